@@ -1,0 +1,49 @@
+"""The ``fastgen`` command. Answers ``--version`` and bare ``--help`` without importing torch or Lightning."""
+
+from __future__ import annotations
+
+import sys
+
+from fastgen import __version__
+
+HELP = """usage: fastgen COMMAND [options]
+
+fastgen turns a many-step diffusion or flow teacher into a student that needs one to eight network calls.
+
+commands:
+  fit        train a student (or a teacher): fastgen fit --config configs/sid_digits.yaml
+  validate   losses on held-out data and sample metrics of a checkpoint
+  test       the same on the test split
+  predict    write samples of a checkpoint for the data module's conditions
+  sample     a picture from a checkpoint alone: fastgen sample --ckpt last.ckpt --seeds 0-63 --out grid.png
+
+options:
+  --help     this text; 'fastgen COMMAND --help' lists every option
+  --version  the version
+
+Several --config merge from left to right; options on the command line win. 'fastgen fit --config FILE --print_config'
+shows the resolved configuration and builds nothing.
+"""
+
+COMMANDS = ("fit", "validate", "test", "predict", "sample")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code (0 good, 2 the user's mistake, 130 interrupted)."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"fastgen {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        print(f"fastgen: '{words[0]}' is no command; choose one of: {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    from fastgen.cli import run
+
+    return run(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

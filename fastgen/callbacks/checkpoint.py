@@ -1,0 +1,236 @@
+"""Checkpoints counted in student updates, written whole or not at all."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from fastgen import __version__
+from fastgen.callbacks.interruption import StopSignals
+from fastgen.callbacks.updates import AfterStudentUpdates, is_due, log_folder
+from fastgen.errors import UserError
+from fastgen.files import save_tensors
+
+if TYPE_CHECKING:
+    from fastgen.methods.base import Distiller
+
+LAST, BEST, WEIGHTS = "last.ckpt", "best.ckpt", "student.safetensors"
+
+
+def step_name(step: int) -> str:
+    """``step=000500.ckpt``."""
+    return f"step={step:06d}.ckpt"
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint, be it a file, a folder or nothing."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def copy_into_place(source: Path, target: Path) -> None:
+    """Give ``target`` the content of ``source`` in one step; a file becomes a hard link where the disk can."""
+    temporary = target.with_name(f".{target.name}.new")
+    remove(temporary)
+    if source.is_dir():
+        shutil.copytree(source, temporary)
+        remove(target)  # a folder cannot replace a folder
+    else:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copy2(source, temporary)
+    os.replace(temporary, target)
+
+
+class Checkpoint(AfterStudentUpdates):
+    """Saves what was trained: every n student updates, every so many minutes, at the end, and when told to stop.
+
+    Files in ``dirpath``: ``step=000500.ckpt``, ``last.ckpt`` (resume with ``--ckpt_path``), ``best.ckpt`` and, at the
+    end, ``student.safetensors`` (weights of the average). SIGTERM and Ctrl-C let the running batch finish, save
+    ``last.ckpt`` and end the run; a second Ctrl-C breaks at once. Lightning's own ModelCheckpoint is not needed
+    (``enable_checkpointing: false``): with several optimizers it misses steps and never saves by time.
+
+    Args:
+        dirpath: Folder; default ``<log_dir>/checkpoints``.
+        every_n_steps: Student updates between checkpoints; 0 for none.
+        every_minutes: Minutes between checkpoints, beside ``every_n_steps``; default none.
+        keep: How many step files of this run stay; ``null`` keeps all.
+        save_last: Keep ``last.ckpt`` up to date.
+        monitor: Name of a logged number, e.g. ``eval/frechet``, by which ``best.ckpt`` is chosen.
+        mode: Whether the smallest (``min``) or the largest (``max``) number is best.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | None = None,
+        every_n_steps: int = 500,
+        every_minutes: float | None = None,
+        keep: int | None = 3,
+        save_last: bool = True,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] = "min",
+    ) -> None:
+        if every_n_steps < 0 or (keep is not None and keep < 1):
+            raise UserError("Checkpoint: every_n_steps must not be negative and keep must be at least 1 (or null).")
+        self.dirpath = dirpath
+        self.every_n_steps = every_n_steps
+        self.every_minutes = every_minutes
+        self.keep = keep
+        self.save_last = save_last
+        self.monitor = monitor
+        self.mode = mode
+        self.best: float | None = None
+        self.stop_signals = StopSignals()
+        self._kept: list[str] = []
+        self._judged: Any = None
+        self._saved_iteration: int | None = None
+        self._saved_time = 0.0
+
+    # ------------------------------------------------------------------ when
+
+    def setup(self, trainer: Trainer, method: Distiller, stage: str) -> None:
+        # What the other callbacks did after a batch belongs into its checkpoint.
+        trainer.callbacks = [*(callback for callback in trainer.callbacks if callback is not self), self]
+
+    def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
+        super().on_train_start(trainer, method)
+        self._saved_time = time.monotonic()
+        self.stop_signals.install()
+
+    def on_train_batch_end(self, trainer: Trainer, method: Distiller, outputs: Any, batch: Any, batch_idx: int) -> None:
+        updated = trainer.global_step > self._seen_updates
+        super().on_train_batch_end(trainer, method, outputs, batch, batch_idx)
+        names: list[str] = []
+        if updated and (is_due(trainer.global_step, self.every_n_steps) or self.time_is_up(trainer)):
+            names.append(step_name(trainer.global_step))
+        number = self.stop_signals.agreed(trainer)
+        ends = trainer.should_stop or 0 < trainer.max_steps <= trainer.global_step
+        if number is not None or (self.save_last and (names or ends)):
+            names.append(LAST)
+        if self.is_best(trainer):
+            names.append(BEST)
+        self.save(trainer, method, names)
+        if number is not None:
+            last = self.folder(trainer) / LAST
+            if trainer.is_global_zero:
+                message = f"fastgen: stopped after student update {trainer.global_step}; continue with --ckpt_path {last}"
+                print(message, file=sys.stderr)
+            raise SystemExit(128 + number)
+
+    def on_validation_end(self, trainer: Trainer, method: Distiller) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self.is_best(trainer):
+            self.save(trainer, method, [BEST])
+
+    def on_train_end(self, trainer: Trainer, method: Distiller) -> None:
+        names = [LAST] if self.save_last and self._saved_iteration != method.iteration else []
+        if self.is_best(trainer):
+            names.append(BEST)
+        self.save(trainer, method, names)
+        self.save_weights(trainer, method)
+        if self.monitor and self.best is None:
+            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+            rank_zero_warn(f"Checkpoint monitors '{self.monitor}', which was never logged; logged were: {logged}.")
+        self.stop_signals.restore()
+
+    def on_exception(self, trainer: Trainer, method: Distiller, exception: BaseException) -> None:
+        # Lightning raises this one between batches. Any other exception may have come in the middle of an update.
+        if isinstance(exception, SIGTERMException) and self._saved_iteration != method.iteration:
+            self.save(trainer, method, [LAST])
+        self.stop_signals.restore()
+
+    def time_is_up(self, trainer: Trainer) -> bool:
+        """Whether ``every_minutes`` have passed; rank 0 decides."""
+        if self.every_minutes is None:
+            return False
+        passed = time.monotonic() - self._saved_time >= 60.0 * self.every_minutes
+        return bool(trainer.strategy.broadcast(passed))
+
+    def is_best(self, trainer: Trainer) -> bool:
+        """Whether a new value of the monitored number is the best so far; rank 0 decides."""
+        value = trainer.callback_metrics.get(self.monitor) if self.monitor else None
+        if value is None or value is self._judged:
+            return False
+        self._judged = value
+        number = float(value)
+        better = math.isfinite(number) and (
+            self.best is None or (number < self.best if self.mode == "min" else number > self.best)
+        )
+        better = bool(trainer.strategy.broadcast(better))
+        if better:
+            self.best = number
+        return better
+
+    # ------------------------------------------------------------------ how
+
+    def folder(self, trainer: Trainer) -> Path:
+        """Where checkpoints go. Every rank must ask."""
+        return log_folder(trainer) / "checkpoints" if self.dirpath is None else Path(self.dirpath).expanduser()
+
+    def save(self, trainer: Trainer, method: Distiller, names: Sequence[str]) -> None:
+        """Write the current state once and give it all ``names``; every rank must call it."""
+        if not names:
+            return
+        folder = self.folder(trainer)
+        surplus = self.count_in(names)
+        temporary = folder / ".writing.ckpt"
+        if trainer.is_global_zero:
+            folder.mkdir(parents=True, exist_ok=True)
+            remove(temporary)
+        trainer.strategy.barrier("fastgen.Checkpoint.before")
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            for name in names:
+                copy_into_place(temporary, folder / name)
+            remove(temporary)
+            for name in surplus:
+                remove(folder / name)
+        trainer.strategy.barrier("fastgen.Checkpoint.after")
+        self._saved_iteration = method.iteration
+        self._saved_time = time.monotonic()
+
+    def count_in(self, names: Sequence[str]) -> list[str]:
+        """Note new step files; returns those of this run that are now too many."""
+        self._kept += [name for name in names if name.startswith("step=") and name not in self._kept]
+        surplus = self._kept[: -self.keep] if self.keep is not None else []
+        self._kept = self._kept[len(surplus) :]
+        return surplus
+
+    def save_weights(self, trainer: Trainer, method: Distiller) -> None:
+        """Write the weights of the average (or the student), to be read by ``weights:`` of a network."""
+        folder = self.folder(trainer)
+        tensors = {
+            name: value.full_tensor() if hasattr(value, "full_tensor") else value
+            for name, value in method.network("average").state_dict().items()
+            if isinstance(value, torch.Tensor)
+        }
+        if trainer.is_global_zero:
+            metadata = {
+                "fastgen": __version__,
+                "method": type(method).__name__,
+                "student_updates": str(trainer.global_step),
+            }
+            save_tensors(folder / WEIGHTS, tensors, metadata)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "kept": list(self._kept)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+        self._kept = list(state_dict["kept"])
+
+

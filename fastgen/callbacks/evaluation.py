@@ -1,0 +1,292 @@
+"""Distances of samples to the data, of the student and of its teacher."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+
+from fastgen.callbacks.interruption import stop_requested
+from fastgen.callbacks.progress import bar
+from fastgen.callbacks.sampling import describe, sample_batches
+from fastgen.callbacks.side_work import SideWork, TrainingTime
+from fastgen.callbacks.updates import AfterStudentUpdates, is_due, log_folder, log_scalars
+from fastgen.errors import UserError
+from fastgen.files import write_text
+from fastgen.metrics.base import MetricSuite
+
+if TYPE_CHECKING:
+    from fastgen.methods.base import Distiller
+
+Row = dict[str, Any]
+"""One line of ``metrics.jsonl``."""
+
+
+def table(rows: list[Row]) -> str:
+    """Rows as an aligned Markdown table; the ratio to the teacher stands beside each number."""
+    names = list(dict.fromkeys(name for row in rows for name in row["values"]))
+    lines = [["updates", "role", "calls", *names]]
+    for row in rows:
+        cells = [str(row["student_updates"]), row["role"], str(row["nfe"])]
+        for name in names:
+            text = f"{row['values'][name]:.4g}" if name in row["values"] else ""
+            ratio = row["ratio_to_teacher"].get(name)
+            cells.append(text if ratio is None else f"{text} ({ratio:.2f}x)")
+        lines.append(cells)
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    lines.insert(1, ["-" * width for width in widths])
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in padded)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows that were written so far; a line cut short by a crash is left out."""
+    rows: list[Row] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+class Evaluate(AfterStudentUpdates, SideWork):
+    """Measures samples with a suite of metrics: every n student updates, and at the end of fit, validate and test.
+
+    Numbers go to the logger and to ``trainer.callback_metrics`` as ``eval/<metric>`` (with ``_<k>steps`` if several
+    step counts are measured, and ``eval/<role>/<metric>`` if several roles are), to ``<log_dir>/metrics.jsonl`` and to
+    the table ``<log_dir>/metrics.md``. Training does not notice: its random numbers, modes and clock are left alone.
+
+    Args:
+        suite: The metrics.
+        count: Number of samples, over all ranks. Compare only numbers with equal counts.
+        batch_size: Samples per network call and rank.
+        every_n_steps: Student updates between evaluations; 0 for only the end.
+        steps: Network calls of the student; default as trained.
+        seed: Sample i is made from seed ``seed + i``.
+        roles: Whose samples: ``average``, ``student`` or names of EMAs.
+        teacher: Measure the teacher's own samples too, once in a run.
+        teacher_once: Measure the teacher called once too: the student before training.
+    """
+
+    def __init__(
+        self,
+        suite: MetricSuite,
+        count: int = 5000,
+        batch_size: int = 500,
+        every_n_steps: int = 0,
+        steps: list[int] | None = None,
+        seed: int = 10_000,
+        roles: list[str] | None = None,
+        teacher: bool = True,
+        teacher_once: bool = True,
+    ) -> None:
+        if count < 2 or batch_size < 1:
+            raise UserError(f"Evaluate needs count >= 2 and batch_size >= 1, got {count} and {batch_size}.")
+        self.suite = suite
+        self.count = count
+        self.batch_size = batch_size
+        self.every_n_steps = every_n_steps
+        self.steps: list[int | None] = list(steps) if steps else [None]
+        self.seed = seed
+        self.roles = roles or ["average"]
+        self.teacher = teacher
+        self.teacher_once = teacher_once
+        self.training_time = TrainingTime()
+        self._has_reference = False
+        self._teacher_rows: list[Row] = []
+        self._teacher_key = ""
+        self._latest_rows: list[Row] = []
+        self._latest_step: int | None = None
+
+    # ------------------------------------------------------------------ when
+
+    def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
+        super().on_train_start(trainer, method)
+        self.training_time.start(trainer)
+
+    def after_student_update(self, trainer: Trainer, method: Distiller, batch: Mapping[str, Any]) -> None:
+        if is_due(trainer.global_step, self.every_n_steps):
+            self.during_fit(trainer, method)
+
+    def on_train_end(self, trainer: Trainer, method: Distiller) -> None:
+        if self._latest_step != trainer.global_step:
+            self.during_fit(trainer, method)
+        self.training_time.stop()
+        if trainer.is_global_zero and self._latest_step == trainer.global_step:
+            self.report()
+
+    def during_fit(self, trainer: Trainer, method: Distiller) -> None:
+        """Evaluate and log at x = student updates."""
+        rows = self.evaluate(trainer, method)
+        if rows is not None:
+            self._latest_step = trainer.global_step
+            log_scalars(trainer, self.scalars(rows), trainer.global_step)
+
+    def on_validation_start(self, trainer: Trainer, method: Distiller) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self.training_time.stop()
+
+    def on_validation_end(self, trainer: Trainer, method: Distiller) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self.training_time.start(trainer)
+
+    def on_validation_epoch_end(self, trainer: Trainer, method: Distiller) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self.standalone(trainer, method)
+
+    def on_test_epoch_end(self, trainer: Trainer, method: Distiller) -> None:
+        self.standalone(trainer, method)
+
+    def standalone(self, trainer: Trainer, method: Distiller) -> None:
+        """Evaluate in ``validate`` or ``test``; the numbers are part of what the trainer returns."""
+        rows = self.evaluate(trainer, method)
+        if rows is not None:
+            method.log_dict(self.scalars(rows))
+            if trainer.is_global_zero:
+                self.report()
+
+    # ------------------------------------------------------------------ what
+
+    def evaluate(self, trainer: Trainer, method: Distiller) -> list[Row] | None:
+        """Measure the current weights and write the rows, before them the teacher's if they are new.
+
+        Returns:
+            The student's rows, or ``None`` if the run was told to stop.
+        """
+        seconds = self.training_time.seconds
+        with self.side_work():
+            self.prepare(trainer, method)
+            key = f"{self.suite.fingerprint()} n={self.count} seed={self.seed} {self.solver_of(method)}"
+            new_rows: list[Row] = []
+            if method.teacher is not None and self._teacher_key != key:
+                teacher_steps = [None] * self.teacher + [1] * self.teacher_once
+                teacher_rows = self.rows(trainer, method, [("teacher", steps) for steps in teacher_steps], seconds)
+                if teacher_rows is None:
+                    return None
+                self._teacher_rows, self._teacher_key = teacher_rows, key
+                new_rows += teacher_rows
+            pairs = [(role, steps) for role in self.roles for steps in self.steps]
+            student_rows = self.rows(trainer, method, pairs, seconds)
+            if student_rows is None:
+                return None
+            if self.teacher and self._teacher_rows:
+                for row in [*self._teacher_rows[1:], *student_rows]:
+                    row["ratio_to_teacher"] = ratios(row["values"], self._teacher_rows[0]["values"])
+            self._latest_rows = student_rows
+            self.write(trainer, [*new_rows, *student_rows])
+        return student_rows
+
+    def rows(
+        self, trainer: Trainer, method: Distiller, pairs: list[tuple[str, int | None]], seconds: float
+    ) -> list[Row] | None:
+        """One row per role and number of steps; ``None`` if the run was told to stop."""
+        rows: list[Row] = []
+        for role, steps in pairs:
+            row = self.row(trainer, method, role, steps, seconds)
+            if row is None:
+                return None
+            rows.append(row)
+        return rows
+
+    def prepare(self, trainer: Trainer, method: Distiller) -> None:
+        """Bring the suite to the device and give it the reference, once."""
+        self.suite.to(method.device)
+        if not self._has_reference:
+            self.suite.set_reference(trainer.datamodule.reference() if trainer.datamodule is not None else None)
+            self._has_reference = True
+
+    def row(self, trainer: Trainer, method: Distiller, role: str, steps: int | None, seconds: float) -> Row | None:
+        """Sample, measure; ``None`` if the run was told to stop meanwhile."""
+        world = trainer.world_size
+        # Every rank samples equally often, because networks may be sharded; what lies beyond the count is dropped.
+        indices = range(trainer.global_rank, math.ceil(self.count / world) * world, world)
+        seeds = [self.seed + index for index in indices]
+        self.suite.reset()
+        done, began = 0, time.perf_counter()
+        description = f"evaluating {describe(method, role, steps)}"
+        batches = sample_batches(trainer, method, indices, seeds, self.batch_size, role, steps)
+        with bar(trainer, desc=description, total=len(indices), unit="sample") as shown:
+            for samples, condition in batches:
+                if stop_requested(trainer):
+                    self.suite.reset()
+                    return None
+                kept = sum(index < self.count for index in indices[done : done + len(samples)])
+                label = condition.get("label")
+                if kept:
+                    self.suite.update(samples[:kept], None if label is None else label[:kept])
+                done += len(samples)
+                shown.update(len(samples))
+        values = {name: float(value) for name, value in self.suite.compute().items()}
+        self.suite.reset()
+        return {
+            "student_updates": method.student_updates,
+            "training_seconds": round(seconds, 3),
+            "evaluation_seconds": round(time.perf_counter() - began, 3),
+            "role": role,
+            "steps": steps,
+            "nfe": method.evaluations(role, steps),
+            "count": self.count,
+            "seed": self.seed,
+            "fingerprint": self.suite.fingerprint(),
+            "values": values,
+            "ratio_to_teacher": {},
+        }
+
+    def solver_of(self, method: Distiller) -> str:
+        """What the teacher's samples depend on."""
+        return f"{type(method.solver).__name__} steps={method.solver.steps} guidance={method.solver.guidance}"
+
+    def scalars(self, rows: list[Row]) -> dict[str, float]:
+        """The student's numbers under the names by which they are logged."""
+        named: dict[str, float] = {}
+        for row in rows:
+            place = f"eval/{row['role']}" if len(self.roles) > 1 else "eval"
+            suffix = f"_{row['steps']}steps" if len(self.steps) > 1 else ""
+            named |= {f"{place}/{name}{suffix}": value for name, value in row["values"].items()}
+        return named
+
+    # ------------------------------------------------------------------ where to
+
+    def write(self, trainer: Trainer, rows: list[Row]) -> None:
+        """Append the rows to ``metrics.jsonl`` and rewrite the table of all rows, on rank 0."""
+        folder = log_folder(trainer)
+        if not trainer.is_global_zero:
+            return
+        path = folder / "metrics.jsonl"
+        write_text(path, "".join(json.dumps(row) + "\n" for row in [*read_rows(path), *rows]))
+        write_text(folder / "metrics.md", table(read_rows(path)))
+
+    def report(self) -> None:
+        """Print the teacher's rows and the student's latest."""
+        from tqdm import tqdm
+
+        tqdm.write(table([*self._teacher_rows, *self._latest_rows]), file=sys.stdout)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "training_seconds": self.training_time.seconds,
+            "teacher_key": self._teacher_key,
+            "teacher_rows": json.dumps(self._teacher_rows),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.training_time.before = state_dict["training_seconds"]
+        self._teacher_key = state_dict["teacher_key"]
+        self._teacher_rows = json.loads(state_dict["teacher_rows"])
+
+
+def ratios(values: Mapping[str, float], teacher: Mapping[str, float]) -> dict[str, float]:
+    """Each number divided by the teacher's, without those that do not depend on the sampler."""
+    return {
+        name: value / teacher[name]
+        for name, value in values.items()
+        if teacher.get(name) and not name.endswith(("count", "floor"))
+    }

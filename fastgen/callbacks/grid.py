@@ -1,0 +1,121 @@
+"""Pictures of the same seeds while training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from fastgen.callbacks.interruption import stop_requested
+from fastgen.callbacks.sampling import describe, sample_batches
+from fastgen.callbacks.side_work import SideWork
+from fastgen.callbacks.updates import AfterStudentUpdates, is_due, log_folder
+from fastgen.errors import UserError
+from fastgen.pictures import grid, save_picture, scatter
+
+if TYPE_CHECKING:
+    from fastgen.methods.base import Distiller
+
+
+class SampleGrid(AfterStudentUpdates, SideWork):
+    """Writes ``<log_dir>/grids/step_000500.png``: teacher above student, the same seeds and conditions in each column.
+
+    Pictures are made before the first update, every ``every_n_steps`` student updates and at the end. Points are drawn
+    as scatter plots over the reference.
+
+    Args:
+        every_n_steps: Student updates between pictures; 0 for only the first and the last.
+        seeds: The seeds, or how many (0, 1, ...).
+        columns: Images per row; default nearly square.
+        steps: Network calls of the student, one block each; default as trained.
+        role: Whose samples: ``average``, ``student`` or an EMA's name.
+        teacher_steps: Solver steps for further blocks of the teacher, e.g. 1 shows the teacher used as a student.
+        batch_size: Samples per network call.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 500,
+        seeds: int | list[int] = 64,
+        columns: int | None = None,
+        steps: list[int] | None = None,
+        role: str = "average",
+        teacher_steps: Sequence[int] = (1,),
+        batch_size: int = 64,
+    ) -> None:
+        self.every_n_steps = every_n_steps
+        self.seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+        if not self.seeds:
+            raise UserError("SampleGrid needs at least one seed.")
+        self.columns = columns
+        self.steps = steps
+        self.role = role
+        self.teacher_steps = list(teacher_steps)
+        self.batch_size = batch_size
+        self._teacher: dict[str, Tensor] | None = None
+        self._drawn: int | None = None
+
+    def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
+        super().on_train_start(trainer, method)
+        if trainer.global_step == 0:
+            self.draw(trainer, method)
+
+    def after_student_update(self, trainer: Trainer, method: Distiller, batch: Mapping[str, Any]) -> None:
+        if is_due(trainer.global_step, self.every_n_steps):
+            self.draw(trainer, method)
+
+    def on_train_end(self, trainer: Trainer, method: Distiller) -> None:
+        if self._drawn != trainer.global_step:
+            self.draw(trainer, method)
+
+    def draw(self, trainer: Trainer, method: Distiller) -> None:
+        """Make the picture of the current weights. Every rank takes part, because networks may be sharded."""
+        if stop_requested(trainer):
+            return
+        with self.side_work():
+            if self._teacher is None:
+                self._teacher = self.teacher_blocks(trainer, method)
+            blocks = dict(self._teacher)
+            for steps in self.steps or [None]:
+                caption = f"{describe(method, self.role, steps)}, update {trainer.global_step}"
+                blocks[caption] = self.block(trainer, method, self.role, steps)
+            folder = log_folder(trainer)
+            if trainer.is_global_zero:
+                picture = self.picture(trainer, blocks)
+                save_picture(picture, folder / "grids" / f"step_{trainer.global_step:06d}.png")
+                self.send(trainer, picture)
+        self._drawn = trainer.global_step
+
+    def teacher_blocks(self, trainer: Trainer, method: Distiller) -> dict[str, Tensor]:
+        """The teacher's samples by caption; they never change."""
+        if method.teacher is None:
+            return {}
+        return {
+            describe(method, "teacher", steps): self.block(trainer, method, "teacher", steps)
+            for steps in [None, *self.teacher_steps]
+        }
+
+    def block(self, trainer: Trainer, method: Distiller, role: str, steps: int | None) -> Tensor:
+        """The samples of one block, on the CPU."""
+        numbers = range(len(self.seeds))
+        batches = sample_batches(trainer, method, numbers, self.seeds, self.batch_size, role, steps)
+        return torch.cat([samples.cpu() for samples, _ in batches])
+
+    def picture(self, trainer: Trainer, blocks: dict[str, Tensor]) -> Any:
+        """The blocks as one PIL image."""
+        if next(iter(blocks.values())).ndim > 2:
+            return grid(list(blocks.values()), self.columns, list(blocks))
+        reference = trainer.datamodule.reference() if trainer.datamodule is not None else None
+        return scatter(blocks, reference["samples"][:2000] if reference else None)
+
+    def send(self, trainer: Trainer, picture: Any) -> None:
+        """Show the picture in loggers that take one (TensorBoard)."""
+        import numpy as np
+
+        for logger in trainer.loggers:
+            add_image = getattr(logger.experiment, "add_image", None)
+            if add_image is not None:
+                add_image("samples", np.asarray(picture), trainer.global_step, dataformats="HWC")

@@ -1,0 +1,60 @@
+"""Files for ``fastgen predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
+
+from fastgen.callbacks.updates import log_folder
+from fastgen.pictures import save_samples
+
+if TYPE_CHECKING:
+    from fastgen.methods.base import Distiller
+
+
+class WriteSamples(BasePredictionWriter):
+    """Writes the samples of ``fastgen predict``: ``000042.png`` for seed 42, or all points in one file.
+
+    Args:
+        out: Folder; default ``<log_dir>/samples``.
+    """
+
+    def __init__(self, out: str | None = None) -> None:
+        super().__init__(write_interval="batch")
+        self.out = out
+        self._points: list[Tensor] = []
+        self._seeds: list[int] = []
+
+    def folder(self, trainer: Trainer) -> Path:
+        """Where files go. Every rank must ask."""
+        return log_folder(trainer) / "samples" if self.out is None else Path(self.out).expanduser()
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        method: Distiller,
+        prediction: Tensor,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        seeds = batch["seed"].tolist()
+        if prediction.ndim == 2:
+            self._points.append(prediction.cpu())
+            self._seeds += seeds
+        else:
+            save_samples(prediction, self.folder(trainer), names=seeds)
+
+    def on_predict_end(self, trainer: Trainer, method: Distiller) -> None:
+        folder = self.folder(trainer)
+        if self._points:  # each rank has its own points
+            name = "points" if trainer.world_size == 1 else f"points-{trainer.global_rank}"
+            save_samples(torch.cat(self._points), folder / f"{name}.safetensors", names=self._seeds)
+            self._points, self._seeds = [], []

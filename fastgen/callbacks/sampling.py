@@ -1,0 +1,39 @@
+"""Samples for evaluation, in batches, with the data module's conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from fastgen.methods.base import Distiller
+
+
+def conditions(trainer: Trainer, indices: Sequence[int]) -> dict[str, Any]:
+    """The conditions of evaluation samples ``indices``; none if the trainer has no data module."""
+    return trainer.datamodule.evaluation_conditions(indices) if trainer.datamodule is not None else {}
+
+
+def sample_batches(
+    trainer: Trainer,
+    method: Distiller,
+    indices: Sequence[int],
+    seeds: Sequence[int],
+    batch_size: int,
+    role: str,
+    steps: int | None,
+) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    """Samples with their conditions; sample ``indices[k]`` is made from ``seeds[k]``."""
+    for start in range(0, len(indices), batch_size):
+        rows = slice(start, start + batch_size)
+        condition = conditions(trainer, indices[rows])
+        yield method.sample(seeds[rows], condition, steps, role), condition
+
+
+def describe(method: Distiller, role: str, steps: int | None) -> str:
+    """``teacher, 35 calls``: who made a sample and with how many network calls."""
+    calls = method.evaluations(role, steps)
+    return f"{role}, {calls} call{'s' if calls != 1 else ''}"

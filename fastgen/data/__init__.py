@@ -1,0 +1,9 @@
+"""Data modules: what a method is fed with and what its samples are compared with."""
+
+from fastgen.data.base import DistillationData
+from fastgen.data.digits import Digits
+from fastgen.data.images import ImageFolder
+from fastgen.data.mixture import Mixture
+from fastgen.data.prompts import Prompts
+
+__all__ = ["Digits", "DistillationData", "ImageFolder", "Mixture", "Prompts"]

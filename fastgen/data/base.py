@@ -1,0 +1,311 @@
+"""What every data module promises, and the sample order that makes a resumed run exact."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, cast
+
+import torch
+import torch.distributed
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from fastgen.errors import UserError
+from fastgen.randomness import generator
+
+Batch = dict[str, Any]
+"""``{"index": (B,) int64, "x0": (B, ...) float32, "condition": {"label": (B,) int64} or {"prompt": list} or {}}``.
+
+``index`` is the global sample number in training and the number of the sample in the split elsewhere; methods key their
+random numbers by it. ``x0`` is absent in data-free batches.
+"""
+
+
+class BatchSource(ABC):
+    """Samples addressed by number; what a data module is made of.
+
+    Attributes:
+        size: Number of samples, or ``None`` if there is one for every number (drawn, not stored).
+    """
+
+    size: int | None
+
+    @abstractmethod
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The samples ``indices`` as one batch without ``index``. A pure function of ``indices``."""
+
+
+class TensorSource(BatchSource):
+    """Samples that lie in memory.
+
+    Args:
+        x0: (N, ...) float32.
+        label: (N,) int64, or ``None``.
+    """
+
+    def __init__(self, x0: Tensor, label: Tensor | None = None) -> None:
+        self.size = len(x0)
+        self.x0 = x0
+        self.label = label
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        rows = torch.as_tensor(indices)
+        return {"x0": self.x0[rows], "condition": {} if self.label is None else {"label": self.label[rows]}}
+
+
+class _PredictSource(BatchSource):
+    """The seeds and conditions of the samples to predict."""
+
+    def __init__(self, data: DistillationData) -> None:
+        self.size = data.predict_count
+        self.data = data
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        seed = torch.as_tensor(indices, dtype=torch.int64)
+        return {"seed": seed, "condition": self.data.evaluation_conditions(indices)}
+
+
+class InfiniteSampler(DistributedSampler[tuple[int, int]]):
+    """An endless order of (n, dataset index) in which everything is a function of the global sample number n.
+
+    Sample n is element ``n mod size`` of a permutation seeded by (seed, n // size); with ``start`` a multiple of
+    ``world_size * batch_size`` it goes to rank ``(n // batch_size) % world_size``. So the order does not depend on the
+    number of workers, and a run that starts at the number where another one was killed continues it exactly (the way
+    of EDM, Karras et al. 2022, arXiv 2206.00364, there seeded per run and rank).
+
+    It is a ``DistributedSampler`` so that Lightning sees that the shards are cut already and does not replace it.
+
+    Args:
+        size: Number of samples; ``None`` means that n itself is the index.
+        batch_size: Per rank.
+        seed: Seed of the permutations.
+        start: Global number of the first sample.
+        rank: Number of this process.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self, size: int | None, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        super().__init__(range(size or 0), num_replicas=world_size, rank=rank)  # type: ignore[arg-type]
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start = start
+        self._permuted_epoch = -1
+        self._permutation = torch.empty(0)
+
+    def __len__(self) -> int:
+        raise TypeError("an endless order has no length")
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        first = self.start + self.rank * self.batch_size
+        while True:
+            for number in range(first, first + self.batch_size):
+                yield number, self.index(number)
+            first += self.num_replicas * self.batch_size
+
+    def index(self, number: int) -> int:
+        """The dataset index of global sample ``number``."""
+        if self.size is None:
+            return number
+        epoch, position = divmod(number, self.size)
+        if epoch != self._permuted_epoch:
+            self._permutation = torch.randperm(self.size, generator=generator(self.seed, "order", epoch))
+            self._permuted_epoch = epoch
+        return int(self._permutation[position])
+
+
+class ShardSampler(DistributedSampler[tuple[int, int]]):
+    """(i, i) for every index i below ``size``; rank r takes r, r + world_size, ..., never padded."""
+
+    def __init__(self, size: int, rank: int = 0, world_size: int = 1) -> None:
+        super().__init__(range(size), num_replicas=world_size, rank=rank)  # type: ignore[arg-type]
+        self._own = range(rank, size, world_size)
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((index, index) for index in self._own)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A :class:`UserError` on its way from a worker: torch would wrap a raised one into a traceback text."""
+
+    message: str
+
+
+class _Fetch(Dataset[Any]):
+    def __init__(self, source: BatchSource) -> None:
+        self.source = source
+
+    def __getitem__(self, pair: tuple[int, int]) -> Batch | _Failure:
+        return self.__getitems__([pair])
+
+    def __getitems__(self, pairs: list[tuple[int, int]]) -> Batch | _Failure:
+        try:
+            batch = self.source.batch([index for _, index in pairs])
+            return {"index": torch.tensor([number for number, _ in pairs]), **batch}
+        except UserError as error:
+            return _Failure(str(error))
+
+
+def _as_fetched(batch: Any) -> Any:
+    return batch
+
+
+class _Loader(DataLoader[Any]):
+    """A loader whose worker errors are raised in the main process as the one sentence they were."""
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, _Failure):
+                raise UserError(batch.message)
+            yield batch
+
+
+class DistillationData(LightningDataModule, ABC):
+    """Batches for a method: ``{"index": (B,), "x0"?: (B, ...), "condition": {...}}``.
+
+    A subclass gives :meth:`make_sources` and, where they differ from the defaults, ``num_classes``, ``label_names``,
+    :meth:`reference` and :meth:`evaluation_conditions`. Nothing is read before it is asked for.
+
+    Args:
+        batch_size: Samples per rank and batch.
+        seed: Seed of the sample order, and of the samples where they are drawn.
+        num_workers: Loader processes per rank; the batches do not depend on it.
+        predict_count: Number of samples that ``fastgen predict`` makes.
+    """
+
+    def __init__(self, batch_size: int = 128, seed: int = 0, num_workers: int = 0, predict_count: int = 64) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise UserError(f"data.batch_size is {batch_size}; give at least 1.")
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+        self.predict_count = predict_count
+        self._start = 0
+        self._start_iteration: int | None = 0  # None: a checkpoint was loaded, the method's counter is still to be read
+
+    # What a subclass gives
+
+    @abstractmethod
+    def make_sources(self) -> tuple[BatchSource, BatchSource]:
+        """The training and the held-out samples; called once."""
+
+    @property
+    def sample_kind(self) -> Literal["image", "points"]:
+        """Whether a sample is an image (C, H, W) or a point (D,)."""
+        return "image"
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of labels, ``None`` if there are no labels."""
+        return None
+
+    @property
+    def label_names(self) -> list[str] | None:
+        """The names of the labels, ``None`` if there are no labels."""
+        return None if self.num_classes is None else [str(label) for label in range(self.num_classes)]
+
+    def evaluation_conditions(self, indices: Sequence[int]) -> dict[str, Any]:
+        """The conditions of evaluation samples ``indices``: a pure function of each index, labels balanced."""
+        if self.num_classes is None:
+            return {}
+        return {"label": torch.as_tensor(indices, dtype=torch.int64) % self.num_classes}
+
+    def reference(self) -> dict[str, Tensor] | None:
+        """What samples are compared with, equal on all ranks.
+
+        Returns:
+            ``{"samples": uint8 (N, C, H, W) images or float32 (N, D) points, "label": (N,) int64 if there are labels}``
+            or ``None`` if the module knows no real samples.
+        """
+        return None
+
+    # Loaders
+
+    @cached_property
+    def sources(self) -> tuple[BatchSource, BatchSource]:
+        """The training and the held-out samples."""
+        return self.make_sources()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find mistakes in files before the first batch is asked for."""
+        _ = self.sources
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Endless; continues where a loaded checkpoint stopped."""
+        self._start, self._start_iteration = self.samples_seen, self._iteration
+        rank, world_size = self._rank_and_world_size()
+        source = self.sources[0]
+        sampler = InfiniteSampler(source.size, self.batch_size, self.seed, self._start, rank, world_size)
+        return self._loader(source, sampler)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The held-out samples, each once over all ranks (a fixed batch if the module is data-free)."""
+        return self._finite_loader(self.sources[1])
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """As :meth:`val_dataloader`."""
+        return self._finite_loader(self.sources[1])
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Batches ``{"index", "seed": (B,) int64, "condition": {...}}`` for ``predict_count`` samples; seed i is i."""
+        return self._finite_loader(_PredictSource(self), num_workers=0)
+
+    def _finite_loader(self, source: BatchSource, num_workers: int | None = None) -> DataLoader[Any]:
+        rank, world_size = self._rank_and_world_size()
+        # A source without an end is drawn: one batch per rank of its first samples is held fixed.
+        size = self.batch_size * world_size if source.size is None else source.size
+        return self._loader(source, ShardSampler(size, rank, world_size), num_workers)
+
+    def _loader(
+        self, source: BatchSource, sampler: DistributedSampler[tuple[int, int]], num_workers: int | None = None
+    ) -> DataLoader[Any]:
+        return _Loader(
+            _Fetch(source),
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers if num_workers is None else num_workers,
+            collate_fn=_as_fetched,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        if self.trainer is not None:
+            return self.trainer.global_rank, self.trainer.world_size
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            return torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return 0, 1
+
+    # Resume
+
+    @property
+    def _iteration(self) -> int:
+        """Batches that the method has finished; loaders read ahead, so the module cannot count them itself."""
+        method = None if self.trainer is None else self.trainer.lightning_module
+        return 0 if method is None else int(cast(Tensor, method.iteration))
+
+    @property
+    def samples_seen(self) -> int:
+        """Training samples used so far, over all ranks."""
+        if self._start_iteration is None:
+            return self._start
+        _, world_size = self._rank_and_world_size()
+        return self._start + (self._iteration - self._start_iteration) * self.batch_size * world_size
+
+    def state_dict(self) -> dict[str, Any]:
+        """``{"samples_seen": int}``."""
+        return {"samples_seen": self.samples_seen}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Start the next training loader at ``samples_seen``."""
+        self._start, self._start_iteration = int(state_dict["samples_seen"]), None

@@ -1,0 +1,24 @@
+"""Networks and exact denoisers, all behind one contract."""
+
+from fastgen.denoisers.analytic import GaussianDenoiser, MixtureDenoiser
+from fastgen.denoisers.base import Codec, Denoiser
+from fastgen.denoisers.diffusers_sd import StableDiffusion
+from fastgen.denoisers.dit import DiT
+from fastgen.denoisers.mixtures import EmpiricalDenoiser, ImageMixture, LowRankMixtureDenoiser, RingMixture
+from fastgen.denoisers.mlp import MLP
+from fastgen.denoisers.unet import UNet
+
+__all__ = [
+    "Codec",
+    "Denoiser",
+    "DiT",
+    "EmpiricalDenoiser",
+    "GaussianDenoiser",
+    "ImageMixture",
+    "LowRankMixtureDenoiser",
+    "MLP",
+    "MixtureDenoiser",
+    "RingMixture",
+    "StableDiffusion",
+    "UNet",
+]

@@ -1,0 +1,116 @@
+"""Features inside any network, and the classification heads of a discriminator on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastgen.errors import UserError
+
+
+def _first_tensor(output: Any) -> Tensor:
+    """The first tensor of a module's output: a tensor, a tuple or list, or a mapping such as diffusers' outputs."""
+    while not isinstance(output, Tensor):
+        output = next(iter(output.values() if isinstance(output, Mapping) else output))
+    return output
+
+
+@contextmanager
+def tap(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Record outputs of submodules, with their gradients.
+
+    Example:
+        >>> with tap(denoiser, ["mid"]) as features:
+        ...     prediction = denoiser(x_t, t, condition)
+        >>> logits = head(features["mid"])
+
+    Args:
+        module: Any network.
+        paths: Names of submodules, as in ``module.named_modules()``.
+
+    Yields:
+        A dict from path to the output of the latest forward; of several outputs the first tensor.
+
+    Raises:
+        UserError: If a path names no submodule.
+    """
+    submodules = dict(module.named_modules())
+    features: dict[str, Tensor] = {}
+
+    def record(path: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        features[path] = _first_tensor(output)
+
+    handles = []
+    try:
+        for path in paths:
+            if path not in submodules:
+                near = get_close_matches(path, submodules, n=3, cutoff=0.4) or list(submodules)[1:4]
+                raise UserError(
+                    f"{type(module).__name__} has no layer '{path}'; choose a module path such as "
+                    f"{', '.join(repr(name) for name in near)}."
+                )
+            handles.append(submodules[path].register_forward_hook(partial(record, path)))
+        yield features
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm with at most 32 groups of at least 8 channels: smaller groups would erase the values of a 1x1 map."""
+    groups = next((g for g in (32, 16, 8, 4, 2) if channels % g == 0 and channels // g >= 8), 1)
+    return nn.GroupNorm(groups, channels)
+
+
+class DiscriminatorHead(nn.Module):
+    """One real-or-fake logit per sample from features of a diffusion network.
+
+    - Maps (C, H, W): 4x4 convolutions of stride 2, group norm and SiLU down to 1x1, then a linear layer (Yin et al.
+      2024, DMD2, arXiv 2405.14867, appendix). A side that is already 1 is not convolved along.
+    - Tokens (L, C): a perceptron per token, mean over tokens, then a linear layer.
+    - Vectors (C,): a perceptron.
+
+    Args:
+        in_shape: Shape of the features without the batch axis, as :func:`tap` shows it.
+        width: Hidden channels; ``None`` means as many as the features have.
+
+    Raises:
+        UserError: If ``in_shape`` has not one, two or three axes.
+    """
+
+    def __init__(self, in_shape: Sequence[int], width: int | None = None) -> None:
+        super().__init__()
+        self.in_shape = tuple(in_shape)
+        if len(self.in_shape) == 3:
+            channels, *sides = self.in_shape
+            width = width or channels
+            layers: list[nn.Module] = []
+            while max(sides) > 1:
+                (kh, sh, ph), (kw, sw, pw) = ((4, 2, 1) if side > 1 else (1, 1, 0) for side in sides)
+                convolution = nn.Conv2d(channels, width, (kh, kw), (sh, sw), (ph, pw))
+                layers += [convolution, _group_norm(width), nn.SiLU()]
+                channels, sides = width, [max(side // 2, 1) for side in sides]
+            self.body = nn.Sequential(*layers, nn.Flatten())
+        elif len(self.in_shape) in (1, 2):
+            channels = self.in_shape[-1]
+            width = width or channels
+            self.body = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, width), nn.SiLU())
+            channels = width
+        else:
+            raise UserError(
+                f"DiscriminatorHead reads features of shape (C, H, W), (L, C) or (C,), got {self.in_shape}; "
+                "choose another layer."
+            )
+        self.logit = nn.Linear(channels, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits (B,) of features (B, *in_shape)."""
+        hidden = self.body(features.to(self.logit.weight.dtype))
+        if hidden.ndim == 3:
+            hidden = hidden.mean(dim=1)
+        return self.logit(hidden).squeeze(1)

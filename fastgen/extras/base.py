@@ -1,0 +1,36 @@
+"""Extra: a loss term that any method can carry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from fastgen.methods.base import Distiller
+    from fastgen.methods.batch import MicroBatch
+
+
+class Extra(nn.Module):
+    """A term with its own weight, start and modules.
+
+    Args:
+        weight: Factor of the student's term.
+        start: Student update from which the term is active.
+    """
+
+    def __init__(self, weight: float = 1.0, start: int = 0) -> None:
+        super().__init__()
+        self.weight = weight
+        self.start = start
+
+    def build(self, method: Distiller) -> None:
+        """Build own modules; the method's roles exist already."""
+
+    def trained_modules(self) -> dict[str, list[nn.Module]]:
+        """Own modules by the role whose optimizer trains them."""
+        return {}
+
+    def losses(self, method: Distiller, role: str, part: MicroBatch) -> dict[str, Tensor]:
+        """Terms to add to the losses of ``role``, weighted."""
+        return {}

@@ -1,0 +1,91 @@
+"""Files: assets that ship with the package, atomic writing, safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fastgen.errors import UserError
+
+ASSETS = Path(__file__).parent / "assets"
+ASSET_PREFIX = "asset:"
+
+
+def resolve(path: str | os.PathLike[str]) -> Path:
+    """A path as the user wrote it; ``asset:NAME`` means a file that ships with fastgen.
+
+    Raises:
+        UserError: If the file or folder does not exist.
+    """
+    text = os.fspath(path)
+    found = ASSETS / text.removeprefix(ASSET_PREFIX) if text.startswith(ASSET_PREFIX) else Path(text).expanduser()
+    if not found.exists():
+        raise UserError(f"'{text}' does not exist (looked at {found.absolute()}); give the path of an existing file.")
+    return found
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> Path:
+    """Call ``write(temporary)`` and rename the result to ``path``, so that a reader never sees half a file."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        # mkstemp makes private files; give the result the permissions that an ordinary new file has.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write a text file atomically."""
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> Path:
+    """Write JSON atomically."""
+    return write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def save_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> Path:
+    """Write a safetensors file atomically."""
+    from safetensors.torch import save_file
+
+    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return write_atomically(path, lambda temporary: save_file(own, temporary, dict(metadata or {})))
+
+
+def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        UserError: If the file is missing or is not a whole safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    found = resolve(path)
+    try:
+        with safe_open(found, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"'{path}' is not a readable safetensors file ({error}); write or copy it again.") from error
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """Hex digest of a file's bytes."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

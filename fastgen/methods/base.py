@@ -1,0 +1,367 @@
+"""Distiller: the base of every method. It owns the roles, takes turns and keeps the books."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fastgen.conditions import Condition
+from fastgen.denoisers.base import Codec, Denoiser
+from fastgen.errors import UserError
+from fastgen.extras.base import Extra
+from fastgen.methods.batch import MicroBatch, size_of, split
+from fastgen.methods.state import Averages, MethodState
+from fastgen.randomness import Draws, derive_seed
+from fastgen.sampling.solvers import Heun, Solver
+from fastgen.sampling.students import StudentSampler
+
+
+class Distiller(MethodState, LightningModule):
+    """Owns the roles of a method and updates them in turns, by manual optimization.
+
+    A method overrides ``<role>_loss(part) -> {name: scalar}`` for each of its roles, and ``turns`` if more than the
+    student learns. ``trainer.global_step`` counts student updates, ``self.iteration`` counts batches.
+
+    Args:
+        teacher: Builds the frozen teacher; ``None`` for methods without one.
+        student: Builds the student; default a copy of the teacher.
+        student_optimizer: Builds the student's optimizer from its parameters.
+        student_lr_scheduler: Builds the student's learning-rate schedule; it steps with every student update.
+        sampler: How the student generates, in training and afterwards; default one call at ``t_max``.
+        solver: How the teacher generates for comparison; default 18 Heun steps.
+        extras: Further loss terms that any method can carry.
+        gradient_clip: Largest gradient norm, one number for all roles or one per role; ``None`` clips nothing.
+        micro_batches: Cut every batch into this many pieces and accumulate their gradients; the result is that of the
+            whole batch.
+        max_bad_steps: Stop after this many updates in a row whose gradient is not finite; such updates are skipped.
+        seed: Seed of all random numbers of the training.
+    """
+
+    automatic_optimization = False
+
+    def __init__(
+        self,
+        teacher: Callable[[], Denoiser] | None = None,
+        student: Callable[[], Denoiser] | None = None,
+        student_optimizer: OptimizerCallable = torch.optim.Adam,
+        student_lr_scheduler: LRSchedulerCallable | None = None,
+        sampler: StudentSampler | None = None,
+        solver: Solver | None = None,
+        extras: list[Extra] | None = None,
+        gradient_clip: float | dict[str, float] | None = None,
+        micro_batches: int = 1,
+        max_bad_steps: int = 10,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if teacher is None and student is None:
+            raise UserError("The method has neither a teacher nor a student; give model.init_args.teacher.")
+        if micro_batches < 1 or max_bad_steps < 1:
+            raise UserError("micro_batches and max_bad_steps must be at least 1.")
+        self.factories = {"teacher": teacher, "student": student}
+        self.optimizer_factories: dict[str, OptimizerCallable] = {"student": student_optimizer}
+        self.lr_scheduler_factories: dict[str, LRSchedulerCallable | None] = {"student": student_lr_scheduler}
+        self.sampler = sampler or StudentSampler()
+        self.solver = solver or Heun()
+        self.extras = nn.ModuleList(extras or [])
+        self.gradient_clip = gradient_clip
+        self.micro_batches = micro_batches
+        self.max_bad_steps = max_bad_steps
+        self.seed = seed
+        self.iteration = 0
+        self.bad_steps: dict[str, int] = {}
+
+    # ------------------------------------------------------------------ roles
+
+    def configure_model(self) -> None:
+        """Build the roles. Called by Lightning on the right device; a second call changes nothing."""
+        if hasattr(self, "student"):
+            return
+        teacher, student = self.factories["teacher"], self.factories["student"]
+        self.teacher = self.build(teacher).requires_grad_(False).eval() if teacher else None
+        self.student = self.build(student) if student else self.copy_of_teacher()
+        self.codec: Codec = (self.teacher or self.student).make_codec().requires_grad_(False).eval()
+        self.build_roles()
+        for extra in self.extras:
+            extra.build(self)
+        self.averages = Averages({name: self.average_of_student() for name in self.requested_averages})
+        self.trained_parameters = {
+            role: [p for module in modules for p in module.parameters() if p.requires_grad]
+            for role, modules in self.all_trained_modules().items()
+        }
+
+    def build(self, factory: Callable[[], Denoiser]) -> Denoiser:
+        """Build a network and, unless a checkpoint is about to fill it, read its weights."""
+        try:
+            network = factory()
+        except ValueError as error:
+            raise UserError(f"A network of {type(self).__name__} cannot be built: {error}") from error
+        if self.read_weights:
+            network.load_weights()
+        return network
+
+    def copy_of_teacher(self) -> Denoiser:
+        """A trainable copy of the teacher."""
+        return copy.deepcopy(self.teacher).requires_grad_(True).train()
+
+    def average_of_student(self) -> Denoiser:
+        """A frozen fp32 copy of the student, to be moved by an EMA callback."""
+        return copy.deepcopy(self.student).float().requires_grad_(False).eval()
+
+    def build_roles(self) -> None:
+        """Build what a method owns besides teacher and student."""
+
+    def trained_modules(self) -> dict[str, list[nn.Module]]:
+        """The modules that each role trains, in the order of the optimizers."""
+        return {"student": [self.student]}
+
+    def all_trained_modules(self) -> dict[str, list[nn.Module]]:
+        """``trained_modules`` with what the extras add."""
+        modules = {role: list(own) for role, own in self.trained_modules().items()}
+        for extra in self.extras:
+            for role, more in extra.trained_modules().items():
+                modules[role].extend(more)
+        return modules
+
+    def roles(self) -> tuple[str, ...]:
+        """Names of the trained roles; the student comes first."""
+        return tuple(self.trained_modules())
+
+    def turns(self, iteration: int) -> tuple[str, ...]:
+        """Roles to update in this iteration, in order."""
+        return ("student",)
+
+    def network(self, role: str) -> Denoiser:
+        """A network by role: ``student``, ``teacher``, ``average`` (the first EMA, else the student) or an EMA's name."""
+        if role == "average":
+            return next(iter(self.averages.values()), self.student)
+        if role in self.averages:
+            return self.averages[role]
+        if role not in ("student", "teacher") or getattr(self, role) is None:
+            known = ["student", *(["teacher"] if self.teacher is not None else []), "average", *self.averages]
+            raise UserError(f"There is no network '{role}' here; choose one of: {', '.join(known)}.")
+        return getattr(self, role)
+
+    @contextmanager
+    def only(self, role: str) -> Iterator[None]:
+        """Inside, one role trains: the others are frozen and in eval mode."""
+        modules = self.all_trained_modules()
+        for name, parameters in self.trained_parameters.items():
+            for module in modules[name]:
+                module.train(name == role)
+            for parameter in parameters:
+                parameter.requires_grad_(name == role)
+        try:
+            yield
+        finally:
+            for parameters in self.trained_parameters.values():
+                for parameter in parameters:
+                    parameter.requires_grad_(True)
+
+    # ------------------------------------------------------------------ training
+
+    def configure_optimizers(self) -> list[dict[str, Any]]:
+        """One optimizer per role, in the order of ``roles()``."""
+        configured = []
+        for role in self.roles():
+            entry: dict[str, Any] = {"optimizer": self.optimizer_factories[role](self.trained_parameters[role])}
+            if (schedule := self.lr_scheduler_factories.get(role)) is not None:
+                entry["lr_scheduler"] = schedule(entry["optimizer"])
+            configured.append(entry)
+        return configured
+
+    def on_fit_start(self) -> None:
+        """Refuse what would train wrongly."""
+        if self.trainer.precision.startswith("16"):
+            raise UserError(
+                "Precision 16-mixed and 16-true scale or overflow gradients of several optimizers; "
+                "set trainer.precision to bf16-mixed, bf16-true or 32-true."
+            )
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Update the roles whose turn it is."""
+        torch.manual_seed(derive_seed(self.seed, "global", self.global_rank, self.iteration))  # dropout
+        parts = split(batch, self.micro_batches, self.draws("train", batch, self.iteration), self.codec)
+        for role in self.turns(self.iteration):
+            self.update(role, parts)
+        self.iteration += 1
+        self.log("step", float(self.trainer.global_step))  # the loggers' x axis counts student updates
+
+    def draws(self, scope: str, batch: Mapping[str, Any], number: int) -> Draws:
+        """The random numbers of a rank's batch ``number``, keyed by the samples' global numbers.
+
+        A data module that gives no ``index`` has its samples numbered as if one process read them all.
+        """
+        index = batch.get("index")
+        if index is None:
+            first = (number * self.trainer.world_size + self.global_rank) * size_of(batch)
+            index = torch.arange(first, first + size_of(batch))
+        return Draws(self.seed, index.tolist(), scope, self.device, number)
+
+    def update(self, role: str, parts: Sequence[MicroBatch]) -> None:
+        """One optimizer step of ``role``: zero, backward over the micro-batches, clip, step."""
+        optimizer = self.optimizer_of(role)
+        optimizer.zero_grad(set_to_none=True)
+        with self.only(role):
+            for i, part in enumerate(parts):
+                with nullcontext() if i == len(parts) - 1 else self.no_gradient_sync():
+                    losses = self.losses(role, part)
+                    self.manual_backward(torch.stack(list(losses.values())).sum() / len(parts))
+                for name, value in losses.items():
+                    self.record(f"{role}/{name}", value)
+            norm = self.clip(role)
+        self.record(f"{role}/grad_norm", norm)
+        if self.is_bad(role, norm):
+            optimizer.zero_grad(set_to_none=True)
+            return
+        if role == "student":
+            self.wrapped_optimizer(role).step()  # counted by trainer.global_step
+        else:
+            optimizer.step()
+        if (schedule := self.lr_scheduler_of(role)) is not None:
+            schedule.step()
+
+    def losses(self, role: str, part: MicroBatch) -> dict[str, Tensor]:
+        """The named losses of a role: the method's own and those of the active extras."""
+        losses: dict[str, Tensor] = dict(getattr(self, f"{role}_loss")(part))
+        for extra in self.extras:
+            if self.global_step >= extra.start:
+                losses |= extra.losses(self, role, part)
+        return losses
+
+    def clip(self, role: str) -> Tensor:
+        """Clip the role's gradient norm if asked to; returns the norm before clipping."""
+        limit = self.gradient_clip.get(role) if isinstance(self.gradient_clip, dict) else self.gradient_clip
+        norm = nn.utils.clip_grad_norm_(self.trained_parameters[role], math.inf if limit is None else limit)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+    def is_bad(self, role: str, norm: Tensor) -> bool:
+        """Whether this update must be skipped because its gradient is not finite.
+
+        Raises:
+            UserError: After ``max_bad_steps`` such updates in a row.
+        """
+        if math.isfinite(norm.item()):
+            self.bad_steps[role] = 0
+            return False
+        self.bad_steps[role] = self.bad_steps.get(role, 0) + 1
+        self.bad_steps_total += 1
+        if self.bad_steps[role] >= self.max_bad_steps:
+            raise UserError(
+                f"The gradient of the {role} was not finite in {self.max_bad_steps} updates in a row (student update "
+                f"{self.trainer.global_step}); lower its learning rate, set gradient_clip, or resume from an earlier "
+                "checkpoint."
+            )
+        return True
+
+    def no_gradient_sync(self) -> Any:
+        """Do not average gradients over ranks yet (more micro-batches follow)."""
+        control = getattr(self.trainer.strategy, "_backward_sync_control", None)
+        model = self.trainer.strategy.model
+        return nullcontext() if control is None else control.no_backward_sync(model, True)
+
+    def wrapped_optimizer(self, role: str) -> Any:
+        optimizers = self.optimizers()
+        return optimizers[self.roles().index(role)] if isinstance(optimizers, list) else optimizers
+
+    def optimizer_of(self, role: str) -> Optimizer:
+        """The role's torch optimizer."""
+        return self.wrapped_optimizer(role).optimizer
+
+    def lr_scheduler_of(self, role: str) -> Any:
+        """The role's learning-rate schedule, or ``None``."""
+        optimizer = self.optimizer_of(role)
+        for config in self.trainer.strategy.lr_scheduler_configs:
+            if config.scheduler.optimizer is optimizer:
+                return config.scheduler
+        return None
+
+    def record(self, name: str, value: Tensor) -> None:
+        """Log a scalar of the running update or evaluation; without a trainer nothing is logged."""
+        if self._trainer is not None:
+            self.log(name, value.detach(), batch_size=1)
+
+    # ------------------------------------------------------------------ evaluation and sampling
+
+    def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """The losses of every role on held-out samples, logged as ``val/<role>/<name>``."""
+        (part,) = split(batch, 1, self.draws("validation", batch, batch_idx), self.codec)
+        for role in self.roles():
+            for name, value in self.losses(role, part).items():
+                self.log(f"val/{role}/{name}", value, batch_size=size_of(batch), sync_dist=True, on_epoch=True)
+
+    def test_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """As validation."""
+        self.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Give validation losses the same x axis as training losses."""
+        self.log("step", float(self.student_updates))
+
+    def on_test_epoch_end(self) -> None:
+        """As validation."""
+        self.on_validation_epoch_end()
+
+    def predict_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """Samples for a batch ``{"seed": (B,), "condition": {...}}``."""
+        return self.sample(batch["seed"].tolist(), batch["condition"])
+
+    @torch.no_grad()
+    def sample(
+        self, seeds: Sequence[int], condition: Mapping[str, Any], steps: int | None = None, role: str = "average"
+    ) -> Tensor:
+        """The one door to samples.
+
+        A sample is a function of its seed, its condition and the weights: not of the batch or the number of ranks.
+
+        Args:
+            seeds: One per sample.
+            condition: As the data module gives it, e.g. ``{"label": (B,)}`` or ``{"prompt": [...]}``.
+            steps: Network calls of the student or solver steps of the teacher; default as trained or configured.
+            role: See :meth:`network`.
+
+        Returns:
+            Images (B, C, H, W), nominally in [-1, 1], or points (B, D); fp32.
+        """
+        if steps is not None and steps < 1:
+            raise UserError(f"A sample needs at least one step, got {steps}.")
+        denoiser = self.network(role)
+        draws = Draws(0, list(seeds), "sample", self.device)
+        modes = [(module, module.training) for module in denoiser.modules()]
+        denoiser.eval()
+        try:
+            with self.inference_precision():
+                ready = self.codec.encode_condition(
+                    {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in condition.items()}
+                )
+                if role == "teacher":
+                    x0 = self.solver.solve(denoiser, draws.normal("noise", denoiser.sample_shape), ready, steps)
+                else:
+                    x0 = self.generate(denoiser, draws, ready, steps)
+                return self.codec.decode(x0).float()
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+    def generate(self, denoiser: Denoiser, draws: Draws, condition: Condition, steps: int | None) -> Tensor:
+        """x0 (B, ...) from the student or an average of it."""
+        return self.sampler.sample(denoiser, draws, condition, steps)
+
+    def evaluations(self, role: str, steps: int | None = None) -> int:
+        """Network calls per sample (NFE) of :meth:`sample`."""
+        if role == "teacher":
+            return self.solver.evaluations(steps or self.solver.steps)
+        return steps or self.sampler.trained_steps()
+
+    def inference_precision(self) -> Any:
+        """The trainer's precision, if there is one."""
+        return self._trainer.precision_plugin.forward_context() if self._trainer is not None else nullcontext()

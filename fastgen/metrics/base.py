@@ -1,0 +1,157 @@
+"""The contract of a metric: samples come in batches, a reference is set once, numbers come out with names."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+from fastgen.errors import UserError
+from fastgen.randomness import generator
+
+
+class SampleMetric(Metric, ABC):
+    """A number (or a few) about samples, reduced over ranks by torchmetrics.
+
+    ``samples`` are whatever the metric is about: features (B, D), logits (B, K) or points (B, D). The reference is no
+    state: every rank sets the whole of it, and ``reset()`` keeps it.
+    """
+
+    full_state_update = False  # states are replaced, never written in place: a batch may come inside inference mode
+
+    @abstractmethod
+    def update(self, samples: Tensor, label: Tensor | None = None) -> None:
+        """Take in a batch, ``label`` (B,) int64 or ``None``."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, float]:
+        """The numbers over all batches of all ranks. Every rank must call it."""
+
+    def set_reference(self, samples: Tensor, label: Tensor | None = None) -> None:
+        """Compare with ``samples`` from now on. Metrics without a reference ignore it."""
+        self._computed = None
+
+
+class CollectingMetric(SampleMetric):
+    """A metric that needs all samples at once, flattened to (N, D).
+
+    Batches are kept as they come: several metrics that are fed the same tensor share its memory.
+
+    Args:
+        num_features: D.
+    """
+
+    features: list[Tensor] | Tensor
+    labels: list[Tensor] | Tensor
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.reference: Tensor | None = None
+        self.reference_label: Tensor | None = None
+        self.add_state("features", [], dist_reduce_fx="cat")
+        self.add_state("labels", [], dist_reduce_fx="cat")
+
+    def update(self, samples: Tensor, label: Tensor | None = None) -> None:
+        assert isinstance(self.features, list) and isinstance(self.labels, list)
+        self.features.append(samples.detach().flatten(1).to(self.device, torch.float32))
+        if label is None:  # a state must exist on all ranks; -1 stands for "no label"
+            label = torch.full((len(samples),), -1)
+        self.labels.append(label.to(self.device, torch.int64))
+
+    def set_reference(self, samples: Tensor, label: Tensor | None = None) -> None:
+        """Compare with ``samples`` (N, ...)."""
+        super().set_reference(samples, label)
+        self.reference = samples.detach().flatten(1).float()
+        self.reference_label = label
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """As in torchmetrics, but a rank that saw no sample takes part with an empty tensor of the right width."""
+        if isinstance(self.features, list) and not self.features:
+            self.features = [torch.empty(0, self.num_features, device=self.device)]
+            self.labels = [torch.empty(0, dtype=torch.int64, device=self.device)]
+        super().sync(*args, **kwargs)
+
+    def collected(self, at_least: int = 2) -> tuple[Tensor, Tensor | None]:
+        """All samples (N, D) in fp64 and their labels (N,), in an order of their own.
+
+        The order is that of a fixed random projection, so that whatever is drawn from the samples depends neither on
+        the order in which they came nor on the number of ranks.
+
+        Raises:
+            UserError: If there are fewer than ``at_least`` samples.
+        """
+        parts = [self.features] if isinstance(self.features, Tensor) else self.features  # one tensor after a sync
+        count = sum(len(part) for part in parts)
+        if count < at_least:
+            raise UserError(f"{type(self).__name__} needs at least {at_least} samples, got {count}; raise their count.")
+        samples, labels = dim_zero_cat(self.features).double(), dim_zero_cat(self.labels)
+        direction = torch.randn(samples.shape[1], generator=generator("own order"), dtype=samples.dtype)
+        order = torch.argsort(samples @ direction.to(samples.device))
+        return samples[order], None if bool((labels < 0).any()) else labels[order]
+
+    def reference_samples(self, at_least: int = 2) -> Tensor:
+        """The reference (M, D) in fp64 on the metric's device.
+
+        Raises:
+            UserError: If there is none, or it has fewer than ``at_least`` samples.
+        """
+        count = 0 if self.reference is None else len(self.reference)
+        if self.reference is None or count < at_least:
+            raise UserError(f"{type(self).__name__} needs a reference of at least {at_least} samples, got {count}.")
+        return self.reference.to(self.device).double()
+
+
+class MetricSuite(ABC):
+    """Several metrics with one name each for every number; a plain object, so it never enters a checkpoint.
+
+    A suite always pairs a fidelity with a coverage number: a sampler that has collapsed onto one good sample wins
+    every fidelity.
+    """
+
+    def __init__(self) -> None:
+        self.device = torch.device("cpu")
+
+    @abstractmethod
+    def metrics(self) -> Mapping[str, SampleMetric]:
+        """The members."""
+
+    @abstractmethod
+    def set_reference(self, reference: Mapping[str, Tensor] | None) -> None:
+        """Compare with ``{"samples": ..., "label"?: ...}`` (see ``DistillationData.reference``), whole on every rank.
+
+        Raises:
+            UserError: If the suite needs a reference and gets ``None``.
+        """
+
+    @abstractmethod
+    def update(self, samples: Tensor, label: Tensor | None = None) -> None:
+        """Take in a batch of decoded samples: images in [-1, 1] or uint8, or points; ``label`` (B,) if there are."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What a number depends on besides the samples and the reference; stands next to every published number."""
+
+    def compute(self) -> dict[str, float]:
+        """All numbers over all ranks; every rank must call it."""
+        numbers: dict[str, float] = {}
+        for metric in self.metrics().values():
+            numbers.update(metric.compute())
+        return numbers
+
+    def reset(self) -> None:
+        """Forget the samples, keep the reference."""
+        for metric in self.metrics().values():
+            metric.reset()
+
+    def to(self, device: torch.device | str) -> MetricSuite:
+        """Work on ``device`` (needed before ``compute`` where ranks talk over NCCL)."""
+        self.device = torch.device(device)
+        for metric in self.metrics().values():
+            metric.to(self.device)
+        return self

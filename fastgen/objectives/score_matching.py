@@ -1,0 +1,48 @@
+"""Denoising score matching: how teachers and critics learn."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from fastgen.processes import Prediction, PredictionKind, expand
+
+
+def edm_weight(ratio: Tensor, sigma_data: float) -> Tensor:
+    """1 / sigma^2 + 1 / sigma_data^2 at noise levels ``ratio`` (B,) = sigma / alpha (Karras et al. 2022, 2206.00364)."""
+    return ratio.pow(-2) + sigma_data**-2
+
+
+class DenoisingLoss:
+    """Weighted squared error of a denoiser against the truth.
+
+    Args:
+        target: The parametrisation in which the error is measured: ``x0`` (EDM), ``noise`` (DDPM), ``v``, ``velocity``
+            (flow matching).
+        weight: ``edm``: 1 / sigma^2 + 1 / sigma_data^2; ``one``: 1.
+        reduction: ``mean`` over everything, or ``sum`` over the elements of a sample and mean over samples (SiD).
+        sigma_data: Standard deviation of the data, for the ``edm`` weight.
+    """
+
+    def __init__(
+        self,
+        target: PredictionKind = "x0",
+        weight: Literal["edm", "one"] = "edm",
+        reduction: Literal["mean", "sum"] = "mean",
+        sigma_data: float = 0.5,
+    ) -> None:
+        self.target: PredictionKind = target
+        self.weight = weight
+        self.reduction = reduction
+        self.sigma_data = sigma_data
+
+    def __call__(self, prediction: Prediction, x0: Tensor, noise: Tensor) -> Tensor:
+        """Scalar loss; ``x0`` and ``noise`` are what ``prediction.x_t`` was made of, (B, ...)."""
+        truth = Prediction(prediction.process, prediction.x_t, prediction.t, x0, "x0")
+        # The noise is at hand: deriving it from x0 would divide by a small sigma.
+        truth.__dict__["noise"] = noise
+        error = (prediction.as_kind(self.target) - truth.as_kind(self.target)).square()
+        if self.weight == "edm":
+            error = error * expand(edm_weight(prediction.process.ratio(prediction.t), self.sigma_data), error)
+        return error.mean() if self.reduction == "mean" else error.flatten(1).sum(1).mean()

@@ -1,0 +1,143 @@
+"""Pictures of samples: grids with captions, scatter plots, files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fastgen.errors import UserError
+from fastgen.files import save_tensors, write_atomically
+from fastgen.metrics.images import to_uint8
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CELL = 48
+"""Smallest side of an image in a grid, in pixels; smaller images are enlarged by a whole factor."""
+GAP = 2
+CAPTION_SIZE = 13
+
+
+def pixels(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) in [-1, 1] or uint8 -> uint8 (N, H, W, 3).
+
+    Raises:
+        UserError: If they are neither grey nor RGB.
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise UserError(f"A picture needs images of shape (N, 1 or 3, H, W), got {tuple(images.shape)}.")
+    return to_uint8(images).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu()
+
+
+def tile(images: Tensor, columns: int) -> Tensor:
+    """Images (N, C, H, W) row by row on white, uint8 (height, width, 3); tiny ones are enlarged, nearest neighbour."""
+    cells = pixels(images)
+    factor = math.ceil(CELL / max(cells.shape[1:3]))
+    cells = cells.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    count, height, width = cells.shape[:3]
+    rows = math.ceil(count / columns)
+    canvas = torch.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), 255, dtype=torch.uint8)
+    for i, cell in enumerate(cells):
+        top, left = (i // columns) * (height + GAP), (i % columns) * (width + GAP)
+        canvas[top : top + height, left : left + width] = cell
+    return canvas
+
+
+def grid(blocks: Sequence[Tensor], columns: int | None = None, captions: Sequence[str] | None = None) -> Image:
+    """Blocks of images below each other, each under its caption.
+
+    Args:
+        blocks: Images (N, C, H, W) in [-1, 1] or uint8, one tensor per block.
+        columns: Images per row; default nearly square.
+        captions: One line per block.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    columns = min(columns or math.ceil(math.sqrt(len(blocks[0]))), max(len(block) for block in blocks))
+    tiles = [Image.fromarray(tile(block, columns).numpy()) for block in blocks]
+    lines = list(captions or [""] * len(tiles))
+    font = ImageFont.load_default(CAPTION_SIZE)
+    line_height = CAPTION_SIZE + 6 if captions else 0
+    text_width = max(math.ceil(font.getlength(line)) for line in lines) + 2 * GAP
+    width = max(text_width if captions else 0, *(picture.width for picture in tiles))
+    height = sum(picture.height + line_height for picture in tiles) + 2 * GAP * (len(tiles) - 1)
+    canvas = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(canvas)
+    top = 0
+    for picture, line in zip(tiles, lines, strict=True):
+        draw.text((GAP, top + 2), line, fill="black", font=font)
+        canvas.paste(picture, (0, top + line_height))
+        top += line_height + picture.height + 2 * GAP
+    return canvas
+
+
+def scatter(clouds: Mapping[str, Tensor], reference: Tensor | None = None) -> Image:
+    """One panel per cloud of points, all on the same axes, over the reference in grey.
+
+    Args:
+        clouds: Points (N, D) by caption; the first two coordinates are drawn.
+        reference: Points (M, D) to compare with.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    scale = torch.cat(list(clouds.values())).float().cpu() if reference is None else reference.float().cpu()
+    limit = 1.25 * float(scale[:, :2].abs().max().clamp(min=1e-6))
+    figure = Figure(figsize=(3.2 * len(clouds), 3.4), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for axes, (caption, points) in zip(figure.subplots(1, len(clouds), squeeze=False)[0], clouds.items(), strict=True):
+        for cloud, colour in ((reference, "0.8"), (points, "tab:blue")):
+            if cloud is not None:
+                flat = cloud.float().cpu()
+                second = flat[:, 1] if flat.shape[1] > 1 else torch.zeros(len(flat))
+                axes.scatter(flat[:, 0], second, s=3, c=colour, linewidths=0)
+        axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
+        axes.set_title(caption, fontsize=8)
+        axes.tick_params(labelsize=7)
+    canvas.draw()
+    return Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")
+
+
+def save_picture(picture: Image, path: str | Path) -> Path:
+    """Write a picture atomically; the suffix names the format."""
+    return write_atomically(path, lambda temporary: picture.save(temporary))
+
+
+def save_samples(
+    samples: Tensor, path: str | Path, columns: int | None = None, names: Sequence[int] | None = None
+) -> Path:
+    """Write samples: one picture, one ``.safetensors`` file, or a folder with a file per image.
+
+    Args:
+        samples: Images (N, C, H, W) in [-1, 1] or points (N, D).
+        path: ``.png`` (or another picture format): a grid, or a scatter plot of points. ``.safetensors``: the numbers.
+            No suffix: a folder of ``000042.png``, or ``points.safetensors`` in it.
+        columns: Columns of the grid; default nearly square.
+        names: Numbers (seeds) that name the files of a folder; default 0, 1, ...
+
+    Returns:
+        What was written.
+    """
+    target = Path(path)
+    numbers = list(range(len(samples))) if names is None else [int(name) for name in names]
+    if target.suffix == ".safetensors":
+        return save_tensors(target, {"samples": samples, "seed": torch.tensor(numbers)})
+    if target.suffix:
+        picture = scatter({f"{len(samples)} samples": samples}) if samples.ndim == 2 else grid([samples], columns)
+        try:
+            return save_picture(picture, target)
+        except ValueError as error:
+            raise UserError(f"'{target.suffix}' is no picture format; use .png, or a folder (no suffix).") from error
+    if samples.ndim == 2:
+        return save_samples(samples, target / "points.safetensors", names=numbers).parent
+    from PIL import Image
+
+    for number, picture in zip(numbers, pixels(samples), strict=True):
+        save_picture(Image.fromarray(picture.numpy()), target / f"{number:06d}.png")
+    return target

@@ -1,0 +1,79 @@
+"""Many-step sampling of a teacher: probability-flow solvers that work on any process."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from fastgen.conditions import Condition
+from fastgen.denoisers.base import Denoiser
+from fastgen.sampling.guided import guided
+
+
+class Solver(ABC):
+    """A deterministic sampler of the probability flow.
+
+    Args:
+        steps: Number of steps from ``t_max`` to data.
+        guidance: Classifier-free guidance scale; 1 means none.
+    """
+
+    def __init__(self, steps: int = 18, guidance: float = 1.0) -> None:
+        if steps < 1:
+            raise ValueError(f"a solver needs at least one step, got {steps}")
+        self.steps = steps
+        self.guidance = guidance
+
+    @abstractmethod
+    def evaluations(self, steps: int) -> int:
+        """Network calls per sample (a guided call counts as one)."""
+
+    @abstractmethod
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, condition: Condition, last: bool
+    ) -> Tensor:
+        """Move ``x_t`` (B, ...) from times ``t`` (B,) to ``s`` (B,)."""
+
+    def solve(self, denoiser: Denoiser, noise: Tensor, condition: Condition, steps: int | None = None) -> Tensor:
+        """Integrate from standard normal ``noise`` (B, ...) to x0 (B, ...)."""
+        process = denoiser.process
+        times = process.grid(steps or self.steps)
+        t = torch.full((len(noise),), times[0], dtype=torch.float64, device=noise.device)
+        x = process.start(noise, t)
+        for i, end in enumerate([*times[1:], process.t_clean]):
+            s = torch.full_like(t, end)
+            x = self.step(denoiser, x, t, s, condition, last=i == len(times) - 1)
+            t = s
+        return x
+
+
+class Euler(Solver):
+    """First order: DDIM on VP, Euler on EDM and rectified flow, a rotation on TrigFlow (Song et al. 2020, 2010.02502)."""
+
+    def evaluations(self, steps: int) -> int:
+        return steps
+
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, condition: Condition, last: bool
+    ) -> Tensor:
+        return denoiser.process.jump(guided(denoiser, x_t, t, condition, self.guidance), s)
+
+
+class Heun(Solver):
+    """Second order, without correction in the last step (Karras et al. 2022, arXiv 2206.00364, algorithm 1)."""
+
+    def evaluations(self, steps: int) -> int:
+        return 2 * steps - 1
+
+    def step(
+        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, condition: Condition, last: bool
+    ) -> Tensor:
+        process = denoiser.process
+        first = guided(denoiser, x_t, t, condition, self.guidance)
+        x_s = process.jump(first, s)
+        if last:
+            return x_s
+        second = guided(denoiser, x_s, s, condition, self.guidance)
+        return process.trapezoid(x_t, t, s, first, second)

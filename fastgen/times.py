@@ -1,0 +1,111 @@
+"""Laws for training times: how often each noise level is visited, one law per loss term and role."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from fastgen.processes import Process
+from fastgen.randomness import Draws
+
+
+class TimeLaw(ABC):
+    """A distribution of times on a process."""
+
+    @abstractmethod
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        """One time per sample of the batch, shape (B,), fp64, in the units of ``process``."""
+
+
+def time_of_level(process: Process, level: Tensor) -> Tensor:
+    """The time at which ``sigma / alpha`` is ``level``, kept within what networks know: from 0 to ``t_max``."""
+    return process.time(level).clamp(0.0, process.t_max)
+
+
+class UniformTime(TimeLaw):
+    """Uniform in [low, high] as fractions of the process's ``t_max``.
+
+    Args:
+        low: Lower end, 0 is clean.
+        high: Upper end, 1 is ``t_max``.
+    """
+
+    def __init__(self, low: float = 0.02, high: float = 0.98) -> None:
+        self.low, self.high = low, high
+
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        return (self.low + (self.high - self.low) * draws.uniform("time")) * process.t_max
+
+
+class UniformStep(TimeLaw):
+    """Uniform over the integer steps ``low .. high``, both included, of a discrete process such as VP.
+
+    Args:
+        low: First step.
+        high: Last step.
+    """
+
+    def __init__(self, low: int = 20, high: int = 979) -> None:
+        if high < low:
+            raise ValueError(f"UniformStep needs low <= high, got {low} and {high}")
+        self.low, self.high = low, high
+
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        return (self.low + draws.integers("time", self.high - self.low + 1)).double()
+
+
+class KarrasLevel(TimeLaw):
+    """Noise levels at uniform positions of the rho grid (Karras et al. 2022, arXiv 2206.00364, eq. 5).
+
+    Position 0 is ``sigma_min`` and 1 is ``sigma_max``. SiD draws from [0, 0.8] (a cap near 24); DMD2 from [0.02, 0.98].
+
+    Args:
+        low: Lowest position.
+        high: Highest position.
+        sigma_min: Noise level (sigma / alpha) at position 0.
+        sigma_max: Noise level at position 1.
+        rho: Exponent of the grid.
+    """
+
+    def __init__(
+        self, low: float = 0.0, high: float = 1.0, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+    ) -> None:
+        self.low, self.high = low, high
+        self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
+
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        position = self.low + (self.high - self.low) * draws.uniform("time")
+        first, last = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return time_of_level(process, (first + position * (last - first)) ** self.rho)
+
+
+class LogNormalLevel(TimeLaw):
+    """log(sigma / alpha) ~ N(mean, std) (Karras et al. 2022, arXiv 2206.00364, table 1).
+
+    Args:
+        mean: Mean of the log noise level.
+        std: Standard deviation of the log noise level.
+    """
+
+    def __init__(self, mean: float = -1.2, std: float = 1.2) -> None:
+        self.mean, self.std = mean, std
+
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        return time_of_level(process, torch.exp(self.mean + self.std * draws.gauss("time")))
+
+
+class LogitNormalTime(TimeLaw):
+    """t / t_max = sigmoid(N(mean, std)) (Esser et al. 2024, arXiv 2403.03206, eq. 19).
+
+    Args:
+        mean: Mean of the logit.
+        std: Standard deviation of the logit.
+    """
+
+    def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
+        self.mean, self.std = mean, std
+
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        return torch.sigmoid(self.mean + self.std * draws.gauss("time")) * process.t_max

@@ -1,0 +1,188 @@
+import json
+import time
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger
+from tiny import TinyData, TinyDistiller, TinySuite, trainer, weights
+
+from fastgen.callbacks import EMA, Checkpoint, ConstantEMA, Evaluate
+from fastgen.callbacks.evaluation import table
+from fastgen.errors import UserError
+from fastgen.randomness import Draws
+
+
+def rows_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+class Drawing(TinyDistiller):
+    """Uses the global generators, as dropout and augmentation do."""
+
+    def student_loss(self, part):
+        noise = torch.rand(())
+        return {name: value * (1 + noise) for name, value in super().student_loss(part).items()}
+
+
+def test_rows_values_and_ratios(tmp_path):
+    method = TinyDistiller(critic_every=2)
+    evaluate = Evaluate(TinySuite(), count=10, batch_size=4, every_n_steps=3, steps=[1, 2], seed=50)
+    trainer(tmp_path, [evaluate, EMA(rule=ConstantEMA(0.5))], max_steps=7).fit(method, TinyData())
+    rows = rows_of(tmp_path)
+    assert [(r["student_updates"], r["role"], r["steps"], r["nfe"]) for r in rows] == [
+        (3, "teacher", None, 3), (3, "teacher", 1, 1),
+        (3, "average", 1, 1), (3, "average", 2, 2),
+        (6, "average", 1, 1), (6, "average", 2, 2),
+        (7, "average", 1, 1), (7, "average", 2, 2),
+    ]  # fmt: skip
+    labels = {"label": torch.arange(10) % 4}
+    seeds = list(range(50, 60))
+    for row in (*rows[:2], *rows[-2:]):
+        expected = method.sample(seeds, labels, row["steps"], row["role"]).square().mean()
+        assert row["values"]["size"] == pytest.approx(expected.item(), rel=1e-5)
+        assert row["values"]["count"] == 10
+        assert row["fingerprint"] == "tiny" and row["count"] == 10
+    assert rows[-1]["ratio_to_teacher"] == pytest.approx(
+        {"size": rows[-1]["values"]["size"] / rows[0]["values"]["size"]}
+    )
+    assert evaluate.suite.references == 1
+    text = (tmp_path / "metrics.md").read_text().splitlines()
+    assert len(text) == 2 + len(rows) and len({len(line) for line in text}) == 1
+
+
+def test_training_does_not_notice(tmp_path):
+    def run(folder, evaluate):
+        method = Drawing(critic_every=2)
+        torch.manual_seed(5)
+        trainer(folder, [EMA(), *evaluate], max_steps=6, limit_val_batches=0).fit(method, TinyData())
+        return weights(method), {m: module.training for m, module in method.named_modules()}, torch.rand(2)
+
+    suite = TinySuite()
+    plain = run(tmp_path / "a", [])
+    watched = run(tmp_path / "b", [Evaluate(suite, count=6, batch_size=4, every_n_steps=2)])
+    assert all(torch.equal(plain[0][name], watched[0][name]) for name in plain[0])
+    assert plain[1] == watched[1]
+    assert torch.equal(plain[2], watched[2])
+
+
+def test_numbers_reach_logger_and_monitors(tmp_path):
+    logger = CSVLogger(tmp_path, name="", version="run")
+    method = TinyDistiller(critic_every=2)
+    evaluate = Evaluate(TinySuite(), count=4, batch_size=4, every_n_steps=2, roles=["average", "student"])
+    loop = trainer(tmp_path, [evaluate, EMA()], max_steps=4, logger=logger)
+    loop.fit(method, TinyData())
+    assert {"eval/average/size", "eval/student/size"} <= loop.callback_metrics.keys()
+    header, *lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    column, step = header.split(",").index("eval/student/size"), header.split(",").index("step")
+    cells = [line.split(",") for line in lines]
+    logged = {int(cell[step]): float(cell[column]) for cell in cells if cell[column]}
+    rows = {r["student_updates"]: r["values"]["size"] for r in rows_of(tmp_path / "run") if r["role"] == "student"}
+    assert logged == pytest.approx(rows) and sorted(rows) == [2, 4]
+
+
+def test_validation_losses_are_logged_at_student_updates(tmp_path):
+    logger = CSVLogger(tmp_path, name="", version="run")
+    loop = trainer(tmp_path, [], max_steps=4, logger=logger, limit_val_batches=1.0, val_check_interval=4,
+                   check_val_every_n_epoch=None)
+    loop.fit(TinyDistiller(critic_every=2), TinyData())
+    header, *lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    column, step = header.split(",").index("val/student/match"), header.split(",").index("step")
+    cells = [line.split(",") for line in lines]
+    assert [int(cell[step]) for cell in cells if cell[column]] == [2, 4]
+
+
+def test_validate_and_test_measure_a_checkpoint(tmp_path, capsys):
+    trainer(tmp_path, [EMA(), Checkpoint()], max_steps=5).fit(TinyDistiller(), TinyData())
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    for name in ("validate", "test"):
+        method = TinyDistiller()
+        evaluate = Evaluate(TinySuite(), count=6, batch_size=6)
+        loop = trainer(tmp_path / name, [EMA(), evaluate, Checkpoint()], limit_val_batches=1.0)
+        (numbers,) = getattr(loop, name)(method, TinyData(), ckpt_path=last, weights_only=True)
+        labels = {"label": torch.arange(6) % 4}
+        expected = method.sample(list(range(10_000, 10_006)), labels).square().mean().item()
+        assert numbers["eval/size"] == pytest.approx(expected, rel=1e-5)
+        assert rows_of(tmp_path / name)[-1]["student_updates"] == 5
+        assert "teacher" in capsys.readouterr().out
+
+
+def test_teacher_is_measured_once_and_survives_resume(tmp_path):
+    def callbacks(count=4):
+        return [EMA(), Evaluate(TinySuite(), count=count, batch_size=4, every_n_steps=2), Checkpoint(every_n_steps=0)]
+
+    first = callbacks()
+    trainer(tmp_path / "a", first, max_steps=4).fit(TinyDistiller(), TinyData())
+    last = tmp_path / "a" / "checkpoints" / "last.ckpt"
+    for count, teachers in ((4, 0), (6, 2)):
+        again = callbacks(count)
+        folder = tmp_path / f"b{count}"
+        trainer(folder, again, max_steps=6).fit(TinyDistiller(), TinyData(), ckpt_path=last, weights_only=True)
+        rows = rows_of(folder)
+        assert sum(row["role"] == "teacher" for row in rows) == teachers
+        assert rows[-1]["ratio_to_teacher"]["size"] > 0
+        assert rows[-1]["training_seconds"] > rows_of(tmp_path / "a")[-1]["training_seconds"]
+
+
+def test_evaluation_time_is_not_training_time(tmp_path):
+    class Slow(TinySuite):
+        def compute(self):
+            time.sleep(0.3)
+            return super().compute()
+
+    class SlowBatches(Callback):
+        def on_train_batch_start(self, trainer, method, batch, batch_idx):
+            time.sleep(0.02)
+
+    evaluate = Evaluate(Slow(), count=2, batch_size=2, every_n_steps=1, teacher=False, teacher_once=False)
+    trainer(tmp_path, [evaluate, SlowBatches()], max_steps=5).fit(TinyDistiller(), TinyData())
+    rows = rows_of(tmp_path)
+    assert all(row["evaluation_seconds"] >= 0.3 for row in rows)
+    assert 0.1 <= rows[-1]["training_seconds"] < 1.0
+    seconds = [row["training_seconds"] for row in rows]
+    assert seconds == sorted(seconds)
+
+
+def test_stop_request_ends_the_evaluation(tmp_path):
+    class Stopping(TinySuite):
+        def update(self, samples, label=None):
+            super().update(samples, label)
+            checkpoint.stop_signals.received = 15
+
+    checkpoint = Checkpoint(every_n_steps=0)
+    suite = Stopping()
+    with pytest.raises(SystemExit) as stopped:
+        trainer(tmp_path, [checkpoint, Evaluate(suite, count=400, batch_size=4, every_n_steps=2)]).fit(
+            TinyDistiller(), TinyData()
+        )
+    assert stopped.value.code == 128 + 15
+    assert not (tmp_path / "metrics.jsonl").exists()
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2
+
+
+def test_table_is_aligned():
+    row = {"student_updates": 5, "role": "teacher", "nfe": 35, "values": {"frechet": 0.25, "recall": 0.5}}
+    student = row | {"role": "average", "nfe": 1, "values": {"frechet": 0.5}, "ratio_to_teacher": {"frechet": 2.0}}
+    assert table([row | {"ratio_to_teacher": {}}, student]) == (
+        "| updates | role    | calls | frechet     | recall |\n"
+        "| ------- | ------- | ----- | ----------- | ------ |\n"
+        "| 5       | teacher | 35    | 0.25        | 0.5    |\n"
+        "| 5       | average | 1     | 0.5 (2.00x) |        |\n"
+    )
+
+
+def test_same_seed_means_same_noise_whatever_the_batch(tmp_path):
+    sizes = []
+    for batch_size in (3, 7):
+        evaluate = Evaluate(TinySuite(), count=10, batch_size=batch_size, teacher=False, teacher_once=False)
+        folder = tmp_path / str(batch_size)
+        trainer(folder, [evaluate], max_steps=1).fit(TinyDistiller(), TinyData())
+        sizes.append(rows_of(folder)[-1]["values"]["size"])
+    assert sizes[0] == pytest.approx(sizes[1], rel=1e-6)
+    assert Draws(0, [10_000], "sample").normal("noise", (2,)).shape == (1, 2)
+
+
+def test_bad_arguments():
+    with pytest.raises(UserError, match="count"):
+        Evaluate(TinySuite(), count=1)

@@ -1,0 +1,163 @@
+"""Image folders: conditions, cropping, the split, and every way in which a folder can be wrong."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastgen.data.images import ImageFolder, ImageReader
+from fastgen.errors import UserError
+
+
+def write(path: Path, value: int | tuple[int, int, int] = 128, size: tuple[int, int] = (8, 8)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mode = "L" if isinstance(value, int) else "RGB"
+    Image.new(mode, size, value).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for i in range(40):
+        write(tmp_path / ("cat" if i % 2 else "ant") / f"{i:02d}.png", 6 * i)
+    return tmp_path
+
+
+def all_batches(data: ImageFolder) -> list[dict]:
+    count = -(-data.sources[0].size // data.batch_size)
+    return list(itertools.islice(iter(data.train_dataloader()), count))
+
+
+def test_class_folders(folder: Path) -> None:
+    data = ImageFolder(str(folder), 8, annotation="folders", color="grey", held_out_fraction=0.25, batch_size=5)
+    assert data.label_names == ["ant", "cat"] and data.num_classes == 2
+    for batch in all_batches(data):
+        value = ((batch["x0"][:, 0, 0, 0] + 1) * 127.5 / 6).round().int()
+        assert batch["x0"].shape == (5, 1, 8, 8)
+        assert batch["condition"]["label"].tolist() == (value % 2).tolist()
+    train, test = data.sources
+    assert train.size + test.size == 40 and 3 <= test.size <= 18
+    reference = data.reference()
+    assert reference["samples"].shape == (train.size, 1, 8, 8) and reference["samples"].dtype == torch.uint8
+    assert len(reference["label"]) == train.size
+    limited = ImageFolder(str(folder), 8, reference_count=3)
+    assert len(limited.reference()["samples"]) == 3 and "label" not in limited.reference()
+
+
+def test_the_split_does_not_move_when_files_are_added(folder: Path) -> None:
+    def held_out() -> set[str]:
+        return {entry.name for entry in ImageFolder(str(folder), 8, held_out_fraction=0.3).sources[1].entries}
+
+    before = held_out()
+    write(folder / "bee" / "new.png")
+    assert held_out() - {"bee/new.png"} == before
+
+
+def test_captions_next_to_images(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text(f"a picture of {name}\n")
+    data = ImageFolder(str(tmp_path), 8, annotation="sidecar", held_out_fraction=0.0, batch_size=2)
+    (batch,) = all_batches(data)
+    assert sorted(batch["condition"]["prompt"]) == ["a picture of a", "a picture of b"]
+    assert data.evaluation_conditions([0, 1, 2])["prompt"] == ["a picture of a", "a picture of b", "a picture of a"]
+    (tmp_path / "b.txt").unlink()
+    with pytest.raises(UserError, match=r"b\.png' has no caption"):
+        ImageFolder(str(tmp_path), 8, annotation="sidecar").setup()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("meta.csv", "file_name,label\nx/a.png,10\nb.png,9\n"),
+        ("meta.jsonl", '{"file_name": "x/a.png", "label": 10}\n{"file_name": "b.png", "label": 9}\n'),
+    ],
+)
+def test_metadata_labels(tmp_path: Path, name: str, text: str) -> None:
+    write(tmp_path / "x" / "a.png", 0)
+    write(tmp_path / "b.png", 255)
+    (tmp_path / name).write_text(text)
+    data = ImageFolder(str(tmp_path), 8, annotation=name, held_out_fraction=0.0, batch_size=2)
+    (batch,) = all_batches(data)
+    assert data.label_names == ["9", "10"]
+    assert batch["condition"]["label"].tolist() == [1 if x < 0 else 0 for x in batch["x0"][:, 0, 0, 0]]
+
+
+def test_metadata_captions_and_its_mistakes(tmp_path: Path) -> None:
+    write(tmp_path / "a.png")
+    (tmp_path / "m.csv").write_text('file_name,text\na.png,"one, two"\n')
+    data = ImageFolder(str(tmp_path), 8, annotation="m.csv", held_out_fraction=0.0)
+    assert data.evaluation_conditions([0])["prompt"] == ["one, two"]
+    (tmp_path / "m.csv").write_text("file_name,words\na.png,x\n")
+    with pytest.raises(UserError, match="neither a 'text' nor a 'label'"):
+        ImageFolder(str(tmp_path), 8, annotation="m.csv").setup()
+    (tmp_path / "m.csv").write_text("file_name,text\na.png,x\nmissing.png,y\n")
+    broken = ImageFolder(str(tmp_path), 8, annotation="m.csv", held_out_fraction=0.0, batch_size=2)
+    with pytest.raises(UserError, match=r"missing\.png' does not exist"):
+        all_batches(broken)
+
+
+def test_resize_keeps_the_centre_and_the_aspect(tmp_path: Path) -> None:
+    image = np.zeros((20, 60, 3), dtype=np.uint8)
+    image[:, 20:40] = (255, 0, 0)
+    Image.fromarray(image).save(tmp_path / "wide.png")
+    pixels = ImageReader(10)(tmp_path / "wide.png")
+    assert pixels.shape == (3, 10, 10)
+    assert (pixels[0, :, 2:-2] >= 254).all() and (pixels[1:] == 0).all()
+    assert ImageReader(10, "grey")(tmp_path / "wide.png").shape == (1, 10, 10)
+    assert ImageReader(32)(tmp_path / "wide.png").shape == (3, 32, 32)
+
+
+def corrupt(folder: Path) -> list[str]:
+    whole = (folder / "ant" / "00.png").read_bytes()
+    (folder / "ant" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "cat" / "text.jpg").write_text("not an image")
+    (folder / "cat" / "empty.webp").write_bytes(b"")
+    return ["ant/cut.png", "cat/text.jpg", "cat/empty.webp"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_corrupt_image_names_itself(folder: Path, num_workers: int) -> None:
+    (folder / "ant" / "cut.png").write_bytes((folder / "ant" / "00.png").read_bytes()[:40])
+    data = ImageFolder(str(folder), 8, held_out_fraction=0.0, batch_size=4, num_workers=num_workers)
+    with pytest.raises(UserError, match=r"cut\.png' cannot be read") as caught:
+        all_batches(data)
+    assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
+
+
+def test_corrupt_images_can_be_skipped_and_are_counted(folder: Path) -> None:
+    whole = ImageFolder(str(folder), 8, color="grey", batch_size=7)
+    expected = [batch["x0"] for batch in all_batches(whole)]
+    bad = corrupt(folder)
+    for num_workers in (0, 2):
+        data = ImageFolder(str(folder), 8, color="grey", batch_size=7, on_error="skip", num_workers=num_workers)
+        with pytest.warns(UserWarning, match="Left out 3 of 43 images"):
+            data.setup()
+        assert data.skipped == 3
+        assert not {entry.name for source in data.sources for entry in source.entries} & set(bad)
+        got = [batch["x0"] for batch in all_batches(data)]
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        ImageFolder(str(tmp_path / "none"), 8).setup()
+    with pytest.raises(UserError, match="holds no image"):
+        ImageFolder(str(tmp_path), 8).setup()
+    write(tmp_path / "a.png", size=(9, 8))
+    with pytest.raises(UserError, match="not a folder"):
+        ImageFolder(str(tmp_path / "a.png"), 8).setup()
+    with pytest.raises(UserError, match="lies in no class folder"):
+        ImageFolder(str(tmp_path), 8, annotation="folders").setup()
+    wrong_size = ImageFolder(str(tmp_path), 8, resize=False, held_out_fraction=0.0, batch_size=1)
+    with pytest.raises(UserError, match="9x8 pixels, not 8x8"):
+        all_batches(wrong_size)
+    with pytest.raises(UserError, match="No image of"):
+        ImageFolder(str(tmp_path), 8, resize=False, on_error="skip").setup()
+    with pytest.raises(UserError, match="held_out_fraction"):
+        ImageFolder(str(tmp_path), 8, held_out_fraction=1.5)

@@ -1,0 +1,368 @@
+"""What every method promises. A new method is tested from the day ``fastgen.methods`` imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from toys import FreeData, StopAfter, ToyData, build, gradient_descent, trainer
+
+import fastgen.methods  # noqa: F401
+from fastgen.denoisers.base import Denoiser
+from fastgen.errors import UserError
+from fastgen.methods import Distiller
+from fastgen.sampling.students import StudentSampler
+
+SPECIAL: dict[str, dict[str, Any]] = {}
+"""Constructor arguments by class name, for methods that the defaults of ``toys.build`` do not fit."""
+
+
+def concrete(cls: type[Distiller] = Distiller) -> Iterator[type[Distiller]]:
+    for child in cls.__subclasses__():
+        abstract = any(getattr(getattr(child, name, None), "__isabstractmethod__", False) for name in dir(child))
+        if child.__module__.startswith("fastgen.") and not abstract:
+            yield child
+        yield from concrete(child)
+
+
+METHODS = sorted(set(concrete()), key=lambda cls: cls.__name__)
+every_method = pytest.mark.parametrize("cls", METHODS, ids=lambda cls: cls.__name__)
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def make(cls: type[Distiller], **kwargs: Any) -> Distiller:
+    return build(cls, **(SPECIAL.get(cls.__name__, {}) | kwargs))
+
+
+def roles_of(cls: type[Distiller]) -> tuple[str, ...]:
+    method = make(cls)
+    method.configure_model()
+    return method.roles()
+
+
+def iterations(cls: type[Distiller], start: int = 0) -> int:
+    """The number of iterations after which every role had a turn since iteration ``start``."""
+    method = make(cls)
+    method.configure_model()
+    waiting = set(method.roles())
+    for iteration in range(start, start + 50):
+        waiting -= set(method.turns(iteration))
+        if not waiting:
+            return iteration + 1
+    raise AssertionError(f"{waiting} had no turn in 50 iterations")
+
+
+def fit(method: Distiller, batches: int, *callbacks: Any, batch_size: int = 4, **kwargs: Any) -> dict[str, float]:
+    run = trainer(batches, *callbacks, **kwargs)
+    run.fit(method, ToyData(batch_size=batch_size))
+    # The method holds its trainer weakly, so the count is taken here.
+    return {name: float(value) for name, value in run.callback_metrics.items()} | {"updates": float(run.global_step)}
+
+
+def flat(method: Distiller, role: str) -> Tensor:
+    return torch.cat([p.detach().flatten().clone() for p in method.trained_parameters[role]])
+
+
+def frozen(method: Distiller) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in method.state_dict().items() if k.startswith(("teacher.", "codec.", "averages."))}
+
+
+def spy(method: Distiller, watch: Callable[[str, Callable[[], None]], None]) -> None:
+    """Let ``watch(role, update)`` stand around every update."""
+    original = method.update
+    method.update = lambda role, parts: watch(role, lambda: original(role, parts))  # type: ignore[method-assign]
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Bitwise equality of nested containers of tensors."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
+
+
+def test_the_methods_are_found():
+    assert {"DMD2", "SiD", "TeacherTraining"} <= {cls.__name__ for cls in METHODS}
+
+
+@every_method
+def test_a_turn_changes_its_role_and_nothing_else(cls: type[Distiller]):
+    method, seen = make(cls), []
+    method.request_average("ema")
+
+    def watch(role: str, update: Callable[[], None]) -> None:
+        before, still = {r: flat(method, r) for r in method.roles()}, frozen(method)
+        update()
+        moved = {r for r in method.roles() if not torch.equal(before[r], flat(method, r))}
+        assert moved == {role}
+        assert equal(still, frozen(method))
+        assert all(p.requires_grad for ps in method.trained_parameters.values() for p in ps)
+        seen.append(role)
+
+    spy(method, watch)
+    count = iterations(cls)
+    metrics = fit(method, count)
+    assert seen == [role for i in range(count) for role in method.turns(i)]
+    assert method.iteration == count and metrics["updates"] == seen.count("student")
+    assert all(torch.tensor(v).isfinite() for v in metrics.values()), metrics
+    for role in method.roles():
+        assert metrics[f"{role}/grad_norm"] > 0
+        assert any(name.startswith(f"{role}/") and name != f"{role}/grad_norm" for name in metrics)
+    average = method.averages["ema"]
+    assert not any(p.requires_grad for p in average.parameters())
+    assert method.network("average") is average
+
+
+@every_method
+def test_only_the_role_of_the_turn_trains(cls: type[Distiller]):
+    method = make(cls)
+    original = method.losses
+
+    def losses(role: str, part: Any) -> dict[str, Tensor]:
+        for name, modules in method.all_trained_modules().items():
+            assert all(m.training == (name == role) for module in modules for m in module.modules())
+            assert all(p.requires_grad == (name == role) for p in method.trained_parameters[name])
+        if method.teacher is not None:
+            assert not method.teacher.training
+            assert not any(p.requires_grad or p.grad is not None for p in method.teacher.parameters())
+        return original(role, part)
+
+    method.losses = losses  # type: ignore[method-assign]
+    fit(method, iterations(cls))
+
+
+@every_method
+def test_one_sample_is_enough(cls: type[Distiller]):
+    metrics = fit(make(cls), iterations(cls), batch_size=1)
+    unfit = {k for k, v in metrics.items() if not torch.tensor(v).isfinite()}
+    assert not unfit - {"health/sample_std"}, metrics  # one sample has no spread
+
+
+@every_method
+def test_resuming_changes_no_bit(cls: type[Distiller], tmp_path: Path):
+    path = str(tmp_path / "half.ckpt")
+    half = iterations(cls)
+    count = iterations(cls, half)
+
+    def run(ckpt_path: str | None) -> tuple[Distiller, list[Any], int]:
+        method = make(cls)
+        method.request_average("ema")
+        run = trainer(count, StopAfter(count, half, path if ckpt_path is None else None))
+        run.fit(method, ToyData(batch_size=4), ckpt_path=ckpt_path, weights_only=True)
+        return method, [o.state_dict() for o in run.optimizers], run.global_step
+
+    straight, optimizers, steps = run(None)
+    resumed, again, steps_again = run(path)
+    assert resumed.iteration == straight.iteration == count and steps == steps_again
+    assert equal(dict(straight.state_dict()), dict(resumed.state_dict()))
+    assert len(optimizers) == len(straight.roles()) and equal(optimizers, again)
+
+    checkpoint = torch.load(path, weights_only=True)
+    names = checkpoint["state_dict"].keys()
+    assert not [n for n in names if n.startswith(("teacher.", "codec."))]
+    assert any(n.startswith("student.") for n in names) and any(n.startswith("averages.ema.") for n in names)
+    assert checkpoint["fastgen"]["iteration"] == half
+    assert not equal(checkpoint["state_dict"], {n: straight.state_dict()[n] for n in names})
+
+
+@every_method
+def test_a_checkpoint_of_another_method_is_refused(cls: type[Distiller], tmp_path: Path):
+    path = str(tmp_path / "own.ckpt")
+    fit(make(cls), 1, StopAfter(1, 1, path))
+    other = next(c for c in METHODS if c is not cls)
+    with pytest.raises(UserError, match="belongs to"):
+        trainer(2).fit(make(other), ToyData(batch_size=4), ckpt_path=path, weights_only=True)
+
+
+@every_method
+def test_samples_belong_to_their_seeds(cls: type[Distiller]):
+    method = make(cls)
+    method.configure_model()
+    seeds, label = [11, 5, 8, 5], torch.tensor([0, 2, 1, 2])
+    for steps in (None, 1, 3):
+        points = method.sample(seeds, {"label": label}, steps=steps)
+        assert points.shape == (4, 2) and points.dtype == torch.float32 and bool(points.isfinite().all())
+        assert not points.requires_grad
+        for i in range(4):
+            alone = method.sample(seeds[i : i + 1], {"label": label[i : i + 1]}, steps=steps)
+            torch.testing.assert_close(alone, points[i : i + 1], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(points[1], points[3], rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(points[0], points[1])
+    assert method.student.training, "sampling must leave the mode as it was"
+    with pytest.raises(UserError, match="at least one step"):
+        method.sample([0], {"label": label[:1]}, steps=0)
+    with pytest.raises(UserError, match="no network 'ema'"):
+        method.sample([0], {"label": label[:1]}, role="ema")
+
+
+@every_method
+def test_micro_batches_give_the_gradient_of_the_whole_batch(cls: type[Distiller]):
+    ends = []
+    for micro_batches in (1, 2, 4):
+        method = make(cls, micro_batches=micro_batches, **gradient_descent(cls, 1e-3))
+        count = iterations(cls)
+        start: dict[str, Tensor] = {}
+
+        def watch(role: str, update: Callable[[], None], method: Distiller = method, start: dict = start) -> None:
+            start.setdefault(role, flat(method, role))
+            update()
+
+        spy(method, watch)
+        fit(method, count)
+        assert start.keys() == set(method.roles())
+        ends.append({role: flat(method, role) - start[role] for role in start})
+    for end in ends[1:]:
+        for role, moved in end.items():
+            assert (moved - ends[0][role]).norm() < 1e-6 * max(1.0, ends[0][role].norm()), role
+            assert ends[0][role].norm() > 1e-5
+
+
+@every_method
+def test_a_batch_that_cannot_be_cut_is_refused(cls: type[Distiller]):
+    with pytest.raises(UserError, match="3 equal pieces"):
+        fit(make(cls, micro_batches=3), 1)
+
+
+@every_method
+def test_gradients_are_clipped_by_role(cls: type[Distiller]):
+    """With gradient descent at rate 1 a parameter moves by its clipped gradient."""
+    for clipped in (*roles_of(cls), None):
+        limit: Any = 0.01 if clipped is None else {clipped: 0.01}
+        method = make(cls, gradient_clip=limit, **gradient_descent(cls, 1.0))
+        moved: dict[str, float] = {}
+
+        def watch(role: str, update: Callable[[], None], method: Distiller = method, moved: dict = moved) -> None:
+            before = flat(method, role).double()
+            update()
+            moved.setdefault(role, (flat(method, role).double() - before).norm().item())
+
+        spy(method, watch)
+        metrics = fit(method, 1 if clipped is None else iterations(cls))
+        assert metrics["student/grad_norm"] > 0.02, "the norm is that before clipping"
+        for role, distance in moved.items():
+            if clipped in (role, None):
+                assert abs(distance - 0.01) < 1e-4
+            else:
+                assert distance > 0.02
+
+
+@every_method
+def test_bad_gradients_are_skipped_and_counted(cls: type[Distiller]):
+    for bad in roles_of(cls):
+        method, at = make(cls), iterations(cls) - 1
+        original = method.losses
+        while bad not in method.turns(at):
+            at -= 1
+
+        def losses(
+            role: str, part: Any, method: Distiller = method, original: Any = original, at: int = at, bad: str = bad
+        ) -> dict[str, Tensor]:
+            poison = float("nan") if (role, method.iteration) == (bad, at) else 1.0
+            return {name: value * poison for name, value in original(role, part).items()}
+
+        def watch(
+            role: str, update: Callable[[], None], method: Distiller = method, at: int = at, bad: str = bad
+        ) -> None:
+            before, steps = flat(method, role), method.global_step
+            update()
+            skipped = (role, method.iteration) == (bad, at)
+            assert torch.equal(before, flat(method, role)) == skipped
+            assert (method.global_step == steps) == (skipped or role != "student")
+
+        method.losses = losses  # type: ignore[method-assign]
+        spy(method, watch)
+        fit(method, at + 1)
+        assert method.bad_steps_total == 1 and method.iteration == at + 1
+
+
+@every_method
+def test_too_many_bad_gradients_stop_the_run(cls: type[Distiller]):
+    method = make(cls, max_bad_steps=2)
+    original = method.losses
+    method.losses = lambda role, part: {k: v * float("inf") for k, v in original(role, part).items()}  # type: ignore
+    with pytest.raises(UserError, match="not finite in 2 updates in a row"):
+        fit(method, 30)
+    assert all(p.isfinite().all() for p in method.student.parameters())
+
+
+@every_method
+def test_half_precision_with_loss_scaling_is_refused(cls: type[Distiller]):
+    with pytest.raises(UserError, match="bf16"):
+        fit(make(cls), 1, precision="16-true")
+    method, stub = make(cls), SimpleNamespace(precision="16-mixed")  # a CPU trainer replaces it by bf16-mixed
+    method.trainer = stub
+    with pytest.raises(UserError, match="bf16"):
+        method.on_fit_start()
+
+
+@every_method
+def test_bf16_mixed_trains(cls: type[Distiller]):
+    method = make(cls)
+    metrics = fit(method, 1, precision="bf16-mixed")
+    assert all(torch.tensor(v).isfinite() for v in metrics.values())
+    assert all(p.dtype == torch.float32 for p in method.student.parameters())
+    assert method.sample([0], {"label": torch.tensor([1])}).dtype == torch.float32
+
+
+@every_method
+def test_validation_reports_every_role_and_changes_nothing(cls: type[Distiller]):
+    method = make(cls)
+    method.configure_model()
+    before = {k: v.clone() for k, v in method.state_dict().items()}
+    results = []
+    for _ in range(2):
+        (metrics,) = trainer(1, limit_val_batches=2).validate(method, ToyData(batch_size=4), verbose=False)
+        results.append(metrics)
+    for role in method.roles():
+        assert any(name.startswith(f"val/{role}/") for name in metrics), metrics
+    assert all(torch.tensor(v).isfinite() for v in metrics.values()) and results[0] == results[1]
+    assert equal(before, dict(method.state_dict()))
+
+
+@every_method
+def test_the_run_is_a_function_of_the_seed(cls: type[Distiller]):
+    ends = []
+    for seed in (3, 3, 4):
+        method = make(cls, seed=seed)
+        torch.manual_seed(torch.seed())  # global state must not matter
+        fit(method, iterations(cls))
+        ends.append(flat(method, "student"))
+    assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
+
+
+@every_method
+def test_few_step_students(cls: type[Distiller]):
+    method = make(cls, sampler=StudentSampler([80.0, 5.0, 0.5]))
+    metrics = fit(method, iterations(cls))
+    assert all(torch.tensor(v).isfinite() for v in metrics.values())
+    assert method.sample([1, 2], {"label": torch.tensor([0, 1])}).shape == (2, 2)
+
+
+@every_method
+def test_data_free_training_works_or_says_why_not(cls: type[Distiller]):
+    try:
+        trainer(1).fit(make(cls), FreeData(batch_size=4))
+    except UserError as error:
+        assert "'x0' is missing" in str(error)
+
+
+def test_a_method_without_networks_is_refused():
+    with pytest.raises(UserError, match=r"model\.init_args\.teacher"):
+        Distiller()
+
+
+def test_networks_that_cannot_be_built_are_named():
+    def broken() -> Denoiser:
+        raise ValueError("no such thing")
+
+    with pytest.raises(UserError, match="no such thing"):
+        Distiller(teacher=broken).configure_model()

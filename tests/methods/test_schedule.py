@@ -1,0 +1,50 @@
+import pytest
+
+from fastgen.methods import DMD2, SiD
+from fastgen.methods.schedule import UpdateSchedule
+
+S, C = ("student",), ("critic",)
+FIRST, AFTER = ("critic", "student"), ("student", "critic")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (UpdateSchedule(), [FIRST] * 7),
+        (UpdateSchedule(critic_first=False), [AFTER] * 7),
+        (UpdateSchedule(critic_updates=3), [FIRST, C, C, FIRST, C, C, FIRST]),
+        (UpdateSchedule(critic_updates=3, critic_first=False), [AFTER, C, C, AFTER, C, C, AFTER]),
+        (UpdateSchedule(exclusive=True), [S, C, S, C, S, C, S]),
+        (UpdateSchedule(critic_updates=2, exclusive=True), [S, C, C, S, C, C, S]),
+        (UpdateSchedule(student_start=2), [C, C, FIRST, FIRST, FIRST, FIRST, FIRST]),
+        (UpdateSchedule(critic_updates=2, student_start=3), [C, C, C, FIRST, C, FIRST, C]),
+        (UpdateSchedule(critic_updates=2, student_start=1, exclusive=True), [C, S, C, C, S, C, C]),
+    ],
+)
+def test_turns(schedule: UpdateSchedule, expected: list[tuple[str, ...]]):
+    assert [schedule.turns(i) for i in range(7)] == expected
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize("updates", [1, 4, 5])
+def test_the_critic_gets_its_updates_per_student_update(updates: int, exclusive: bool):
+    schedule = UpdateSchedule(critic_updates=updates, exclusive=exclusive)
+    turns = [role for i in range(10 * (updates + exclusive)) for role in schedule.turns(i)]
+    assert turns.count("student") == 10 and turns.count("critic") == 10 * updates
+
+
+@pytest.mark.parametrize(("name", "value"), [("critic_updates", 0), ("student_start", -1)])
+def test_numbers_out_of_range(name: str, value: int):
+    with pytest.raises(ValueError, match=name):
+        UpdateSchedule(**{name: value})
+
+
+def test_the_schedules_of_the_papers():
+    def teacher():
+        raise AssertionError("nothing is built")
+
+    dmd2, sid = DMD2(teacher=teacher), SiD(teacher=teacher)
+    # The student's update comes first and its samples are the critic's (arXiv 2405.14867 and its code).
+    assert [dmd2.turns(i) for i in range(6)] == [AFTER, C, C, C, C, AFTER] and dmd2.schedule.reuse_rollout
+    # The critic comes first, on fresh samples (arXiv 2404.04057 and its code).
+    assert [sid.turns(i) for i in range(3)] == [FIRST] * 3 and not sid.schedule.reuse_rollout

@@ -1,0 +1,61 @@
+"""Two processes with uneven shares say what one process says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import json, sys
+import torch
+import torch.distributed as dist
+from fastgen.denoisers.mixtures import RingMixture
+from fastgen.metrics import ImageMetrics, MixtureMetrics, Pixels
+from fastgen.processes import EDM
+
+rank, world_size, first, store = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+torch.set_num_threads(1)
+if world_size > 1:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world_size)
+g = torch.Generator().manual_seed(0)
+reference = {"samples": torch.rand(80, 1, 4, 4, generator=g) * 2 - 1, "label": torch.arange(80) % 2}
+images, label = torch.rand(60, 1, 4, 4, generator=g) * 1.8 - 0.9, torch.arange(60) % 2
+points = RingMixture(EDM(), num_classes=2).sample(60, g, label)
+mine = slice(0, 60) if world_size == 1 else slice(0, first) if rank == 0 else slice(first, 60)
+image, mixture = ImageMetrics(Pixels(4, 1)), MixtureMetrics(lambda: RingMixture(EDM(), num_classes=2))
+image.set_reference(reference)
+for start in range(mine.start, mine.stop, 13):
+    rows = slice(start, min(start + 13, mine.stop))
+    image.update(images[rows], label[rows])
+    mixture.update(points[rows], label[rows])
+print(json.dumps({**image.compute(), **mixture.compute()}))
+if world_size > 1:
+    dist.barrier()
+    dist.destroy_process_group()
+"""
+
+
+def numbers(folder: Path, world_size: int, first: int) -> list[dict[str, float]]:
+    program = folder / "program.py"
+    program.write_text(PROGRAM)
+    store = folder / f"store{first}"
+    commands = [
+        [sys.executable, str(program), str(r), str(world_size), str(first), str(store)] for r in range(world_size)
+    ]
+    running = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for c in commands]
+    results = [process.communicate(timeout=240) for process in running]
+    assert all(process.returncode == 0 for process in running), results
+    return [json.loads(out.splitlines()[-1]) for out, _ in results]
+
+
+@pytest.mark.distributed
+def test_two_ranks_equal_one(tmp_path: Path) -> None:
+    (alone,) = numbers(tmp_path, 1, 60)
+    for first in (47, 60):  # uneven shares; one rank without any sample
+        for together in numbers(tmp_path, 2, first):
+            assert together["frechet"] == pytest.approx(alone["frechet"], rel=1e-12)
+            assert together == pytest.approx(alone, rel=1e-9, abs=1e-12)

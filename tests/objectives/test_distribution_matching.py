@@ -1,0 +1,68 @@
+import torch
+
+from fastgen.objectives.distribution_matching import dmd_gradient, mean_absolute_gap, pseudo_loss
+
+
+def images(*seeds: int) -> list[torch.Tensor]:
+    return [torch.randn(3, 2, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(s)) for s in seeds]
+
+
+def test_pseudo_loss_is_half_the_mean_square_and_its_gradient_is_the_direction_over_all_elements():
+    x, g = images(0, 1)
+    x.requires_grad_()
+    loss = pseudo_loss(x, g)
+    loss.backward()
+    assert abs(loss.item() - 0.5 * sum(v**2 for v in g.flatten().tolist()) / 120) < 1e-12
+    torch.testing.assert_close(x.grad, g / 120, rtol=1e-10, atol=1e-14)
+
+
+def test_pseudo_loss_ignores_the_graph_of_the_direction():
+    x, g = images(0, 1)
+    x.requires_grad_()
+    pseudo_loss(x, g * x).backward()
+    torch.testing.assert_close(x.grad, (g * x).detach() / 120, rtol=1e-10, atol=1e-14)
+
+
+def test_normaliser_is_one_number_per_sample_over_all_other_axes():
+    x, real = images(0, 1)
+    gap = mean_absolute_gap(x.requires_grad_(), real)
+    assert gap.shape == (3, 1, 1, 1) and not gap.requires_grad
+    for i in range(3):
+        by_hand = sum(abs(v) for v in (x[i] - real[i]).flatten().tolist()) / 40
+        assert abs(gap[i].item() - by_hand) < 1e-12
+
+
+def test_dmd_gradient_by_hand():
+    x = torch.tensor([[1.0, -2.0], [0.5, 0.0]], dtype=torch.float64)
+    real = torch.tensor([[0.0, 0.0], [0.5, 4.0]], dtype=torch.float64)
+    fake = torch.tensor([[3.0, 0.0], [0.5, 2.0]], dtype=torch.float64)
+    # normalisers 1.5 and 2.
+    expected = torch.tensor([[2.0, 0.0], [0.0, -1.0]], dtype=torch.float64)
+    torch.testing.assert_close(dmd_gradient(x, real, fake), expected, rtol=1e-10, atol=1e-14)
+
+
+def test_dmd_gradient_adds_no_epsilon():
+    x, real, fake = (1e-9 * value for value in images(0, 1, 2))
+    torch.testing.assert_close(dmd_gradient(x, real, fake), dmd_gradient(1e9 * x, 1e9 * real, 1e9 * fake))
+
+
+def test_dmd_gradient_vanishes_where_the_networks_agree():
+    x, real = images(0, 1)
+    assert dmd_gradient(x, real, real).abs().max() == 0.0
+
+
+def test_dmd_gradient_follows_the_teacher():
+    """A step against the gradient moves towards the teacher and away from the critic."""
+    x, real, fake = images(0, 1, 2)
+    direction = dmd_gradient(x, real, fake)
+    assert bool(((direction * (real - fake)).flatten(1).sum(1) < 0).all())
+
+
+def test_non_finite_entries_become_zero():
+    x, real, fake = images(0, 1, 2)
+    x[0] = real[0]  # 0 as the normaliser: (fake - real) / 0
+    fake[1, 0, 0, 0] = float("nan")
+    direction = dmd_gradient(x, real, fake)
+    assert direction[0].abs().max() == 0.0
+    assert direction[1, 0, 0, 0] == 0.0 and bool((direction[1].flatten()[1:] != 0).all())
+    torch.testing.assert_close(direction[2], ((fake - real) / (x - real).abs().mean((1, 2, 3), keepdim=True))[2])

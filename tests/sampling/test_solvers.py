@@ -1,0 +1,156 @@
+import math
+from itertools import pairwise
+
+import oracles
+import pytest
+import torch
+from torch import Tensor
+
+from fastgen.denoisers.analytic import GaussianDenoiser, MixtureDenoiser
+from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
+from fastgen.sampling.guided import conditional_pair, guided
+from fastgen.sampling.solvers import Euler, Heun, Solver
+
+MEAN = torch.tensor([0.4, -0.3], dtype=torch.float64)
+COVARIANCE = torch.tensor([[0.8, 0.3], [0.3, 0.4]], dtype=torch.float64)
+PROCESSES: dict[str, Process] = {
+    "edm": EDM(),
+    "vp": VP(),
+    "vp-linear": VP(1e-4, 0.02, schedule="linear"),
+    "flow": RectifiedFlow(),
+    "flow-shifted": RectifiedFlow(shift=3.0),
+    "trig": TrigFlow(),
+    "trig-1": TrigFlow(sigma_data=1.0),
+}
+by_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
+
+
+def noises(count: int = 32, seed: int = 0) -> Tensor:
+    return torch.randn(count, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def coefficients(process: Process, t: float) -> tuple[float, float]:
+    alpha, sigma = process.coefficients(torch.tensor([t], dtype=torch.float64))
+    return alpha.item(), sigma.item()
+
+
+def orders(errors: list[float]) -> list[float]:
+    return [math.log2(a / b) for a, b in pairwise(errors)]
+
+
+def error_at_data(solver: type[Solver], process: Process, steps: int) -> float:
+    teacher, noise = GaussianDenoiser(process, MEAN, COVARIANCE), noises()
+    start = process.start(noise, torch.full((len(noise),), process.t_max, dtype=torch.float64))
+    exact = oracles.flow_map(MEAN, COVARIANCE, start, *coefficients(process, process.t_max))
+    return (solver(steps).solve(teacher, noise, {}) - exact).abs().max().item()
+
+
+def error_between(solver: type[Solver], process: Process, high: float, low: float, steps: int) -> float:
+    """The error of equal steps between noisy times, against x_s = alpha_s m + S_s^1/2 S_t^-1/2 (x_t - alpha_t m)."""
+    teacher, x = GaussianDenoiser(process, MEAN, COVARIANCE), noises()
+    (alpha, sigma), (alpha_s, sigma_s) = coefficients(process, high), coefficients(process, low)
+    values, vectors = torch.linalg.eigh(COVARIANCE)
+    scale = ((alpha_s**2 * values + sigma_s**2) / (alpha**2 * values + sigma**2)).sqrt()
+    exact = alpha_s * MEAN + (((x - alpha * MEAN) @ vectors) * scale) @ vectors.T
+    for i in range(steps):
+        t, s = (torch.full((len(x),), high + (low - high) * j / steps, dtype=torch.float64) for j in (i, i + 1))
+        x = solver(steps).step(teacher, x, t, s, {}, last=False)
+    return (x - exact).abs().max().item()
+
+
+@by_process
+def test_euler_is_of_first_order(process: Process):
+    errors = [error_at_data(Euler, process, steps) for steps in (40, 80, 160)]
+    assert all(0.85 < order < 1.1 for order in orders(errors)), errors
+
+
+@pytest.mark.parametrize("name", [name for name in PROCESSES if not name.startswith("vp")])
+def test_heun_is_of_second_order(name: str):
+    errors = [error_at_data(Heun, PROCESSES[name], steps) for steps in (40, 80, 160)]
+    assert all(1.9 < order < 2.2 for order in orders(errors)), errors
+
+
+@by_process
+@pytest.mark.parametrize(("solver", "order"), [(Euler, 1.0), (Heun, 2.0)])
+def test_order_between_two_noisy_times(process: Process, solver: type[Solver], order: float):
+    high, low = (1.5, 0.3) if isinstance(process, EDM) else (0.8 * process.t_max, 0.2 * process.t_max)
+    errors = [error_between(solver, process, high, low, steps) for steps in (16, 32, 64)]
+    assert all(abs(measured - order) < 0.15 for measured in orders(errors)), errors
+
+
+@pytest.mark.parametrize("name", ["vp", "vp-linear"])
+def test_heun_halves_the_error_of_euler_on_vp(name: str):
+    """Its grid is even in steps, so the last, uncorrected step to data starts at sigma ~ steps^-1/2: order one."""
+    for steps in (20, 80):
+        assert error_at_data(Heun, PROCESSES[name], steps) < 0.6 * error_at_data(Euler, PROCESSES[name], steps)
+
+
+@by_process
+@pytest.mark.parametrize("solver", [Euler, Heun])
+def test_one_step_is_the_prediction_at_the_start(process: Process, solver: type[Solver]):
+    teacher, noise = GaussianDenoiser(process, MEAN, COVARIANCE), noises()
+    t = torch.full((len(noise),), process.t_max, dtype=torch.float64)
+    expected = teacher(process.start(noise, t), t).x0
+    torch.testing.assert_close(solver().solve(teacher, noise, {}, steps=1), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_evaluations_are_the_calls_that_are_made():
+    class Counting(GaussianDenoiser):
+        calls = 0
+
+        def predict(self, *args, **kwargs):
+            self.calls += 1
+            return super().predict(*args, **kwargs)
+
+    for solver in (Euler(), Heun()):
+        for steps in (1, 5):
+            teacher = Counting(EDM(), MEAN, COVARIANCE)
+            solver.solve(teacher, noises(), {}, steps)
+            assert teacher.calls == solver.evaluations(steps)
+
+
+def labelled(process: Process) -> MixtureDenoiser:
+    return MixtureDenoiser(process, [[1.0, 0.0], [-1.0, 0.5]], [0.5, 0.2], classes=[0, 1])
+
+
+def guided_by_hand(process: Process, x: Tensor, t: float, label: Tensor, scale: float) -> Tensor:
+    teacher = labelled(process)
+    means, stds, weights = teacher.means, teacher.variances.sqrt(), teacher.mixing
+    alpha, sigma = process.coefficients(torch.full((len(x),), t, dtype=torch.float64))
+    free = oracles.mixture_x0(means, stds, weights, x, alpha, sigma)
+    bound = torch.cat(
+        [
+            oracles.mixture_x0(means[[y]], stds[[y]], weights[[y]], x[[i]], alpha[[i]], sigma[[i]])
+            for i, y in enumerate(label.tolist())
+        ]
+    )
+    return free + scale * (bound - free)
+
+
+@by_process
+def test_guidance_is_affine_between_the_two_predictions(process: Process):
+    teacher, x, label = labelled(process), noises(6), torch.tensor([0, 1, 0, 0, 1, 1])
+    time = 0.4 * process.t_max
+    t = torch.full((6,), time, dtype=torch.float64)
+    for scale in (1.0, 0.0, 2.5):
+        expected = guided_by_hand(process, x, time, label, scale)
+        torch.testing.assert_close(guided(teacher, x, t, {"label": label}, scale).x0, expected, rtol=1e-9, atol=1e-11)
+    cond, uncond = conditional_pair(teacher, x, t, {"label": label})
+    torch.testing.assert_close(cond.x0, guided_by_hand(process, x, time, label, 1.0), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(uncond.x0, guided_by_hand(process, x, time, label, 0.0), rtol=1e-9, atol=1e-11)
+
+
+def test_a_guided_solver_follows_the_guided_prediction():
+    """Three guided Euler steps on rectified flow, x_s = x_t + (s - t) (x_t - mu) / t, by hand."""
+    process, label = RectifiedFlow(), torch.tensor([0, 1, 0, 0, 1, 1])
+    noise = noises(6)
+    x = noise
+    for t, s in ((1.0, 2 / 3), (2 / 3, 1 / 3), (1 / 3, 0.0)):
+        x = x + (s - t) * (x - guided_by_hand(process, x, t, label, 2.5)) / t
+    result = Euler(3, guidance=2.5).solve(labelled(process), noise, {"label": label})
+    torch.testing.assert_close(result, x, rtol=1e-9, atol=1e-11)
+
+
+def test_no_steps_are_refused():
+    with pytest.raises(ValueError, match="at least one step"):
+        Euler(0)

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastgen.errors import UserError
+from fastgen.files import load_tensors
+from fastgen.pictures import CAPTION_SIZE, GAP, grid, save_samples, scatter, tile
+
+
+def checker(count, size=8):
+    """Image k has the grey value k / count everywhere, except one white pixel at (0, 0)."""
+    images = (2 * torch.arange(count) / count - 1)[:, None, None, None].expand(count, 1, size, size).clone()
+    images[:, :, 0, 0] = 1.0
+    return images
+
+
+def test_tiles_show_every_pixel_enlarged():
+    images = checker(5)
+    canvas = tile(images, columns=3)
+    cell = 48 + GAP  # 8 pixels times 6
+    assert canvas.shape == (2 * cell - GAP, 3 * cell - GAP, 3)
+    for k in range(5):
+        top, left = (k // 3) * cell, (k % 3) * cell
+        assert canvas[top : top + 6, left : left + 6].eq(255).all()
+        assert canvas[top + 6 : top + 48, left + 6 : left + 48].eq(round((k / 5) * 255)).all()
+    assert canvas[48:50].eq(255).all() and canvas[cell:, 2 * cell :].eq(255).all()
+
+
+def test_large_images_keep_their_size_and_colour():
+    images = torch.zeros(2, 3, 50, 60)
+    images[1, 0] = 1.0
+    canvas = tile(images, columns=2)
+    assert canvas.shape == (50, 60 + GAP + 60, 3)
+    assert canvas[10, 100].tolist() == [255, 128, 128]
+
+
+def test_grid_puts_blocks_under_readable_captions():
+    picture = np.asarray(grid([checker(4), checker(4)], columns=4, captions=["teacher, 35 calls", "student, 1 call"]))
+    line = CAPTION_SIZE + 6
+    assert picture.shape == (2 * (48 + line) + 2 * GAP, 4 * 50 - GAP, 3)
+    assert (picture[:line] < 100).sum() > 100  # dark letters
+    first, second = picture[line : line + 48], picture[2 * line + 48 + 2 * GAP :]
+    assert np.array_equal(first, second)
+    assert np.array_equal(first[:48, :198], tile(checker(4), 4).numpy())
+
+
+def test_long_captions_are_not_cut():
+    short, long = (grid([checker(1)], 1, [text]) for text in ("a", "a caption much wider than one small image"))
+    assert short.width == 48 and long.width > 200
+
+
+def test_scatter_draws_points_where_they_are():
+    cloud = torch.tensor([[1.0, 1.0]]).repeat(50, 1)
+    reference = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0]])
+    picture = np.asarray(scatter({"student": cloud, "teacher": -cloud}, reference)).astype(int)
+    blue = (picture[..., 2] - picture[..., 0]) > 80
+    rows, columns = np.nonzero(blue)
+    left = columns < picture.shape[1] // 2
+    assert left.any() and (~left).any()
+    assert rows[left].mean() < picture.shape[0] / 2 < rows[~left].mean()
+
+
+def test_files(tmp_path):
+    images = checker(3)
+    assert save_samples(images, tmp_path / "a.png", columns=3) == tmp_path / "a.png"
+    assert Image.open(tmp_path / "a.png").size == (148, 48)
+    save_samples(images, tmp_path / "folder", names=[7, 8, 123])
+    assert sorted(p.name for p in (tmp_path / "folder").iterdir()) == ["000007.png", "000008.png", "000123.png"]
+    single = np.asarray(Image.open(tmp_path / "folder" / "000008.png"))
+    assert single.shape == (8, 8, 3) and single[5, 5, 0] == 85
+    points = torch.randn(4, 2)
+    save_samples(points, tmp_path / "points", names=[4, 5, 6, 7])
+    tensors, _ = load_tensors(tmp_path / "points" / "points.safetensors")
+    assert torch.equal(tensors["samples"], points) and tensors["seed"].tolist() == [4, 5, 6, 7]
+
+
+def test_mistakes_are_told(tmp_path):
+    with pytest.raises(UserError, match=r"\(2, 4, 8, 8\)"):
+        grid([torch.zeros(2, 4, 8, 8)])
+    with pytest.raises(UserError, match="picture format"):
+        save_samples(checker(2), tmp_path / "a.xyz")

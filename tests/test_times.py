@@ -1,0 +1,96 @@
+import math
+
+import pytest
+import torch
+
+from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
+from fastgen.randomness import Draws
+from fastgen.times import KarrasLevel, LogitNormalTime, LogNormalLevel, TimeLaw, UniformStep, UniformTime
+
+PROCESSES: list[Process] = [EDM(), VP(), RectifiedFlow(), TrigFlow()]
+LAWS: list[TimeLaw] = [UniformTime(), UniformStep(), KarrasLevel(), LogNormalLevel(), LogitNormalTime()]
+COUNT = 4000
+
+
+def draws(count: int = COUNT) -> Draws:
+    return Draws(0, range(count), "times")
+
+
+def name(value: object) -> str:
+    return type(value).__name__
+
+
+@pytest.mark.parametrize("law", LAWS, ids=name)
+def test_a_time_belongs_to_its_sample(law: TimeLaw):
+    """Cutting a batch into micro-batches or drawing from another batch changes nothing."""
+    process, whole = VP(), draws(12)
+    t = law.sample(whole, process)
+    assert t.shape == (12,) and t.dtype == torch.float64
+    parts = torch.cat([law.sample(whole.part(i, i + 3), process) for i in range(0, 12, 3)])
+    assert torch.equal(t, parts)
+    assert torch.equal(t[[7, 2]], law.sample(Draws(0, [7, 2], "times"), process))
+    assert not torch.equal(t, law.sample(whole.scoped("critic"), process))
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=name)
+@pytest.mark.parametrize("law", [law for law in LAWS if not isinstance(law, UniformStep)], ids=name)
+def test_times_lie_where_networks_are_called(process: Process, law: TimeLaw):
+    """On VP, EDM's levels reach beyond the last step and below the first one."""
+    t = law.sample(draws(500), process)
+    assert bool((t >= 0.0).all()) and bool((t <= process.t_max).all())
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=name)
+def test_uniform_time(process: Process):
+    t = UniformTime(0.1, 0.7).sample(draws(), process) / process.t_max
+    assert 0.1 <= t.min() < 0.101 and 0.699 < t.max() < 0.7
+    assert abs(t.mean() - 0.4) < 4 * 0.6 / math.sqrt(12 * COUNT)
+    assert abs(t.std() - 0.6 / math.sqrt(12)) < 0.01
+
+
+def test_uniform_step_includes_both_ends():
+    t = UniformStep(3, 6).sample(draws(), VP())
+    values, counts = t.unique(return_counts=True)
+    assert values.tolist() == [3.0, 4.0, 5.0, 6.0]
+    assert bool((counts / COUNT - 0.25).abs().max() < 4 * math.sqrt(0.25 * 0.75 / COUNT))
+    assert UniformStep(7, 7).sample(draws(3), VP()).tolist() == [7.0] * 3
+    with pytest.raises(ValueError, match="low <= high"):
+        UniformStep(4, 3)
+
+
+def test_karras_positions():
+    """SiD's tmax = 800 of 1000 caps the noise level near 24.4 (arXiv 2404.04057)."""
+    low, high = 0.002 ** (1 / 7), 80 ** (1 / 7)
+    cap = (low + 0.8 * (high - low)) ** 7
+    assert abs(cap - 24.4) < 0.05
+    level = KarrasLevel(0.0, 0.8).sample(draws(), EDM())
+    assert 0.002 <= level.min() < 0.0022 and 0.99 * cap < level.max() <= cap
+    position = (level.pow(1 / 7) - low) / (high - low)
+    assert abs(position.mean() - 0.4) < 4 * 0.8 / math.sqrt(12 * COUNT)
+    assert torch.allclose(EDM().karras(position), level, rtol=1e-10)
+
+
+@pytest.mark.parametrize("process", PROCESSES[1:], ids=name)
+def test_karras_levels_are_the_same_on_every_process(process: Process):
+    reference = KarrasLevel(0.02, 0.98, sigma_max=50.0).sample(draws(300), EDM())
+    ratio = process.ratio(KarrasLevel(0.02, 0.98, sigma_max=50.0).sample(draws(300), process))
+    top = process.ratio(torch.tensor([process.t_max], dtype=torch.float64)).item()
+    bottom = process.ratio(torch.zeros(1, dtype=torch.float64)).item()
+    inside = (reference < top) & (reference > bottom)
+    assert inside.sum() > 150
+    torch.testing.assert_close(ratio[inside], reference[inside], rtol=1e-8, atol=0.0)
+    torch.testing.assert_close(ratio, reference.clamp(bottom, top), rtol=1e-8, atol=1e-12)
+
+
+def test_log_normal_levels():
+    log_level = LogNormalLevel(-1.2, 1.2).sample(draws(), EDM()).log()
+    assert abs(log_level.mean() + 1.2) < 4 * 1.2 / math.sqrt(COUNT)
+    assert abs(log_level.std() - 1.2) < 0.05
+    on_flow = RectifiedFlow().ratio(LogNormalLevel(-1.2, 1.2).sample(draws(), RectifiedFlow())).log()
+    torch.testing.assert_close(on_flow, log_level, rtol=1e-9, atol=1e-9)
+
+
+def test_logit_normal_times():
+    logit = torch.logit(LogitNormalTime(0.3, 0.8).sample(draws(), TrigFlow()) / (math.pi / 2))
+    assert abs(logit.mean() - 0.3) < 4 * 0.8 / math.sqrt(COUNT)
+    assert abs(logit.std() - 0.8) < 0.04

@@ -1,0 +1,113 @@
+"""A tiny class-conditional problem on which every method can train, and a quiet trainer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from fastgen.data.base import BatchSource, DistillationData, TensorSource
+from fastgen.denoisers.analytic import MixtureDenoiser
+from fastgen.denoisers.mlp import MLP
+from fastgen.methods import Distiller
+from fastgen.processes import EDM, Process
+
+CLASSES = 3
+
+
+def network(seed: int, process: Process | None = None, width: int = 16, depth: int = 2, **kwargs: Any) -> MLP:
+    """A small MLP whose weights are a function of ``seed``; none of them is zero."""
+    result = MLP(process or EDM(), width=width, depth=depth, num_classes=CLASSES, **kwargs)
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in result.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=g))
+    return result
+
+
+class ToyData(DistillationData):
+    """Points of three Gaussians in the plane with their labels."""
+
+    sample_kind = "points"
+
+    def make_sources(self) -> tuple[BatchSource, BatchSource]:
+        law = MixtureDenoiser(EDM(), [[1.0, 0.0], [-1.0, 0.5], [0.0, -1.0]], 0.3, classes=[0, 1, 2])
+        label = torch.arange(60) % CLASSES
+        points = law.sample(60, torch.Generator().manual_seed(0), label)
+        return TensorSource(points[:48], label[:48]), TensorSource(points[48:], label[48:])
+
+    @property
+    def num_classes(self) -> int:
+        return CLASSES
+
+
+class FreeData(ToyData):
+    """The same labels without samples."""
+
+    def make_sources(self) -> tuple[BatchSource, BatchSource]:
+        class Labels(BatchSource):
+            size = None
+
+            def batch(self, indices: Sequence[int]) -> dict[str, Any]:
+                return {"condition": {"label": torch.as_tensor(indices) % CLASSES}}
+
+        return Labels(), Labels()
+
+
+class StopAfter(Callback):
+    """Ends training after so many batches and maybe writes a checkpoint on the way."""
+
+    def __init__(self, batches: int, save_at: int | None = None, path: str | None = None) -> None:
+        self.batches, self.save_at, self.path = batches, save_at, path
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Distiller, *_: Any) -> None:
+        if pl_module.iteration == self.save_at:
+            trainer.save_checkpoint(self.path)
+        if pl_module.iteration >= self.batches:
+            trainer.should_stop = True
+
+
+def trainer(batches: int, *callbacks: Callback, **kwargs: Any) -> Trainer:
+    """A CPU trainer without output that stops after ``batches``."""
+    return Trainer(
+        **{
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_epochs": -1,
+            "logger": False,
+            "callbacks": [*callbacks, StopAfter(batches)],
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "use_distributed_sampler": False,
+            "num_sanity_val_steps": 0,
+            "limit_val_batches": 0,
+            "log_every_n_steps": 1,
+        }
+        | kwargs
+    )
+
+
+def arguments(method: type[Distiller]) -> dict[str, inspect.Parameter]:
+    """All constructor arguments of a method, with those that travel through ``**kwargs``."""
+    found: dict[str, inspect.Parameter] = {}
+    for cls in method.__mro__:
+        if issubclass(cls, Distiller) and "__init__" in vars(cls):
+            found = dict(inspect.signature(cls.__init__).parameters) | found
+    return {k: v for k, v in found.items() if k != "self" and v.kind != inspect.Parameter.VAR_KEYWORD}
+
+
+def build(method: type[Distiller], **kwargs: Any) -> Distiller:
+    """A method whose networks all start apart, so that every role has a gradient from its first turn."""
+    factories = [name for name, p in arguments(method).items() if "Callable[[], Denoiser]" in str(p.annotation)]
+    networks = {name: partial(network, seed) for seed, name in enumerate(sorted(factories))}
+    return method(**(networks | kwargs))
+
+
+def gradient_descent(method: type[Distiller], lr: float) -> dict[str, Callable[..., torch.optim.Optimizer]]:
+    """Arguments that make every role train by plain gradient descent."""
+    return {name: partial(torch.optim.SGD, lr=lr) for name in arguments(method) if name.endswith("_optimizer")}
