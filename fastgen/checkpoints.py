@@ -37,7 +37,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             "'fastgen fit' wrote."
         ) from error
     except (RuntimeError, OSError, EOFError, KeyError) as error:
-        raise UserError(f"'{path}' cannot be read ({str(error).splitlines()[0]}); use an earlier checkpoint.") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"'{path}' cannot be read ({reason}); use an earlier checkpoint.") from error
     if not isinstance(checkpoint, dict) or "fastgen" not in checkpoint:
         raise UserError(f"'{path}' was not written by fastgen; give a checkpoint of 'fastgen fit'.")
     return checkpoint

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
+import warnings
 from typing import Any, NoReturn
 
 import torch
+import torch.distributed
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 import fastgen.callbacks
 import fastgen.denoisers
 import fastgen.extras
-import fastgen.methods  # noqa: F401  imported so that YAML files may use short class names
+import fastgen.methods
+from fastgen.callbacks import WriteSamples
 from fastgen.checkpoints import read_checkpoint
 from fastgen.data import DistillationData
 from fastgen.errors import UserError
@@ -81,8 +86,36 @@ class Parser(LightningArgumentParser):
         raise ParserError(message) from ex
 
 
+NOISE = (
+    r".*module\(s\) in eval mode at the start of training",  # the frozen teacher must be
+    r".*does not have many workers which may be a bottleneck",  # small data sets are fastest without
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # inside Lightning
+)
+"""Beginnings of warnings that say nothing to a user of fastgen."""
+
+TIPS = ("💡 Tip:", "TPU available: False")
+"""Beginnings of such messages in Lightning's log."""
+
+
+def is_worth_reading(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning's log is none of ``TIPS``."""
+    return not record.getMessage().startswith(TIPS)
+
+
+def silence_noise() -> None:
+    """Leave out what ``NOISE`` and ``TIPS`` name; every other warning and message stays."""
+    for pattern in NOISE:
+        warnings.filterwarnings("ignore", message=pattern)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_worth_reading)
+
+
 class CLI(LightningCLI):
     """``fastgen fit | validate | test | predict``."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, without the choice to load pickles."""
+        return {name: hidden | {"weights_only"} for name, hidden in LightningCLI.subcommands().items()}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Options beside model, data and trainer."""
@@ -111,6 +144,16 @@ class CLI(LightningCLI):
                 raise UserError(
                     "trainer.max_steps must be at least 1 (student updates); data modules never end by themselves."
                 )
+            if trainer.accumulate_grad_batches != 1:
+                raise UserError(
+                    "trainer.accumulate_grad_batches cannot serve several optimizers; set model.init_args.micro_batches "
+                    "(the number of pieces of each batch) and leave it at 1."
+                )
+            if trainer.gradient_clip_val is not None or trainer.gradient_clip_algorithm is not None:
+                raise UserError(
+                    "trainer.gradient_clip_val cannot serve several optimizers; set model.init_args.gradient_clip and "
+                    "leave it null."
+                )
 
     def instantiate_classes(self) -> None:
         """Build the cheap objects; networks are built later, on their device."""
@@ -121,6 +164,16 @@ class CLI(LightningCLI):
         dump = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
         self.model.recipe = dump["model"]
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A trainer whose ``predict`` writes files, also if the config does not say so."""
+        trainer = super().instantiate_trainer(**kwargs)
+        if self.subcommand == "predict" and not any(isinstance(c, WriteSamples) for c in trainer.callbacks):
+            trainer.callbacks.append(WriteSamples())
+        return trainer
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        return super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
+
 
 def run(words: list[str]) -> int:
     """Run a command; user errors become one sentence on stderr and exit code 2."""
@@ -130,7 +183,8 @@ def run(words: list[str]) -> int:
 
             sample(words[1:])
         else:
-            sys.argv = ["fastgen", *words]
+            silence_noise()
+            sys.argv = [sys.argv[0], *words]  # the first word stays: Lightning starts further processes with it
             CLI(
                 Distiller,
                 DistillationData,

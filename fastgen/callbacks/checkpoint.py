@@ -19,7 +19,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from fastgen import __version__
 from fastgen.callbacks.interruption import StopSignals
-from fastgen.callbacks.updates import AfterStudentUpdates, is_due, log_folder
+from fastgen.callbacks.surroundings import log_folder, place
+from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.errors import UserError
 from fastgen.files import save_tensors
 
@@ -105,7 +106,7 @@ class Checkpoint(AfterStudentUpdates):
 
     def setup(self, trainer: Trainer, method: Distiller, stage: str) -> None:
         # What the other callbacks did after a batch belongs into its checkpoint.
-        trainer.callbacks = [*(callback for callback in trainer.callbacks if callback is not self), self]
+        place(self, trainer, first=False)
 
     def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
         super().on_train_start(trainer, method)
@@ -128,8 +129,8 @@ class Checkpoint(AfterStudentUpdates):
         if number is not None:
             last = self.folder(trainer) / LAST
             if trainer.is_global_zero:
-                message = f"fastgen: stopped after student update {trainer.global_step}; continue with --ckpt_path {last}"
-                print(message, file=sys.stderr)
+                done = f"stopped after student update {trainer.global_step}"
+                print(f"fastgen: {done}; continue with --ckpt_path {last}", file=sys.stderr)
             raise SystemExit(128 + number)
 
     def on_validation_end(self, trainer: Trainer, method: Distiller) -> None:
@@ -192,7 +193,7 @@ class Checkpoint(AfterStudentUpdates):
             folder.mkdir(parents=True, exist_ok=True)
             remove(temporary)
         trainer.strategy.barrier("fastgen.Checkpoint.before")
-        trainer.save_checkpoint(temporary)
+        trainer.save_checkpoint(temporary, weights_only=False)
         if trainer.is_global_zero:
             for name in names:
                 copy_into_place(temporary, folder / name)

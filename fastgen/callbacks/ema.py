@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from fastgen.callbacks.surroundings import place
 from fastgen.callbacks.updates import AfterStudentUpdates
 from fastgen.errors import UserError
 from fastgen.methods.batch import size_of
@@ -161,7 +162,7 @@ class EMA(AfterStudentUpdates):
     def setup(self, trainer: Trainer, method: Distiller, stage: str) -> None:
         method.request_average(self.name)
         # Whoever looks at the average after a batch must see it updated.
-        trainer.callbacks = [self, *(callback for callback in trainer.callbacks if callback is not self)]
+        place(self, trainer, first=True)
 
     def after_student_update(self, trainer: Trainer, method: Distiller, batch: Mapping[str, Any]) -> None:
         update = trainer.global_step - self.start_step

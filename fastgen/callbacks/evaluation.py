@@ -15,9 +15,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from fastgen.callbacks.interruption import stop_requested
 from fastgen.callbacks.progress import bar
-from fastgen.callbacks.sampling import describe, sample_batches
+from fastgen.callbacks.sampling import describe, reference, sample_batches
 from fastgen.callbacks.side_work import SideWork, TrainingTime
-from fastgen.callbacks.updates import AfterStudentUpdates, is_due, log_folder, log_scalars
+from fastgen.callbacks.surroundings import log_folder, log_scalars
+from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.errors import UserError
 from fastgen.files import write_text
 from fastgen.metrics.base import MetricSuite
@@ -29,21 +30,27 @@ Row = dict[str, Any]
 """One line of ``metrics.jsonl``."""
 
 
-def table(rows: list[Row]) -> str:
-    """Rows as an aligned Markdown table; the ratio to the teacher stands beside each number."""
+def cell(row: Row, name: str) -> str:
+    """A number with its ratio to the teacher's, e.g. ``0.5 (2.00x)``."""
+    if name not in row["values"]:
+        return ""
+    ratio = row["ratio_to_teacher"].get(name)
+    return f"{row['values'][name]:.4g}" + ("" if ratio is None else f" ({ratio:.2f}x)")
+
+
+def table(rows: list[Row], upright: bool = False) -> str:
+    """Rows as an aligned Markdown table; ``upright`` gives every metric a line instead of a column."""
     names = list(dict.fromkeys(name for row in rows for name in row["values"]))
     lines = [["updates", "role", "calls", *names]]
     for row in rows:
-        cells = [str(row["student_updates"]), row["role"], str(row["nfe"])]
-        for name in names:
-            text = f"{row['values'][name]:.4g}" if name in row["values"] else ""
-            ratio = row["ratio_to_teacher"].get(name)
-            cells.append(text if ratio is None else f"{text} ({ratio:.2f}x)")
-        lines.append(cells)
+        updates = "" if row["role"] == "teacher" else str(row["student_updates"])
+        lines.append([updates, row["role"], str(row["nfe"]), *(cell(row, name) for name in names)])
+    if upright:
+        lines = [list(line) for line in zip(*lines, strict=True)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
     lines.insert(1, ["-" * width for width in widths])
-    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in padded)
+    padded = [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines]
+    return "".join(f"| {' | '.join(texts)} |\n" for texts in padded)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -200,7 +207,7 @@ class Evaluate(AfterStudentUpdates, SideWork):
         """Bring the suite to the device and give it the reference, once."""
         self.suite.to(method.device)
         if not self._has_reference:
-            self.suite.set_reference(trainer.datamodule.reference() if trainer.datamodule is not None else None)
+            self.suite.set_reference(reference(trainer))
             self._has_reference = True
 
     def row(self, trainer: Trainer, method: Distiller, role: str, steps: int | None, seconds: float) -> Row | None:
@@ -268,7 +275,7 @@ class Evaluate(AfterStudentUpdates, SideWork):
         """Print the teacher's rows and the student's latest."""
         from tqdm import tqdm
 
-        tqdm.write(table([*self._teacher_rows, *self._latest_rows]), file=sys.stdout)
+        tqdm.write(table([*self._teacher_rows, *self._latest_rows], upright=True), file=sys.stdout)
 
     def state_dict(self) -> dict[str, Any]:
         return {

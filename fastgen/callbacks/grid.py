@@ -10,9 +10,10 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from fastgen.callbacks.interruption import stop_requested
-from fastgen.callbacks.sampling import describe, sample_batches
+from fastgen.callbacks.sampling import describe, reference, sample_batches
 from fastgen.callbacks.side_work import SideWork
-from fastgen.callbacks.updates import AfterStudentUpdates, is_due, log_folder
+from fastgen.callbacks.surroundings import log_folder
+from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.errors import UserError
 from fastgen.pictures import grid, save_picture, scatter
 
@@ -51,7 +52,7 @@ class SampleGrid(AfterStudentUpdates, SideWork):
         if not self.seeds:
             raise UserError("SampleGrid needs at least one seed.")
         self.columns = columns
-        self.steps = steps
+        self.steps: list[int | None] = list(steps) if steps else [None]
         self.role = role
         self.teacher_steps = list(teacher_steps)
         self.batch_size = batch_size
@@ -79,7 +80,7 @@ class SampleGrid(AfterStudentUpdates, SideWork):
             if self._teacher is None:
                 self._teacher = self.teacher_blocks(trainer, method)
             blocks = dict(self._teacher)
-            for steps in self.steps or [None]:
+            for steps in self.steps:
                 caption = f"{describe(method, self.role, steps)}, update {trainer.global_step}"
                 blocks[caption] = self.block(trainer, method, self.role, steps)
             folder = log_folder(trainer)
@@ -93,10 +94,10 @@ class SampleGrid(AfterStudentUpdates, SideWork):
         """The teacher's samples by caption; they never change."""
         if method.teacher is None:
             return {}
-        return {
-            describe(method, "teacher", steps): self.block(trainer, method, "teacher", steps)
-            for steps in [None, *self.teacher_steps]
-        }
+        blocks = {}
+        for steps in (None, *self.teacher_steps):
+            blocks[describe(method, "teacher", steps)] = self.block(trainer, method, "teacher", steps)
+        return blocks
 
     def block(self, trainer: Trainer, method: Distiller, role: str, steps: int | None) -> Tensor:
         """The samples of one block, on the CPU."""
@@ -108,14 +109,14 @@ class SampleGrid(AfterStudentUpdates, SideWork):
         """The blocks as one PIL image."""
         if next(iter(blocks.values())).ndim > 2:
             return grid(list(blocks.values()), self.columns, list(blocks))
-        reference = trainer.datamodule.reference() if trainer.datamodule is not None else None
-        return scatter(blocks, reference["samples"][:2000] if reference else None)
+        real = reference(trainer)
+        return scatter(blocks, real["samples"][:2000] if real else None)
 
     def send(self, trainer: Trainer, picture: Any) -> None:
         """Show the picture in loggers that take one (TensorBoard)."""
         import numpy as np
 
         for logger in trainer.loggers:
-            add_image = getattr(logger.experiment, "add_image", None)
+            add_image = getattr(getattr(logger, "experiment", None), "add_image", None)
             if add_image is not None:
                 add_image("samples", np.asarray(picture), trainer.global_step, dataformats="HWC")

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
-from fastgen.callbacks.updates import AfterStudentUpdates, is_due, log_folder
+from fastgen.callbacks.surroundings import log_folder
+from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.errors import UserError
 
 if TYPE_CHECKING:

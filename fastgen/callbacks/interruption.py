@@ -9,6 +9,8 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from fastgen.callbacks.surroundings import callbacks_of
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -49,6 +51,6 @@ class StopSignals:
 
 def stop_requested(trainer: Trainer) -> bool:
     """Whether the run was told to stop, so that long work beside training should be left. Every rank must ask."""
-    listeners = [c.stop_signals for c in trainer.callbacks if isinstance(getattr(c, "stop_signals", None), StopSignals)]
-    received = trainer.received_sigterm or any(listener.received is not None for listener in listeners)
+    signals = [getattr(callback, "stop_signals", None) for callback in callbacks_of(trainer)]
+    received = trainer.received_sigterm or any(s is not None and s.received is not None for s in signals)
     return bool(trainer.strategy.reduce_boolean_decision(received, all=False))

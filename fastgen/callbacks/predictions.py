@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from fastgen.callbacks.updates import log_folder
+from fastgen.callbacks.surroundings import log_folder
 from fastgen.pictures import save_samples
 
 if TYPE_CHECKING:

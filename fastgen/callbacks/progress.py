@@ -10,6 +10,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from fastgen.callbacks.surroundings import place
+
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
 
@@ -23,8 +25,9 @@ def refresh_seconds() -> float:
 
 
 def bar(trainer: Trainer, **options: Any) -> tqdm:
-    """A bar on stderr, on rank 0 only, that leaves no trace when it is done."""
-    options = {"leave": False, "dynamic_ncols": True, "mininterval": refresh_seconds()} | options
+    """A bar on stderr, on rank 0 only; without ``leave`` it goes away when done and never shows if it is done soon."""
+    seconds = refresh_seconds()
+    options = {"leave": False, "dynamic_ncols": True, "mininterval": seconds, "delay": 5 * seconds} | options
     return tqdm(disable=not trainer.is_global_zero, file=sys.stderr, **options)
 
 
@@ -42,6 +45,10 @@ class Progress(ProgressBar):
         self._other: tqdm | None = None
         self._refreshed = 0.0
 
+    def setup(self, trainer: Trainer, method: Distiller, stage: str) -> None:
+        super().setup(trainer, method, stage)
+        place(self, trainer, first=True)  # so that the bar is closed before others report at the end
+
     def disable(self) -> None:
         self._enabled = False
 
@@ -58,7 +65,7 @@ class Progress(ProgressBar):
         if self._enabled:
             total = trainer.max_steps if trainer.max_steps > 0 else None
             self._training = bar(
-                trainer, desc="training", total=total, initial=trainer.global_step, unit="update", leave=True
+                trainer, desc="training", total=total, initial=trainer.global_step, unit="update", leave=True, delay=0
             )
 
     def on_train_batch_end(self, trainer: Trainer, method: Distiller, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from fastgen.callbacks.surroundings import data_of
+
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
 
 
 def conditions(trainer: Trainer, indices: Sequence[int]) -> dict[str, Any]:
     """The conditions of evaluation samples ``indices``; none if the trainer has no data module."""
-    return trainer.datamodule.evaluation_conditions(indices) if trainer.datamodule is not None else {}
+    data = data_of(trainer)
+    return {} if data is None else data.evaluation_conditions(indices)
+
+
+def reference(trainer: Trainer) -> dict[str, Tensor] | None:
+    """The data module's real samples, if there are any."""
+    data = data_of(trainer)
+    return None if data is None else data.reference()
 
 
 def sample_batches(

@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from fastgen.callbacks.surroundings import callbacks_of
+
 
 class SideWork(Callback):
     """A callback that interrupts training for work of its own.
@@ -60,5 +62,5 @@ class TrainingTime:
 
     def _now(self) -> float:
         assert self._trainer is not None
-        aside = sum(callback.side_seconds for callback in self._trainer.callbacks if isinstance(callback, SideWork))
+        aside = sum(other.side_seconds for other in callbacks_of(self._trainer) if isinstance(other, SideWork))
         return time.perf_counter() - aside

@@ -11,7 +11,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from fastgen.callbacks.side_work import TrainingTime
-from fastgen.callbacks.updates import AfterStudentUpdates, is_due, log_folder, log_scalars
+from fastgen.callbacks.surroundings import log_folder, log_scalars
+from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.errors import UserError
 from fastgen.files import write_json
 from fastgen.methods.batch import size_of

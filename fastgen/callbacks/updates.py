@@ -1,12 +1,10 @@
-"""Callbacks that act after updates of the student, and what they share."""
+"""Callbacks that act after updates of the student."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch import Callback, Trainer
 
 if TYPE_CHECKING:
@@ -37,16 +35,3 @@ class AfterStudentUpdates(Callback):
 def is_due(step: int, every: int) -> bool:
     """Whether ``step`` is a multiple of ``every``; 0 means never."""
     return every > 0 and step % every == 0
-
-
-def log_folder(trainer: Trainer) -> Path:
-    """The folder of the run: the logger's, or ``trainer.default_root_dir``. Every rank must ask."""
-    return Path(trainer.log_dir or ".")
-
-
-def log_scalars(trainer: Trainer, values: Mapping[str, float], step: int) -> None:
-    """Send numbers to the loggers at x = ``step`` and make them visible to callbacks that monitor."""
-    for logger in trainer.loggers:
-        logger.log_metrics(dict(values), step)
-        logger.save()
-    trainer.callback_metrics.update({name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()})

@@ -60,6 +60,7 @@ def conditions(method: Distiller, count: int, arguments: argparse.Namespace) -> 
 
 
 def slices(condition: dict[str, Any], rows: slice) -> dict[str, Any]:
+    """The condition of some samples."""
     return {name: value[rows] for name, value in condition.items()}
 
 
@@ -71,7 +72,9 @@ def sample(words: Sequence[str]) -> None:
     """
     parser = _Parser("fastgen sample", description=__doc__)
     parser.add_argument("--ckpt", required=True, help="checkpoint of 'fastgen fit'")
-    parser.add_argument("--out", default="samples.png", help="a .png grid (or scatter plot), or a folder for one file each")
+    parser.add_argument(
+        "--out", default="samples.png", help="a .png grid or scatter plot, or a folder for one file each"
+    )
     parser.add_argument("--seeds", default="0-63", help="e.g. 0-63 or 1,5,9; one sample per seed")
     parser.add_argument("--steps", type=int, default=None, help="network calls per sample; default as trained")
     parser.add_argument("--role", default="average", help="average (EMA, default), student, teacher or an EMA's name")

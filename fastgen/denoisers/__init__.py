@@ -9,6 +9,7 @@ from fastgen.denoisers.mlp import MLP
 from fastgen.denoisers.unet import UNet
 
 __all__ = [
+    "MLP",
     "Codec",
     "Denoiser",
     "DiT",
@@ -16,7 +17,6 @@ __all__ = [
     "GaussianDenoiser",
     "ImageMixture",
     "LowRankMixtureDenoiser",
-    "MLP",
     "MixtureDenoiser",
     "RingMixture",
     "StableDiffusion",

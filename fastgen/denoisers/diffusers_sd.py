@@ -76,7 +76,7 @@ class PipelineFolder:
 
         return self._read(
             "tokenizer",
-            lambda: CLIPTokenizer.from_pretrained(self._place, subfolder="tokenizer", revision=self.revision),
+            lambda: CLIPTokenizer.from_pretrained(self._place, subfolder="tokenizer", revision=self.revision or "main"),
         )
 
     @property
@@ -254,6 +254,8 @@ class StableDiffusionCodec(Codec):
         variant: Infix of the weight files, e.g. ``fp16``; None is the plain files.
     """
 
+    vae: Any
+    text_encoder: Any
     null_embeds: Tensor
     """Embedding of the empty prompt, (1, L, D); of no elements until it is first needed."""
 

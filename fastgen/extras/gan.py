@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class GAN(Extra):
-    """Diffusion GAN on the bottleneck of the critic or the teacher (Yin et al. 2024, DMD2, arXiv 2405.14867, section 4.3).
+    """Diffusion GAN on features of the critic or the teacher (Yin et al. 2024, DMD2, arXiv 2405.14867, section 4.3).
 
     Real and fake samples are noised at independent times; a small head on the features gives the logit. The critic's
     optimizer trains the head, and with ``features="critic"`` the critic itself.

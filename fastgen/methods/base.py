@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -47,6 +47,10 @@ class Distiller(MethodState, LightningModule):
     """
 
     automatic_optimization = False
+    teacher: Denoiser | None
+    student: Denoiser
+    codec: Codec
+    averages: Averages
 
     def __init__(
         self,
@@ -89,9 +93,9 @@ class Distiller(MethodState, LightningModule):
         teacher, student = self.factories["teacher"], self.factories["student"]
         self.teacher = self.build(teacher).requires_grad_(False).eval() if teacher else None
         self.student = self.build(student) if student else self.copy_of_teacher()
-        self.codec: Codec = (self.teacher or self.student).make_codec().requires_grad_(False).eval()
+        self.codec = (self.teacher or self.student).make_codec().requires_grad_(False).eval()
         self.build_roles()
-        for extra in self.extras:
+        for extra in self.each_extra():
             extra.build(self)
         self.averages = Averages({name: self.average_of_student() for name in self.requested_averages})
         self.trained_parameters = {
@@ -111,11 +115,17 @@ class Distiller(MethodState, LightningModule):
 
     def copy_of_teacher(self) -> Denoiser:
         """A trainable copy of the teacher."""
+        if self.teacher is None:
+            raise UserError(f"{type(self).__name__} needs a teacher to copy; give model.init_args.teacher.")
         return copy.deepcopy(self.teacher).requires_grad_(True).train()
 
     def average_of_student(self) -> Denoiser:
         """A frozen fp32 copy of the student, to be moved by an EMA callback."""
         return copy.deepcopy(self.student).float().requires_grad_(False).eval()
+
+    def each_extra(self) -> list[Extra]:
+        """The extras, typed."""
+        return cast(list[Extra], list(self.extras))
 
     def build_roles(self) -> None:
         """Build what a method owns besides teacher and student."""
@@ -127,7 +137,7 @@ class Distiller(MethodState, LightningModule):
     def all_trained_modules(self) -> dict[str, list[nn.Module]]:
         """``trained_modules`` with what the extras add."""
         modules = {role: list(own) for role, own in self.trained_modules().items()}
-        for extra in self.extras:
+        for extra in self.each_extra():
             for role, more in extra.trained_modules().items():
                 modules[role].extend(more)
         return modules
@@ -141,11 +151,14 @@ class Distiller(MethodState, LightningModule):
         return ("student",)
 
     def network(self, role: str) -> Denoiser:
-        """A network by role: ``student``, ``teacher``, ``average`` (the first EMA, else the student) or an EMA's name."""
+        """A network by role.
+
+        ``student``, ``teacher``, ``average`` (the first EMA, or the student if there is none) or an EMA's name.
+        """
         if role == "average":
-            return next(iter(self.averages.values()), self.student)
+            return cast(Denoiser, next(iter(self.averages.values()), self.student))
         if role in self.averages:
-            return self.averages[role]
+            return cast(Denoiser, self.averages[role])
         if role not in ("student", "teacher") or getattr(self, role) is None:
             known = ["student", *(["teacher"] if self.teacher is not None else []), "average", *self.averages]
             raise UserError(f"There is no network '{role}' here; choose one of: {', '.join(known)}.")
@@ -171,6 +184,8 @@ class Distiller(MethodState, LightningModule):
 
     def configure_optimizers(self) -> list[dict[str, Any]]:
         """One optimizer per role, in the order of ``roles()``."""
+        if isinstance(self.gradient_clip, dict) and (unknown := set(self.gradient_clip) - set(self.roles())):
+            raise UserError(f"gradient_clip names '{min(unknown)}', but the roles are: {', '.join(self.roles())}.")
         configured = []
         for role in self.roles():
             entry: dict[str, Any] = {"optimizer": self.optimizer_factories[role](self.trained_parameters[role])}
@@ -233,7 +248,7 @@ class Distiller(MethodState, LightningModule):
     def losses(self, role: str, part: MicroBatch) -> dict[str, Tensor]:
         """The named losses of a role: the method's own and those of the active extras."""
         losses: dict[str, Tensor] = dict(getattr(self, f"{role}_loss")(part))
-        for extra in self.extras:
+        for extra in self.each_extra():
             if self.global_step >= extra.start:
                 losses |= extra.losses(self, role, part)
         return losses
@@ -286,8 +301,8 @@ class Distiller(MethodState, LightningModule):
         return None
 
     def record(self, name: str, value: Tensor) -> None:
-        """Log a scalar of the running update or evaluation; without a trainer nothing is logged."""
-        if self._trainer is not None:
+        """Log a scalar of the running update; outside training nothing is logged."""
+        if self._trainer is not None and self._trainer.training:
             self.log(name, value.detach(), batch_size=1)
 
     # ------------------------------------------------------------------ evaluation and sampling

@@ -48,7 +48,9 @@ def split(batch: Mapping[str, Any], pieces: int, draws: Draws, codec: Codec) -> 
     """
     size = size_of(batch)
     if size % pieces:
-        raise UserError(f"A batch of {size} cannot be cut into {pieces} equal pieces; change micro_batches or batch_size.")
+        raise UserError(
+            f"A batch of {size} cannot be cut into {pieces} equal pieces; change micro_batches or batch_size."
+        )
     step = size // pieces
     parts = []
     for start in range(0, size, step):

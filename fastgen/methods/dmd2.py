@@ -16,7 +16,7 @@ from fastgen.sampling.students import Rollout
 class DMD2(ScoreDistiller):
     """Improved Distribution Matching Distillation (Yin et al. 2024, arXiv 2405.14867; github.com/tianweiy/DMD2).
 
-    Student: ``0.5 mean (x - sg[x - g])^2`` with ``g = (mu_fake - mu_real) / mean |x - mu_real|``; ``mu_real`` is guided.
+    Student: ``0.5 mean (x - sg[x - g])^2``, ``g = (mu_fake - mu_real) / mean |x - mu_real|`` with ``mu_real`` guided.
     Critic: denoising, five updates per student update, on the same samples, also in the student's iterations.
     Several steps train by backward simulation: give ``sampler.times``. The GAN of the paper is the extra
     ``fastgen.extras.GAN``. The official code has no EMA; add the callback to have one.

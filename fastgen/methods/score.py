@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastgen.conditions import Condition, Guidance, where
 from fastgen.denoisers.base import Denoiser
+from fastgen.errors import UserError
 from fastgen.methods.base import Distiller
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.schedule import UpdateSchedule
@@ -42,6 +43,8 @@ class ScoreDistiller(Distiller):
     """
 
     differentiate_scores = False
+    teacher: Denoiser
+    critic: Denoiser
 
     def __init__(
         self,
@@ -66,6 +69,8 @@ class ScoreDistiller(Distiller):
         self.schedule = schedule
 
     def build_roles(self) -> None:
+        if self.teacher is None:
+            raise UserError(f"{type(self).__name__} needs a teacher; give model.init_args.teacher.")
         critic = self.factories["critic"]
         self.critic = self.build(critic) if critic else self.copy_of_teacher()
 

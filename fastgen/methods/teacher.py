@@ -18,9 +18,10 @@ from fastgen.times import LogNormalLevel, TimeLaw
 
 
 class TeacherTraining(Distiller):
-    """Trains or fine-tunes a many-step denoiser: denoising score matching (Karras et al. 2022, arXiv 2206.00364) or flow
-    matching (Lipman et al. 2022, arXiv 2210.02747), by the choice of ``objective`` and ``time``.
+    """Trains or fine-tunes a many-step denoiser.
 
+    Denoising score matching (Karras et al. 2022, arXiv 2206.00364) or flow matching (Lipman et al. 2022, arXiv
+    2210.02747), by the choice of ``objective`` and ``time``.
     The network in training is called the student here too, so that EMA, grids and checkpoints are the same.
 
     Args:

@@ -1,0 +1,1 @@
+"""Losses and targets as pure functions of tensors; nothing here knows Lightning or a network."""

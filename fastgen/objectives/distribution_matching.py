@@ -13,7 +13,7 @@ def pseudo_loss(x: Tensor, gradient: Tensor) -> Tensor:
 
 
 def mean_absolute_gap(x: Tensor, real: Tensor) -> Tensor:
-    """Per sample ``mean |x - real|``, shape (B, 1, ...), without gradient: the normaliser of DMD (2311.18828, eq. 8)."""
+    """Per sample ``mean |x - real|``, shape (B, 1, ...), without gradient: DMD's normaliser (2311.18828, eq. 8)."""
     return (x - real).detach().abs().flatten(1).mean(1).reshape(-1, *[1] * (x.ndim - 1))
 
 

@@ -10,7 +10,7 @@ from fastgen.processes import Prediction, PredictionKind, expand
 
 
 def edm_weight(ratio: Tensor, sigma_data: float) -> Tensor:
-    """1 / sigma^2 + 1 / sigma_data^2 at noise levels ``ratio`` (B,) = sigma / alpha (Karras et al. 2022, 2206.00364)."""
+    """1 / sigma^2 + 1 / sigma_data^2 at noise levels ``ratio`` (B,) = sigma / alpha (Karras 2022, 2206.00364)."""
     return ratio.pow(-2) + sigma_data**-2
 
 

@@ -1,0 +1,1 @@
+"""How teachers and students generate: solvers, few-step samplers, rollouts."""

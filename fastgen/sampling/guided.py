@@ -10,9 +10,7 @@ from fastgen.denoisers.base import Denoiser
 from fastgen.processes import Prediction
 
 
-def conditional_pair(
-    denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition
-) -> tuple[Prediction, Prediction]:
+def conditional_pair(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Prediction, Prediction]:
     """Predictions with the condition and with the null condition, from one forward of twice the batch."""
     both = concatenate([condition, denoiser.null_condition(condition)])
     value = denoiser(torch.cat([x_t, x_t]), torch.cat([t, t]), both).value

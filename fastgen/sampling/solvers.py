@@ -31,9 +31,7 @@ class Solver(ABC):
         """Network calls per sample (a guided call counts as one)."""
 
     @abstractmethod
-    def step(
-        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, condition: Condition, last: bool
-    ) -> Tensor:
+    def step(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, condition: Condition, last: bool) -> Tensor:
         """Move ``x_t`` (B, ...) from times ``t`` (B,) to ``s`` (B,)."""
 
     def solve(self, denoiser: Denoiser, noise: Tensor, condition: Condition, steps: int | None = None) -> Tensor:
@@ -50,14 +48,12 @@ class Solver(ABC):
 
 
 class Euler(Solver):
-    """First order: DDIM on VP, Euler on EDM and rectified flow, a rotation on TrigFlow (Song et al. 2020, 2010.02502)."""
+    """First order (Song et al. 2020, 2010.02502): DDIM on VP, Euler on EDM and flows, a rotation on TrigFlow."""
 
     def evaluations(self, steps: int) -> int:
         return steps
 
-    def step(
-        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, condition: Condition, last: bool
-    ) -> Tensor:
+    def step(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, condition: Condition, last: bool) -> Tensor:
         return denoiser.process.jump(guided(denoiser, x_t, t, condition, self.guidance), s)
 
 
@@ -67,9 +63,7 @@ class Heun(Solver):
     def evaluations(self, steps: int) -> int:
         return 2 * steps - 1
 
-    def step(
-        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, condition: Condition, last: bool
-    ) -> Tensor:
+    def step(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, condition: Condition, last: bool) -> Tensor:
         process = denoiser.process
         first = guided(denoiser, x_t, t, condition, self.guidance)
         x_s = process.jump(first, s)

@@ -90,7 +90,11 @@ class StudentSampler:
         return denoiser(x_t, t, condition).x0, t
 
     def sample(
-        self, denoiser: Denoiser, draws: Draws, condition: Condition, steps: int | None = None,
+        self,
+        denoiser: Denoiser,
+        draws: Draws,
+        condition: Condition,
+        steps: int | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         """Generate x0 (B, ...) with ``steps`` calls (default: as trained)."""

@@ -167,8 +167,15 @@ def test_table_is_aligned():
     assert table([row | {"ratio_to_teacher": {}}, student]) == (
         "| updates | role    | calls | frechet     | recall |\n"
         "| ------- | ------- | ----- | ----------- | ------ |\n"
-        "| 5       | teacher | 35    | 0.25        | 0.5    |\n"
+        "|         | teacher | 35    | 0.25        | 0.5    |\n"
         "| 5       | average | 1     | 0.5 (2.00x) |        |\n"
+    )
+    assert table([student], upright=True) == (
+        "| updates | 5           |\n"
+        "| ------- | ----------- |\n"
+        "| role    | average     |\n"
+        "| calls   | 1           |\n"
+        "| frechet | 0.5 (2.00x) |\n"
     )
 
 

@@ -33,7 +33,8 @@ class Suite(TinySuite):
 
 class Slow(Callback):
     def on_train_batch_start(self, trainer, method, batch, batch_idx):
-        print("in batch", batch_idx, flush=True)
+        if trainer.is_global_zero:
+            print(f"in batch {batch_idx}", flush=True)
         time.sleep(SECONDS)
 
 

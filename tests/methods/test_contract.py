@@ -295,6 +295,37 @@ def test_too_many_bad_gradients_stop_the_run(cls: type[Distiller]):
 
 
 @every_method
+def test_only_bad_gradients_in_a_row_stop_the_run(cls: type[Distiller]):
+    method, seen = make(cls, max_bad_steps=2), dict.fromkeys(roles_of(cls), 0)
+    original = method.losses
+
+    def losses(role: str, part: Any) -> dict[str, Tensor]:
+        seen[role] += 1
+        return {name: value * (float("nan") if seen[role] % 2 else 1.0) for name, value in original(role, part).items()}
+
+    method.losses = losses  # type: ignore[method-assign]
+    fit(method, 12)
+    assert method.iteration == 12 and method.bad_steps_total == sum((count + 1) // 2 for count in seen.values()) >= 3
+
+
+@every_method
+def test_every_iteration_has_its_own_samples(cls: type[Distiller]):
+    """Sample n of the run has number n, so its random numbers are its own; micro-batches take theirs in order."""
+    method, numbers = make(cls, micro_batches=2), {}
+    original = method.losses
+
+    def losses(role: str, part: Any) -> dict[str, Tensor]:
+        numbers.setdefault((method.iteration, role), []).extend(part.draws.indices)
+        assert part.draws.step == method.iteration
+        return original(role, part)
+
+    method.losses = losses  # type: ignore[method-assign]
+    fit(method, 3)
+    assert {i for i, _ in numbers} == {0, 1, 2}
+    assert all(indices == list(range(4 * i, 4 * i + 4)) for (i, _), indices in numbers.items())
+
+
+@every_method
 def test_half_precision_with_loss_scaling_is_refused(cls: type[Distiller]):
     with pytest.raises(UserError, match="bf16"):
         fit(make(cls), 1, precision="16-true")

@@ -1,7 +1,9 @@
 import pytest
 
-from fastgen.methods import DMD2, SiD
+from fastgen.denoisers.base import Denoiser
+from fastgen.methods import DMD2, ScoreDistiller, SiD
 from fastgen.methods.schedule import UpdateSchedule
+from fastgen.times import KarrasLevel, LogNormalLevel
 
 S, C = ("student",), ("critic",)
 FIRST, AFTER = ("critic", "student"), ("student", "critic")
@@ -39,11 +41,25 @@ def test_numbers_out_of_range(name: str, value: int):
         UpdateSchedule(**{name: value})
 
 
-def test_the_schedules_of_the_papers():
-    def teacher():
-        raise AssertionError("nothing is built")
+def nothing() -> Denoiser:
+    raise AssertionError("nothing is built")
 
-    dmd2, sid = DMD2(teacher=teacher), SiD(teacher=teacher)
+
+@pytest.mark.parametrize(("cls", "low", "high"), [(DMD2, 0.02, 0.98), (SiD, 0.0, 0.8)])
+def test_the_levels_of_the_papers(cls: type[ScoreDistiller], low: float, high: float):
+    law = cls(teacher=nothing).renoise_time
+    assert isinstance(law, KarrasLevel) and (law.low, law.high) == (low, high)
+    assert (law.sigma_min, law.sigma_max, law.rho) == (0.002, 80.0, 7.0)
+
+
+def test_the_constants_of_sid():
+    sid = SiD(teacher=nothing)
+    assert (sid.alpha, sid.loss_scale) == (1.2, 100.0)
+    assert isinstance(sid.critic_time, LogNormalLevel) and (sid.critic_time.mean, sid.critic_time.std) == (-1.2, 1.2)
+
+
+def test_the_schedules_of_the_papers():
+    dmd2, sid = DMD2(teacher=nothing), SiD(teacher=nothing)
     # The student's update comes first and its samples are the critic's (arXiv 2405.14867 and its code).
     assert [dmd2.turns(i) for i in range(6)] == [AFTER, C, C, C, C, AFTER] and dmd2.schedule.reuse_rollout
     # The critic comes first, on fresh samples (arXiv 2404.04057 and its code).
