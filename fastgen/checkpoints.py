@@ -11,6 +11,7 @@ import torch
 
 from fastgen.errors import UserError
 from fastgen.files import resolve
+from fastgen.messages import one_sentence
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
@@ -70,9 +71,10 @@ def method_from_checkpoint(path: str | os.PathLike[str], with_teacher: bool = Fa
     try:
         method: Distiller = parser.instantiate_classes(parser.parse_object({"model": saved["recipe"]})).model
     except (ArgumentError, ValueError, TypeError) as error:
+        reason = one_sentence(str(error)).rstrip(".")
         raise UserError(
-            f"The configuration inside '{path}' cannot be built ({last_line(error)}); import the module that defines "
-            "its classes, or use the fastgen version that wrote it."
+            f"The configuration inside '{path}' cannot be built ({reason}); import the module that defines its classes, "
+            "or use the fastgen version that wrote it."
         ) from error
     method.read_weights = with_teacher
     for name in saved["averages"]:
@@ -83,8 +85,3 @@ def method_from_checkpoint(path: str | os.PathLike[str], with_teacher: bool = Fa
     method.on_load_checkpoint(checkpoint)
     method.load_state_dict(checkpoint["state_dict"])
     return method.eval()
-
-
-def last_line(error: Exception) -> str:
-    """The most specific line of a nested parser message."""
-    return str(error).strip().splitlines()[-1].strip(" -")

@@ -9,11 +9,11 @@ import warnings
 from typing import Any, NoReturn
 
 import torch
-import torch.distributed
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import fastgen.callbacks
 import fastgen.denoisers
@@ -23,7 +23,9 @@ from fastgen.callbacks import WriteSamples
 from fastgen.checkpoints import read_checkpoint
 from fastgen.data import DistillationData
 from fastgen.errors import UserError
+from fastgen.messages import as_sentence, one_sentence
 from fastgen.methods import Distiller
+from fastgen.methods.base import refuse_half_precision
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": -1,
@@ -32,47 +34,6 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "num_sanity_val_steps": 0,
     "log_every_n_steps": 10,
 }
-
-
-COMPLAINTS = (
-    (r"Option '(.+?)' is not accepted", "has no option '{0}'; remove it or mend its spelling."),
-    (r"Expected a typing\.Literal\[(.+?)\]\. Got value: (.+)", "must be one of {0}, got '{1}'."),
-    (r"Expected an? (?:<class ')?(.+?)(?:'>)?\. Got value: (.+)", "must be of type {0}, got '{1}'."),
-    (r"Expected a path but (\S+) either", "'{0}' is no known class; give a class name of fastgen or module.Class."),
-    (r"Multiple subclasses with name (\S+)\. Give the full class path to avoid ambiguity: (.+)", "write one of {1}"),
-    (r"Import path (\S+) does not correspond to a subclass of (\S+)", "{0} is no {1}; give a class of that kind."),
-    (r"module '(.+?)' has no attribute '(.+?)'", "there is no '{1}' in {0}; mend the name."),
-    (r"No module named '(.+?)'", "there is no module '{0}'; install it or mend the name."),
-    (r"the following arguments are required: (.+)", "lacks {0}; give it."),
-    (r"File does not exist: '(.+?)'", "'{0}' does not exist; give the path of an existing file."),
-    (r"unrecognized arguments: (.+)", "there is no option {0}; see 'fastgen COMMAND --help'."),
-    (r"Expected '(.+?)' to be a subclass of <class '(.+?)'>", "{0} is no {1}; give a class of that kind."),
-    (r"does not accept option '(.+?)'", "there is no option '{0}'; remove it or mend its spelling."),
-)
-"""Complaints of jsonargparse, most specific first, and what a user should read instead."""
-
-
-def one_sentence(message: str) -> str:
-    """The deepest known complaint in jsonargparse's nested message, after the dotted key that it is about."""
-    keys: list[tuple[int, str]] = []
-    known: tuple[int, str] | None = None
-    other: tuple[int, str] | None = None
-    for line in message.splitlines():
-        text = line.lstrip(" -")
-        indent = len(line) - len(text)
-        if key := re.match(r'Parser key "(.+?)":', text):
-            keys = [*(k for k in keys if k[0] < indent), (indent, key[1])]
-        place = ".".join(k for _, k in keys)
-        prefix = f"{place}: " if place else ""
-        matches = ((re.search(pattern, text), sentence) for pattern, sentence in COMPLAINTS)
-        match, sentence = next(((m, s) for m, s in matches if m and "NoneType" not in m[0]), (None, ""))
-        if match and (known is None or indent > known[0]):
-            joint = " " if place and sentence.startswith(("has ", "must ", "lacks ")) else ""
-            known = indent, (prefix.rstrip(": ") + joint if joint else prefix) + sentence.format(*match.groups())
-        elif line.lstrip().startswith("- ") and not text.startswith(("Expected a <class", "Parser key")):
-            if other is None or indent > other[0]:
-                other = indent, prefix + text
-    return (known or other or (0, re.sub(r"\s+", " ", message.strip())))[1]
 
 
 class ParserError(UserError):
@@ -84,6 +45,20 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ParserError(message) from ex
+
+    def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Names the file that is no YAML."""
+        try:
+            return super().parse_path(cfg_path, *args, **kwargs)
+        except ParserError as error:
+            if str(error).startswith("Unexpected config"):
+                raise UserError(f"'{cfg_path}' is no mapping; begin it with 'trainer:', 'model:' and 'data:'.") from error
+            if str(error).startswith("Problems parsing config"):
+                places = re.findall(r"line \d+, column \d+", str(error)) or ["its end"]
+                raise UserError(
+                    f"'{cfg_path}' is not YAML, as seen at {places[-1]}; mend its brackets, colons or indentation."
+                ) from error
+            raise
 
 
 NOISE = (
@@ -144,6 +119,7 @@ class CLI(LightningCLI):
                 raise UserError(
                     "trainer.max_steps must be at least 1 (student updates); data modules never end by themselves."
                 )
+            refuse_half_precision(trainer.precision)  # on a CPU Lightning would take another one without saying so
             if trainer.accumulate_grad_batches != 1:
                 raise UserError(
                     "trainer.accumulate_grad_batches cannot serve several optimizers; set model.init_args.micro_batches "
@@ -159,8 +135,8 @@ class CLI(LightningCLI):
         """Build the cheap objects; networks are built later, on their device."""
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, MisconfigurationException) as error:
-            raise ParserError(str(error)) from error
+        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+            raise UserError(f"The configuration cannot be used: {as_sentence(str(error))}") from error
         dump = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
         self.model.recipe = dump["model"]
 
@@ -198,8 +174,9 @@ def run(words: list[str]) -> int:
                 seed_everything_default=0,
             )
     except (UserError, MisconfigurationException) as error:
-        message = one_sentence(str(error)) if isinstance(error, ParserError) else str(error)
-        print(f"fastgen: {message}", file=sys.stderr)
+        message = one_sentence(str(error)) if isinstance(error, ParserError) else as_sentence(str(error))
+        rank = getattr(rank_zero_only, "rank", None) or 0
+        print(f"fastgen{f' (rank {rank})' if rank else ''}: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -99,6 +99,14 @@ class Process(ABC):
         first = self.t_max if start is None else start
         return [first + (self.t_clean - first) * i / steps for i in range(steps)]
 
+    def position(self, u: Tensor) -> Tensor:
+        """The time at fraction ``u`` in [0, 1] of the levels that networks of this process are trained at."""
+        return u * self.t_max
+
+    def solver_grid(self, steps: int) -> list[float]:
+        """Decreasing times at which a many-step solver calls its network; a last step leads to the clean end."""
+        return self.grid(steps)
+
     def warp(self, x_t: Tensor, t: Tensor, to: Process) -> tuple[Tensor, Tensor]:
         """The same sample at the same signal-to-noise ratio, scaled and timed as in the process ``to``."""
         s = to.time(self.ratio(t))
@@ -236,7 +244,7 @@ class EDM(Process):
     def time(self, ratio: Tensor) -> Tensor:
         return ratio
 
-    def karras(self, u: Tensor) -> Tensor:
+    def position(self, u: Tensor) -> Tensor:
         """Noise level at the fraction ``u`` of the rho grid; 0 is ``sigma_min``, 1 is ``sigma_max``."""
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         return (low + u * (high - low)) ** self.rho
@@ -321,6 +329,10 @@ class VP(Process):
         index = torch.searchsorted(-table, -log_alpha2).clamp(1, len(table) - 1)
         fraction = (log_alpha2 - table[index - 1]) / (table[index] - table[index - 1])
         return (index - 2 + fraction).to(ratio.dtype)
+
+    def solver_grid(self, steps: int) -> list[float]:
+        """Even steps from the last to step 0: the jump from there to data is the shortest that networks know."""
+        return [self.t_max * (1.0 - i / max(steps - 1, 1)) for i in range(steps)]
 
     def trapezoid(self, x_t: Tensor, t: Tensor, s: Tensor, first: Prediction, second: Prediction) -> Tensor:
         """As the base class, but in x / alpha over sigma / alpha, where the flow bends far less than in steps."""

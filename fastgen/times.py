@@ -25,18 +25,21 @@ def time_of_level(process: Process, level: Tensor) -> Tensor:
 
 
 class UniformTime(TimeLaw):
-    """Uniform in [low, high] as fractions of the process's ``t_max``.
+    """Uniform over the levels that networks of a process are trained at.
+
+    That is uniform in t on VP and flows, and uniform in the position on the rho grid on EDM, where uniform noise levels
+    would be almost pure noise. DMD2 (Yin et al. 2024, arXiv 2405.14867) draws its scores in [0.02, 0.98].
 
     Args:
-        low: Lower end, 0 is clean.
-        high: Upper end, 1 is ``t_max``.
+        low: Lower end in [0, 1], 0 is clean.
+        high: Upper end in [0, 1], 1 is ``t_max``.
     """
 
     def __init__(self, low: float = 0.02, high: float = 0.98) -> None:
         self.low, self.high = low, high
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
-        return (self.low + (self.high - self.low) * draws.uniform("time")) * process.t_max
+        return process.position(self.low + (self.high - self.low) * draws.uniform("time"))
 
 
 class UniformStep(TimeLaw):
@@ -59,7 +62,7 @@ class UniformStep(TimeLaw):
 class KarrasLevel(TimeLaw):
     """Noise levels at uniform positions of the rho grid (Karras et al. 2022, arXiv 2206.00364, eq. 5).
 
-    Position 0 is ``sigma_min`` and 1 is ``sigma_max``. SiD draws from [0, 0.8] (a cap near 24); DMD2 from [0.02, 0.98].
+    Position 0 is ``sigma_min`` and 1 is ``sigma_max``. SiD draws from [0, 0.8], a cap near 24.
 
     Args:
         low: Lowest position.

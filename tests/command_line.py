@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -88,7 +89,7 @@ UNET = {"class_path": "UNet", "init_args": {"process": EDM, "width": 8, "num_cla
 
 def mixture(folder: Path, method: str = "SiD", steps: int = 4, batch_size: int = 32, **more: Any) -> dict[str, Any]:
     """Points, data-free, with the exact teacher; ``more`` are arguments of the method."""
-    return {
+    config = {
         "threads": 1,
         "trainer": trainer(folder, steps, EMA, checkpoint()),
         "model": {
@@ -105,16 +106,18 @@ def mixture(folder: Path, method: str = "SiD", steps: int = 4, batch_size: int =
         },
         "data": {"class_path": "Mixture", "init_args": {"distribution": RING, "batch_size": batch_size}},
     }
+    return deepcopy(config)
 
 
 def digits(folder: Path, method: str = "SiD", steps: int = 2, batch_size: int = 16, **more: Any) -> dict[str, Any]:
     """Images with labels and an untrained teacher; ``more`` are arguments of the method."""
-    return {
+    config = {
         "threads": 1,
         "trainer": trainer(folder, steps, EMA, checkpoint()),
         "model": {"class_path": method, "init_args": {"teacher": UNET, **more}},
         "data": {"class_path": "Digits", "init_args": {"batch_size": batch_size}},
     }
+    return deepcopy(config)
 
 
 def last(folder: Path, version: int = 0) -> Path:

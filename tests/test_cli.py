@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from command_line import CONFIGS, EMA, ROOT, checkpoint, digits, environment, fastgen, last, load, mixture, write
+from command_line import CONFIGS, EMA, environment, fastgen, load, write
 from PIL import Image
 
 from fastgen import __version__

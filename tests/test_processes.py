@@ -201,7 +201,7 @@ def test_grids():
     # Second level of the 18-step schedule of Karras et al. 2022, eq. 5.
     low, high = 0.002 ** (1 / 7), 80.0 ** (1 / 7)
     assert sigmas[1] == pytest.approx((high + (low - high) / 17) ** 7)
-    assert EDM().karras(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist() == pytest.approx([0.002, 80.0])
+    assert EDM().position(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist() == pytest.approx([0.002, 80.0])
 
 
 def test_grid_begins_at_its_start_and_decreases(process):

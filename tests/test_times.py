@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
@@ -40,9 +41,17 @@ def test_times_lie_where_networks_are_called(process: Process, law: TimeLaw):
     assert bool((t >= 0.0).all()) and bool((t <= process.t_max).all())
 
 
+def position(process: Process, t: Tensor) -> Tensor:
+    """The fraction of the levels below ``t``: on EDM along the rho grid, elsewhere along time."""
+    if not isinstance(process, EDM):
+        return t / process.t_max
+    low, high, root = process.sigma_min ** (1 / 7), process.sigma_max ** (1 / 7), t ** (1 / 7)
+    return (root - low) / (high - low)
+
+
 @pytest.mark.parametrize("process", PROCESSES, ids=name)
 def test_uniform_time(process: Process):
-    t = UniformTime(0.1, 0.7).sample(draws(), process) / process.t_max
+    t = position(process, UniformTime(0.1, 0.7).sample(draws(), process))
     assert 0.1 <= t.min() < 0.101 and 0.699 < t.max() < 0.7
     assert abs(t.mean() - 0.4) < 4 * 0.6 / math.sqrt(12 * COUNT)
     assert abs(t.std() - 0.6 / math.sqrt(12)) < 0.01
@@ -67,7 +76,7 @@ def test_karras_positions():
     assert 0.002 <= level.min() < 0.0022 and 0.99 * cap < level.max() <= cap
     position = (level.pow(1 / 7) - low) / (high - low)
     assert abs(position.mean() - 0.4) < 4 * 0.8 / math.sqrt(12 * COUNT)
-    assert torch.allclose(EDM().karras(position), level, rtol=1e-10)
+    assert torch.allclose(EDM().position(position), level, rtol=1e-10)
 
 
 @pytest.mark.parametrize("process", PROCESSES[1:], ids=name)

@@ -233,5 +233,3 @@ class Checkpoint(AfterStudentUpdates):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best = state_dict["best"]
         self._kept = list(state_dict["kept"])
-
-

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -23,6 +24,15 @@ from fastgen.methods.state import Averages, MethodState
 from fastgen.randomness import Draws, derive_seed
 from fastgen.sampling.solvers import Heun, Solver
 from fastgen.sampling.students import StudentSampler
+
+
+def refuse_half_precision(precision: object) -> None:
+    """Raise a ``UserError`` for the precisions that several optimizers cannot train in."""
+    if str(precision).startswith("16"):
+        raise UserError(
+            "Precision 16-mixed and 16-true scale or overflow gradients of several optimizers; "
+            "set trainer.precision to bf16-mixed, bf16-true or 32-true."
+        )
 
 
 class Distiller(MethodState, LightningModule):
@@ -196,10 +206,25 @@ class Distiller(MethodState, LightningModule):
 
     def on_fit_start(self) -> None:
         """Refuse what would train wrongly."""
-        if self.trainer.precision.startswith("16"):
+        refuse_half_precision(self.trainer.precision)
+        strategy = self.trainer.strategy
+        if (
+            isinstance(strategy, DDPStrategy)
+            and len(self.roles()) > 1
+            and not strategy._ddp_kwargs.get("find_unused_parameters")
+        ):
             raise UserError(
-                "Precision 16-mixed and 16-true scale or overflow gradients of several optimizers; "
-                "set trainer.precision to bf16-mixed, bf16-true or 32-true."
+                "Plain DDP expects gradients of all roles in every backward pass; set trainer.strategy to "
+                "ddp_find_unused_parameters_true."
+            )
+
+    def on_train_start(self) -> None:
+        """Compare the data's labels with the network's, before an index beyond the last class crashes a GPU."""
+        given = getattr(self.trainer.datamodule, "num_classes", None) if self.trainer.datamodule else None
+        known = self.student.num_classes
+        if given and known and given > known:
+            raise UserError(
+                f"The data have {given} labels, but the network knows {known}; set num_classes of the network to {given}."
             )
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:

@@ -11,6 +11,7 @@ from fastgen.methods.score import ScoreDistiller
 from fastgen.objectives.distribution_matching import dmd_gradient, pseudo_loss
 from fastgen.processes import Prediction
 from fastgen.sampling.students import Rollout
+from fastgen.times import TimeLaw, UniformTime
 
 
 class DMD2(ScoreDistiller):
@@ -22,15 +23,17 @@ class DMD2(ScoreDistiller):
     ``fastgen.extras.GAN``. The official code has no EMA; add the callback to have one.
 
     Args:
+        critic_time: Law of the noise levels at which the critic learns; default uniform over all levels.
         schedule: Turns of critic and student; the paper uses 5:1 (ImageNet, SDXL) and 10:1 (SD1.5).
     """
 
     def __init__(
         self,
+        critic_time: TimeLaw | None = None,
         schedule: UpdateSchedule = UpdateSchedule(critic_updates=5, critic_first=False, reuse_rollout=True),
         **kwargs: Any,
     ) -> None:
-        super().__init__(schedule=schedule, **kwargs)
+        super().__init__(critic_time=critic_time or UniformTime(0.0, 1.0), schedule=schedule, **kwargs)
 
     def score_loss(self, rollout: Rollout, real: Prediction, fake: Prediction) -> Tensor:
         return pseudo_loss(rollout.x0, dmd_gradient(rollout.x0, real.x0, fake.x0))

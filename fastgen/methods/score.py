@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -21,10 +21,10 @@ from fastgen.processes import Prediction
 from fastgen.randomness import Draws
 from fastgen.sampling.guided import guided
 from fastgen.sampling.students import Rollout
-from fastgen.times import KarrasLevel, LogNormalLevel, TimeLaw
+from fastgen.times import LogNormalLevel, TimeLaw, UniformTime
 
 
-class ScoreDistiller(Distiller):
+class ScoreDistiller(Distiller, ABC):
     """Compares teacher and critic at re-noised student samples; the critic learns to denoise those samples.
 
     A method overrides :meth:`score_loss`, and sets ``differentiate_scores`` if its gradient runs through both networks
@@ -34,8 +34,7 @@ class ScoreDistiller(Distiller):
         critic: Builds the critic (fake score); default a copy of the teacher.
         critic_optimizer: Builds the critic's optimizer.
         critic_lr_scheduler: Builds the critic's learning-rate schedule; it steps with every critic update.
-        renoise_time: Law of the noise levels at which the scores are compared; default positions 0.02-0.98 of the EDM
-            grid.
+        renoise_time: Law of the noise levels at which the scores are compared; default uniform in [0.02, 0.98].
         critic_time: Law of the noise levels at which the critic learns; default EDM's log-normal.
         critic_objective: The critic's loss; default EDM's.
         guidance: Guidance scales of teacher and critic.
@@ -62,7 +61,7 @@ class ScoreDistiller(Distiller):
         self.factories["critic"] = critic
         self.optimizer_factories["critic"] = critic_optimizer
         self.lr_scheduler_factories["critic"] = critic_lr_scheduler
-        self.renoise_time = renoise_time or KarrasLevel(0.02, 0.98)
+        self.renoise_time = renoise_time or UniformTime(0.02, 0.98)
         self.critic_time = critic_time or LogNormalLevel()
         self.critic_objective = critic_objective or DenoisingLoss()
         self.guidance = guidance

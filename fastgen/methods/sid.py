@@ -11,7 +11,7 @@ from fastgen.methods.score import ScoreDistiller
 from fastgen.objectives.score_identity import sid_loss
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.processes import Prediction
-from fastgen.sampling.students import Rollout
+from fastgen.sampling.students import Rollout, StudentSampler
 from fastgen.times import KarrasLevel, TimeLaw
 
 
@@ -26,6 +26,8 @@ class SiD(ScoreDistiller):
     Args:
         alpha: 1.2 is the paper's default; 1.0 and 0.5 are the unbiased choices. If samples turn to noise, lower it.
         loss_scale: Factor of the loss. With Adam it only matters beside extras and epsilon.
+        sampler: How the student generates; default one call at noise level (sigma / alpha) 2.5, which is step 625 of
+            Stable Diffusion.
         renoise_time: Default positions 0-0.8 of the EDM grid, i.e. noise levels up to about 24.
         critic_objective: Default EDM's, summed over the elements of a sample.
         schedule: Turns of critic and student; SiD updates the critic first, 1:1, on fresh samples.
@@ -37,12 +39,14 @@ class SiD(ScoreDistiller):
         self,
         alpha: float = 1.2,
         loss_scale: float = 100.0,
+        sampler: StudentSampler | None = None,
         renoise_time: TimeLaw | None = None,
         critic_objective: DenoisingLoss | None = None,
         schedule: UpdateSchedule = UpdateSchedule(critic_first=True),
         **kwargs: Any,
     ) -> None:
         super().__init__(
+            sampler=sampler or StudentSampler(level=2.5),
             renoise_time=renoise_time or KarrasLevel(0.0, 0.8),
             critic_objective=critic_objective or DenoisingLoss(reduction="sum"),
             schedule=schedule,

@@ -37,7 +37,7 @@ class Solver(ABC):
     def solve(self, denoiser: Denoiser, noise: Tensor, condition: Condition, steps: int | None = None) -> Tensor:
         """Integrate from standard normal ``noise`` (B, ...) to x0 (B, ...)."""
         process = denoiser.process
-        times = process.grid(steps or self.steps)
+        times = process.solver_grid(steps or self.steps)
         t = torch.full((len(noise),), times[0], dtype=torch.float64, device=noise.device)
         x = process.start(noise, t)
         for i, end in enumerate([*times[1:], process.t_clean]):

@@ -44,24 +44,36 @@ class StudentSampler:
     """Predict x0, move to the next time, repeat.
 
     Args:
-        times: Times of the student's calls, decreasing, in the units of its process; ``None`` is one call at ``t_max``.
-            SiD calls once at noise level 2.5; DMD2 with four steps at 999, 749, 499, 249.
+        times: Times of the student's calls, decreasing, in the units of its process, e.g. 999, 749, 499, 249 for DMD2
+            with four steps; ``None`` is one call, at ``level`` or else at ``t_max``.
         stochastic: Move by adding fresh noise to x0 (consistency / LCM style, as in DMD2) instead of keeping the
             predicted noise (DDIM).
+        level: Noise level sigma / alpha of the single call, for any process; SiD calls at 2.5.
     """
 
-    def __init__(self, times: Sequence[float] | None = None, stochastic: bool = True) -> None:
+    def __init__(
+        self, times: Sequence[float] | None = None, stochastic: bool = True, level: float | None = None
+    ) -> None:
+        if times is not None and level is not None:
+            raise ValueError("a sampler takes times or a level, not both")
         if times is not None and (len(times) == 0 or any(a <= b for a, b in pairwise(times))):
             raise ValueError(f"student times must be a non-empty decreasing list, got {list(times)}")
         self.times = None if times is None else list(times)
+        self.level = level
         self.stochastic = stochastic
 
     def schedule(self, process: Process, steps: int | None = None) -> list[float]:
         """The times of ``steps`` calls: the trained list if its length fits, else the process's grid from its start."""
-        times = [process.t_max] if self.times is None else self.times
+        times = self.times or [self.first_time(process)]
         if steps is None or steps == len(times):
             return times
         return process.grid(steps, times[0])
+
+    def first_time(self, process: Process) -> float:
+        """Where a single call happens."""
+        if self.level is None:
+            return process.t_max
+        return float(process.time(torch.tensor(self.level, dtype=torch.float64, device="cpu")).clamp(max=process.t_max))
 
     def trained_steps(self) -> int:
         """Number of calls that the student is trained for."""

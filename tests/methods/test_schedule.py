@@ -1,9 +1,10 @@
 import pytest
 
 from fastgen.denoisers.base import Denoiser
-from fastgen.methods import DMD2, ScoreDistiller, SiD
+from fastgen.methods import DMD2, SiD
 from fastgen.methods.schedule import UpdateSchedule
-from fastgen.times import KarrasLevel, LogNormalLevel
+from fastgen.processes import EDM, VP
+from fastgen.times import KarrasLevel, LogNormalLevel, UniformTime
 
 S, C = ("student",), ("critic",)
 FIRST, AFTER = ("critic", "student"), ("student", "critic")
@@ -45,11 +46,19 @@ def nothing() -> Denoiser:
     raise AssertionError("nothing is built")
 
 
-@pytest.mark.parametrize(("cls", "low", "high"), [(DMD2, 0.02, 0.98), (SiD, 0.0, 0.8)])
-def test_the_levels_of_the_papers(cls: type[ScoreDistiller], low: float, high: float):
-    law = cls(teacher=nothing).renoise_time
-    assert isinstance(law, KarrasLevel) and (law.low, law.high) == (low, high)
+def test_the_levels_of_dmd2():
+    method = DMD2(teacher=nothing)
+    for law, low, high in ((method.renoise_time, 0.02, 0.98), (method.critic_time, 0.0, 1.0)):
+        assert isinstance(law, UniformTime) and (law.low, law.high) == (low, high)
+
+
+def test_the_levels_of_sid():
+    method = SiD(teacher=nothing)
+    law = method.renoise_time
+    assert isinstance(law, KarrasLevel) and (law.low, law.high) == (0.0, 0.8)
     assert (law.sigma_min, law.sigma_max, law.rho) == (0.002, 80.0, 7.0)
+    assert method.sampler.schedule(EDM()) == [2.5]
+    assert method.sampler.schedule(VP())[0] == pytest.approx(625, abs=0.5)  # init_timestep of SiD-LSG
 
 
 def test_the_constants_of_sid():

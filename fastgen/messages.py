@@ -1,0 +1,60 @@
+"""What other libraries complain about, as one sentence."""
+
+from __future__ import annotations
+
+import re
+
+COMPLAINTS = (
+    (r"Option '(.+?)' is not accepted", "has no option '{0}'; remove it or mend its spelling."),
+    (r"Expected a typing\.Literal\[(.+?)\]\. Got value: (.+)", "must be one of {0}, got '{1}'."),
+    (r"Expected an? (?:<class ')?(.+?)(?:'>)?\. Got value: (.+)", "must be of type {0}, got '{1}'."),
+    (
+        r"Expected a dot import path string: (\S+)",
+        "'{0}' is no known class; give a class name of fastgen or module.Class.",
+    ),
+    (r"Expected a path but (\S+) either", "'{0}' is no known class; give a class name of fastgen or module.Class."),
+    (
+        r"Multiple subclasses with name (\S+)\. Give the full class path to avoid ambiguity: (.+)",
+        "there are several classes called {0}; write one of {1}.",
+    ),
+    (r"Import path (\S+) does not correspond to a subclass of (\S+)", "{0} is no {1}; give a class of that kind."),
+    (r"module '(.+?)' has no attribute '(.+?)'", "there is no '{1}' in {0}; mend the name."),
+    (r"No module named '(.+?)'", "there is no module '{0}'; install it or mend the name."),
+    (r"the following arguments are required: (.+)", "lacks {0}; give it."),
+    (r"File does not exist: '(.+?)'", "'{0}' does not exist; give the path of an existing file."),
+    (r"unrecognized arguments: (.+)", "there is no option {0}; see 'fastgen COMMAND --help'."),
+    (r"Expected '(.+?)' to be a subclass of <class '(.+?)'>", "{0} is no {1}; give a class of that kind."),
+    (r"does not accept option '(.+?)'", "there is no option '{0}'; remove it or mend its spelling."),
+)
+"""Complaints of jsonargparse, most specific first, and what a user should read instead."""
+
+
+def as_sentence(text: str) -> str:
+    """A text of several lines and sentences as one sentence."""
+    return re.sub(r"[.!?]\s+(?=[A-Z])", "; ", re.sub(r"\s+", " ", text).strip()).rstrip(" .") + "."
+
+
+def one_sentence(message: str) -> str:
+    """The deepest known complaint in jsonargparse's nested message, after the dotted key that it is about."""
+    keys: list[tuple[int, str]] = []
+    known: tuple[int, str] | None = None
+    other: tuple[int, str] | None = None
+    for line in message.splitlines():
+        text = line.lstrip(" -")
+        indent = len(line) - len(text)
+        if key := re.match(r'Parser key "(.+?)":', text):
+            keys = [*(k for k in keys if k[0] < indent), (indent, key[1])]
+        place = ".".join(k for _, k in keys)
+        prefix = f"{place}: " if place else ""
+        matches = ((re.search(pattern, text), sentence) for pattern, sentence in COMPLAINTS)
+        match, sentence = next(((m, s) for m, s in matches if m and "NoneType" not in m[0]), (None, ""))
+        if match and (known is None or indent > known[0]):
+            joint = " " if place and sentence.startswith(("has ", "must ", "lacks ")) else ""
+            known = indent, (prefix.rstrip(": ") + joint if joint else prefix) + sentence.format(*match.groups())
+        elif (
+            line.lstrip().startswith("- ")
+            and not text.startswith(("Expected a <class", "Parser key"))
+            and (other is None or indent > other[0])
+        ):
+            other = indent, prefix + text
+    return as_sentence((known or other or (0, message))[1])
