@@ -16,6 +16,10 @@ commands:
   test       the same on the test split
   predict    write samples of a checkpoint for the data module's conditions
   sample     a picture from a checkpoint alone: fastgen sample --ckpt last.ckpt --seeds 0-63 --out grid.png
+             (--layout geneval, dpg, vbench, hpsv3 or vqascore: the folder that this judge's scripts read)
+  compare    the final numbers of runs side by side: fastgen compare runs/sid_digits runs/dmd2_digits
+  report     a page with samples, curves and settings of runs: fastgen report RUN1 RUN2 --out report
+  scores     read a judge's result file into a run's table: fastgen scores RUN geneval=results.jsonl
 
 options:
   --help     this text; 'fastgen COMMAND --help' lists every option
@@ -25,7 +29,9 @@ Several --config merge from left to right; options on the command line win. 'fas
 shows the resolved configuration and builds nothing.
 """
 
-COMMANDS = ("fit", "validate", "test", "predict", "sample")
+LIGHT = ("compare", "report", "scores")
+"""Commands that read run folders and need neither torch nor Lightning (a report does if it must sample)."""
+COMMANDS = ("fit", "validate", "test", "predict", "sample", *LIGHT)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,6 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
     if words[0] not in COMMANDS:
         print(f"fastgen: '{words[0]}' is no command; choose one of: {', '.join(COMMANDS)}.", file=sys.stderr)
         return 2
+    if words[0] in LIGHT:
+        from fastgen.commands.light import run as run_light
+
+        return run_light(words)
     from fastgen.cli import run
 
     return run(words)

@@ -104,8 +104,7 @@ class CLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Look at ``--ckpt_path`` before anything is built, so that a bad file costs nothing."""
         path = self.config[self.config.subcommand].get("ckpt_path")
-        if path:
-            read_checkpoint(path)
+        self.saved_averages: list[str] = read_checkpoint(path)["fastgen"]["averages"] if path else []
 
     def before_instantiate_classes(self) -> None:
         """Check what would fail late or never end."""
@@ -136,9 +135,12 @@ class CLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
-            raise UserError(f"The configuration cannot be used: {as_sentence(str(error))}") from error
+            raise ParserError(str(error)) from error
         dump = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
         self.model.recipe = dump["model"]
+        if self.subcommand != "fit":  # the averages in the checkpoint are asked for, whatever callbacks there are
+            for name in self.saved_averages:
+                self.model.request_average(name)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer whose ``predict`` writes files, also if the config does not say so."""

@@ -8,11 +8,12 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from fastgen.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ASSETS = Path(__file__).parent / "assets"
 ASSET_PREFIX = "asset:"
@@ -79,6 +80,8 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     from safetensors import SafetensorError, safe_open
 
     found = resolve(path)
+    if found.is_dir():
+        raise UserError(f"'{path}' is a folder; give the .safetensors file in it.")
     try:
         with safe_open(found, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118

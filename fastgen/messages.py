@@ -31,7 +31,8 @@ COMPLAINTS = (
 
 def as_sentence(text: str) -> str:
     """A text of several lines and sentences as one sentence."""
-    return re.sub(r"[.!?]\s+(?=[A-Z])", "; ", re.sub(r"\s+", " ", text).strip()).rstrip(" .") + "."
+    line = re.sub(r"\s+", " ", text).strip().rstrip(" .")
+    return re.sub(r"[.!?]+ ([A-Z])(?=[a-z ])", lambda found: f"; {found[1].lower()}", line) + "."
 
 
 def one_sentence(message: str) -> str:

@@ -41,7 +41,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     for name, make in (("points", mixture), ("images", digits)):
         config = into(kept / name, make(folder, steps=2, batch_size=8))
         assert fastgen("fit", "--config", write(folder / "good.yaml", config)) == 0
-    found = Place(folder, kept, kept / "points/last.ckpt", kept / "images/last.ckpt", kept / "points/student.safetensors")
+    found = Place(
+        folder, kept, kept / "points/last.ckpt", kept / "images/last.ckpt", kept / "points/student.safetensors"
+    )
     assert len(found.digests()) >= 6
     return found
 
@@ -57,8 +59,7 @@ def sentence(capfd: pytest.CaptureFixture[str], code: int) -> str:
     out, err = capfd.readouterr()
     assert code == 2, err
     assert "Traceback" not in out + err
-    (line,) = [line for line in err.splitlines() if "fastgen:" in line]
-    said = line[line.index("fastgen:") + len("fastgen: ") :]
+    (said,) = [line.removeprefix("fastgen: ") for line in err.splitlines() if line.startswith("fastgen: ")]
     assert re.search(r"[.?!]$", said), said
     assert not re.search(r"[.?!] [A-Z]", said), said  # one sentence
     assert len(said) < 500 and "\x1b" not in said
@@ -167,7 +168,9 @@ def prompts(content: str | None) -> Change:
 
 
 def foreign(place: Place) -> str:
-    torch.save({"state_dict": {"weight": torch.ones(2)}, "pytorch-lightning_version": "2.6.6"}, place.folder / "other.ckpt")
+    torch.save(
+        {"state_dict": {"weight": torch.ones(2)}, "pytorch-lightning_version": "2.6.6"}, place.folder / "other.ckpt"
+    )
     return str(place.folder / "other.ckpt")
 
 
@@ -204,46 +207,91 @@ MISTAKES = [
     Mistake("unknown key at the top", ["modle"], put("modle", {"class_path": "SiD"})),
     Mistake("unknown key of the trainer", ["max_stepz"], put(f"{T}.max_stepz", 3)),
     Mistake("unknown key of the method", ["alfa"], put(f"{S}.alfa", 1.0)),
-    Mistake("unknown key deep inside", ["student", "widht"], put(f"{S}.student", MLP | {"init_args": {"process": EDM, "widht": 3}})),
+    Mistake(
+        "unknown key deep inside",
+        ["student", "widht"],
+        put(f"{S}.student", MLP | {"init_args": {"process": EDM, "widht": 3}}),
+    ),
     Mistake("unknown option", ["trainer.max_stepz"], words=["--trainer.max_stepz=3"]),
     Mistake("wrong type", ["alpha", "float"], put(f"{S}.alpha", "much")),
     Mistake("wrong type on the command line", ["max_steps", "int"], words=["--trainer.max_steps=many"]),
-    Mistake("wrong type deep inside", ["width", "int"], put(f"{S}.student.init_args", {"process": EDM, "width": "wide"})),
+    Mistake(
+        "wrong type deep inside",
+        ["student.width", "int"],
+        put(f"{S}.student.init_args", {"process": EDM, "width": "wide"}),
+    ),
     Mistake("unknown class", ["student", "MPL"], put(f"{S}.student", {"class_path": "MPL"})),
     Mistake("unknown method", ["model", "SID2"], put("model.class_path", "SID2")),
     Mistake("unknown module", ["nowhere"], put("model.class_path", "nowhere.Method")),
     Mistake("wrong kind of class", ["student", "Linear"], put(f"{S}.student", {"class_path": "torch.nn.Linear"})),
-    Mistake("missing required argument", ["student", "process"], put(f"{S}.student", {"class_path": "MLP", "init_args": {}})),
+    Mistake(
+        "missing required argument", ["student", "process"], put(f"{S}.student", {"class_path": "MLP", "init_args": {}})
+    ),
     Mistake("missing argument of the data", ["distribution"], drop(f"{D}.distribution")),
     Mistake("neither teacher nor student", ["teacher"], put("model", {"class_path": "SiD"})),
-    Mistake("unknown choice", ["reduction", "total"], put(f"{S}.critic_objective", {"class_path": "DenoisingLoss", "init_args": {"reduction": "total"}})),
+    Mistake(
+        "unknown choice",
+        ["reduction", "total"],
+        put(f"{S}.critic_objective", {"class_path": "DenoisingLoss", "init_args": {"reduction": "total"}}),
+    ),
     Mistake("missing config", ["absent.yaml"], words=["--config=absent.yaml"]),
-    Mistake("broken YAML", ["broken.yaml"], words=[word("config", text_file("broken.yaml", "trainer: {max_steps: 3\nmodel: ]"))]),
+    Mistake(
+        "broken YAML",
+        ["broken.yaml"],
+        words=[word("config", text_file("broken.yaml", "trainer: {max_steps: 3\nmodel: ]"))],
+    ),
     Mistake("YAML that is no mapping", ["list.yaml"], words=[word("config", text_file("list.yaml", "- 1\n- 2\n"))]),
     Mistake("no steps", ["trainer.max_steps"], put(f"{T}.max_steps", 0)),
     Mistake("negative steps", ["trainer.max_steps"], put(f"{T}.max_steps", -5)),
     Mistake("endless", ["trainer.max_steps"], drop(f"{T}.max_steps")),
-    Mistake("solver without steps", ["solver", "step"], put(f"{S}.solver", {"class_path": "Heun", "init_args": {"steps": 0}})),
-    Mistake("increasing student times", ["sampler", "decreasing"], put(f"{S}.sampler.init_args.times", [1.0, 2.0])),
+    Mistake(
+        "solver without steps",
+        ["solver", "step"],
+        put(f"{S}.solver", {"class_path": "Heun", "init_args": {"steps": 0}}),
+    ),
+    Mistake(
+        "increasing student times", ["student times", "decreasing"], put(f"{S}.sampler.init_args.times", [1.0, 2.0])
+    ),
     Mistake("condition dropout of 2", ["condition_dropout"], put(f"{S}.guidance", {"condition_dropout": 2.0})),
     Mistake("micro_batches of 0", ["micro_batches"], put(f"{S}.micro_batches", 0)),
     Mistake("micro_batches that do not divide", ["micro_batches", "8", "3"], put(f"{S}.micro_batches", 3)),
     Mistake("batch size 0", ["batch_size"], put(f"{D}.batch_size", 0)),
     Mistake("half precision", ["trainer.precision", "bf16"], put(f"{T}.precision", "16-mixed")),
-    Mistake("accumulation of the trainer", ["accumulate_grad_batches", "micro_batches"], put(f"{T}.accumulate_grad_batches", 2)),
+    Mistake(
+        "accumulation of the trainer",
+        ["accumulate_grad_batches", "micro_batches"],
+        put(f"{T}.accumulate_grad_batches", 2),
+    ),
     Mistake("clipping of the trainer", ["gradient_clip_val", "gradient_clip "], put(f"{T}.gradient_clip_val", 1.0)),
     Mistake("unknown accelerator", ["accelerator", "warp"], put(f"{T}.accelerator", "warp")),
-    Mistake("accelerator that is not there", ["tpu"], put(f"{T}.accelerator", "tpu")),
+    Mistake("accelerator that is not there", ["torch_xla"], put(f"{T}.accelerator", "tpu")),
     Mistake("unknown strategy", ["strategy", "telepathy"], put(f"{T}.strategy", "telepathy")),
     Mistake("no devices", ["devices"], put(f"{T}.devices", 0)),
     Mistake("GAN without real data", ["GAN", "x0"], put(f"{S}.extras", GAN), base="images-free"),
     Mistake("guidance without a condition", ["guid", "RingMixture"], put(f"{S}.guidance", {"teacher": 2.0})),
-    Mistake("guidance of an unconditional network", ["UNet", "guid"], both(put(f"{S}.guidance", {"teacher": 2.0}), put(f"{S}.teacher.init_args.num_classes", 0)), base="images"),
-    Mistake("missing weights", ["student", "absent.safetensors"], put(f"{S}.student.init_args.weights", "absent.safetensors")),
-    Mistake("weights of another network", ["other.safetensors", "MLP"], put(f"{S}.student.init_args.weights", other_weights)),
-    Mistake("weights of another width", ["student.safetensors"], both(put(f"{S}.student", WIDE), put(f"{S}.student.init_args.weights", lambda place: str(place.weights)))),
-    Mistake("truncated weights", ["half.safetensors"], put(f"{S}.student.init_args.weights", truncated("{place.weights}", "half.safetensors"))),
-    Mistake("folder as weights", ["kept"], put(f"{S}.student.init_args.weights", lambda place: str(place.kept))),
+    Mistake(
+        "guidance of an unconditional network",
+        ["UNet", "guid"],
+        both(put(f"{S}.guidance", {"teacher": 2.0}), put(f"{S}.teacher.init_args.num_classes", 0)),
+        base="images",
+    ),
+    Mistake("missing weights", ["absent.safetensors"], put(f"{S}.student.init_args.weights", "absent.safetensors")),
+    Mistake(
+        "weights of another network", ["other.safetensors", "MLP"], put(f"{S}.student.init_args.weights", other_weights)
+    ),
+    Mistake(
+        "weights of another width",
+        ["student.safetensors"],
+        both(put(f"{S}.student", WIDE), put(f"{S}.student.init_args.weights", lambda place: str(place.weights))),
+    ),
+    Mistake(
+        "truncated weights",
+        ["half.safetensors"],
+        put(f"{S}.student.init_args.weights", truncated("{place.weights}", "half.safetensors")),
+    ),
+    Mistake(
+        "folder as weights", ["kept", "folder"], put(f"{S}.student.init_args.weights", lambda place: str(place.kept))
+    ),
     Mistake("labels beyond the network's", ["label", "5"], put(f"{S}.teacher.init_args.num_classes", 5), base="images"),
     Mistake("images of another size", ["16", "8"], image_folder("large", 16, 16, 16, 16)),
     Mistake("image of an odd size", ["3.png", "5x5"], both(image_folder("odd", 8, 8, 8, 5), put(f"{D}.resize", False))),
@@ -251,12 +299,27 @@ MISTAKES = [
     Mistake("empty image folder", ["empty"], image_folder("empty")),
     Mistake("missing image folder", ["nowhere"], both(image_folder("empty"), put(f"{D}.root", "nowhere"))),
     Mistake("broken image", ["2.png"], image_folder("broken", 8, 8, 8, 8, corrupt=True)),
-    Mistake("broken image in a worker", ["2.png"], both(image_folder("broken", 8, 8, 8, 8, corrupt=True), put(f"{D}.num_workers", 1))),
+    Mistake(
+        "broken image in a worker",
+        ["2.png"],
+        both(image_folder("broken", 8, 8, 8, 8, corrupt=True), put(f"{D}.num_workers", 1)),
+    ),
     Mistake("empty prompt file", ["prompts.txt"], prompts("\n\n")),
     Mistake("missing prompt file", ["prompts.txt"], prompts(None)),
     Mistake("prompts for a network of labels", ["prompt"], prompts("a cat\na dog\n"), base="images"),
-    Mistake("unknown metric class", ["Evaluate", "suite"], put(f"{T}.callbacks", [{"class_path": "Evaluate", "init_args": {"suite": {"class_path": "Guess"}}}])),
-    Mistake("bad EMA", ["decay"], put(f"{T}.callbacks", [{"class_path": "EMA", "init_args": {"rule": {"class_path": "ConstantEMA", "init_args": {"decay": 2.0}}}}])),
+    Mistake(
+        "unknown metric class",
+        ["trainer.callbacks.suite", "Guess"],
+        put(f"{T}.callbacks", [{"class_path": "Evaluate", "init_args": {"suite": {"class_path": "Guess"}}}]),
+    ),
+    Mistake(
+        "bad EMA",
+        ["decay"],
+        put(
+            f"{T}.callbacks",
+            [{"class_path": "EMA", "init_args": {"rule": {"class_path": "ConstantEMA", "init_args": {"decay": 2.0}}}}],
+        ),
+    ),
     # checkpoints
     Mistake("missing checkpoint", ["absent.ckpt"], words=["--ckpt_path=absent.ckpt"]),
     Mistake("folder as checkpoint", ["points"], words=["--ckpt_path={place.points.parent}"]),
@@ -264,12 +327,24 @@ MISTAKES = [
     Mistake("pickled checkpoint", ["pickled.ckpt"], words=[word("ckpt_path", pickled)]),
     Mistake("foreign checkpoint", ["other.ckpt"], words=[word("ckpt_path", foreign)]),
     Mistake("text as checkpoint", ["text.ckpt"], words=[word("ckpt_path", text_file("text.ckpt", "weights"))]),
-    Mistake("checkpoint of another method", ["SiD", "DMD2"], put("model.class_path", "DMD2"), words=["--ckpt_path={place.points}"]),
-    Mistake("checkpoint of another width", ["student"], put(f"{S}.student", WIDE), words=["--ckpt_path={place.points}"]),
-    Mistake("checkpoint of another data set", ["student"], words=["--ckpt_path={place.points}"], base="images"),
-    Mistake("checkpoint with an EMA, run without", ["averages.ema", "EMA"], put(f"{T}.callbacks", []), words=["--ckpt_path={place.points}"]),
+    Mistake(
+        "checkpoint of another method",
+        ["SiD", "DMD2"],
+        put("model.class_path", "DMD2"),
+        words=["--ckpt_path={place.points}"],
+    ),
+    Mistake(
+        "checkpoint of another width", ["averages.ema"], put(f"{S}.student", WIDE), words=["--ckpt_path={place.points}"]
+    ),
+    Mistake("checkpoint of another data set", ["averages.ema"], words=["--ckpt_path={place.points}"], base="images"),
+    Mistake(
+        "checkpoint with an EMA, run without",
+        ["averages.ema", "EMA"],
+        put(f"{T}.callbacks", []),
+        words=["--ckpt_path={place.points}"],
+    ),
     Mistake("validate a missing checkpoint", ["absent.ckpt"], words=["--ckpt_path=absent.ckpt"], command="validate"),
-]  # fmt: skip
+]
 
 
 def config_of(mistake: Mistake, place: Place) -> dict[str, Any]:
@@ -340,9 +415,19 @@ def test_unknown_command(capfd: pytest.CaptureFixture[str]):
     assert "'train'" in sentence(capfd, fastgen("train", "--config", "x.yaml"))
 
 
-def test_a_checkpoint_without_a_config_of_its_own(place: Place, capfd: pytest.CaptureFixture[str]):
-    """A run from Python leaves no recipe."""
+@pytest.mark.parametrize(
+    ("recipe", "says"),
+    [
+        (None, "from Python"),  # a run from Python leaves none
+        ({"class_path": "elsewhere.Method", "init_args": {}}, "elsewhere"),
+        ({"class_path": "SiD", "init_args": {"alfa": 1.0}}, "alfa"),
+    ],
+)
+def test_a_checkpoint_with_an_unusable_recipe(
+    recipe: dict[str, Any] | None, says: str, place: Place, capfd: pytest.CaptureFixture[str]
+):
     saved = torch.load(place.points, weights_only=True)
-    saved["fastgen"]["recipe"] = None
-    torch.save(saved, place.folder / "python.ckpt")
-    assert "from Python" in sentence(capfd, fastgen("sample", f"--ckpt={place.folder / 'python.ckpt'}"))
+    saved["fastgen"]["recipe"] = recipe
+    torch.save(saved, place.folder / "odd.ckpt")
+    said = sentence(capfd, fastgen("sample", f"--ckpt={place.folder / 'odd.ckpt'}"))
+    assert says in said and "odd.ckpt" in said

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
-from command_line import CONFIGS, EMA, environment, fastgen, load, write
+from command_line import (
+    CONFIGS,
+    assert_same_training,
+    digits,
+    environment,
+    fastgen,
+    finish,
+    last,
+    load,
+    mixture,
+    start,
+    write,
+)
 from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
 
 from fastgen import __version__
+from fastgen.checkpoints import method_from_checkpoint
 from fastgen.denoisers.base import Denoiser
+from fastgen.pictures import CELL, GAP
 
 names = {"argvalues": CONFIGS, "ids": [path.stem for path in CONFIGS]}
 LIGHT = """
@@ -84,7 +104,9 @@ def twin(path: Path, folder: Path) -> list[str]:
     for entry in callbacks:
         small = SMALL.get(entry["class_path"].split(".")[-1], {})
         entry["init_args"] = entry.get("init_args", {}) | {
-            name: value for name, value in small.items() if name != "every_n_steps" or name in entry.get("init_args", {})
+            name: value
+            for name, value in small.items()
+            if name != "every_n_steps" or name in entry.get("init_args", {})
         }
     second = write(folder / "small.yaml", {"trainer": {"callbacks": callbacks}})
     return [
@@ -110,10 +132,9 @@ def assert_twin_runs(path: Path, folder: Path, *more: str, prompts: tuple[str, .
     for command in ("validate", "test"):
         assert fastgen(command, *words, "--trainer.limit_val_batches=2", f"--ckpt_path={ckpt}") == 0
     points = yaml.safe_load(path.read_text())["data"]["class_path"] == "Mixture"
-    writer = {"class_path": "WriteSamples", "init_args": {"out": str(folder / "predicted")}}
-    third = write(folder / "predict.yaml", {"trainer": {"callbacks": [EMA, writer]}})
-    assert fastgen("predict", *words, f"--config={third}", f"--ckpt_path={ckpt}") == 0
-    files = sorted(file.name for file in (folder / "predicted").iterdir())
+    assert fastgen("predict", *words, f"--ckpt_path={ckpt}") == 0
+    (predicted,) = (folder / path.stem).glob("*/samples")
+    files = sorted(file.name for file in predicted.iterdir())
     assert files == (["points.safetensors"] if points else [f"{i:06d}.png" for i in range(4)])
     assert fastgen("sample", f"--ckpt={ckpt}", "--seeds=0-3", f"--out={folder / 'grid.png'}", *prompts) == 0
     assert Image.open(folder / "grid.png").size[0] > 30
@@ -125,3 +146,216 @@ def test_every_config_runs_small(path: Path, tmp_path: Path):
     run = assert_twin_runs(path, tmp_path)
     rows = (run / "metrics.jsonl").read_text().splitlines()
     assert '"student_updates": 3' in rows[-1]
+
+
+def test_predict_keeps_to_a_writer_of_the_config(tmp_path: Path):
+    config = digits(tmp_path)
+    config["data"]["init_args"]["predict_count"] = 3
+    config["trainer"]["callbacks"].append({"class_path": "WriteSamples", "init_args": {"out": str(tmp_path / "mine")}})
+    assert fastgen("predict", "--config", write(tmp_path / "config.yaml", config)) == 0
+    assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["000000.png", "000001.png", "000002.png"]
+    assert (tmp_path / "mine" / "000000.png").exists()
+
+
+# ---------------------------------------------------------------------- configs
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: object) -> dict[str, Any]:
+    assert fastgen("fit", *words, "--print_config") == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def test_configs_merge_from_left_to_right_and_words_win(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    first = write(tmp_path / "first.yaml", mixture(tmp_path, steps=3))
+    second = write(tmp_path / "second.yaml", {"trainer": {"max_steps": 5}, "model": {"init_args": {"alpha": 0.5}}})
+    third = write(tmp_path / "third.yaml", {"trainer": {"max_steps": 7}})
+
+    def numbers(*words: object) -> tuple[int, float, int]:
+        found = printed(capsys, *words)
+        model = found["model"]["init_args"]
+        return found["trainer"]["max_steps"], model["alpha"], model["student"]["init_args"]["width"]
+
+    assert numbers("--config", first) == (3, 1.2, 16)
+    assert numbers("--config", first, "--config", second) == (5, 0.5, 16)
+    assert numbers("--config", first, "--config", second, "--config", third) == (7, 0.5, 16)
+    assert numbers("--config", first, "--config", third, "--config", second) == (5, 0.5, 16)
+    words = ["--trainer.max_steps=9", "--model.init_args.student.init_args.width=8"]
+    assert numbers("--config", first, "--config", third, *words) == (9, 1.2, 8)
+
+
+def test_the_method_can_be_changed_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = write(tmp_path / "config.yaml", mixture(tmp_path))
+    found = printed(capsys, "--config", config, "--model=DMD2")["model"]
+    assert found["class_path"] == "fastgen.methods.DMD2"
+    assert found["init_args"]["student"]["init_args"]["width"] == 16  # what both have stays
+
+
+def test_the_saved_config_repeats_the_run(tmp_path: Path):
+    config = write(tmp_path / "config.yaml", mixture(tmp_path, steps=3))
+    assert fastgen("fit", "--config", config, "--model.init_args.alpha=0.7") == 0
+    saved = tmp_path / "run" / "version_0" / "config.yaml"
+    assert yaml.safe_load(saved.read_text())["model"]["init_args"]["alpha"] == 0.7
+    assert fastgen("fit", "--config", saved) == 0
+    assert_same_training(last(tmp_path), last(tmp_path, version=1))
+    assert fastgen("validate", "--config", saved, "--ckpt_path", last(tmp_path)) == 0
+
+
+def test_threads(tmp_path: Path):
+    try:
+        assert fastgen("fit", "--config", write(tmp_path / "config.yaml", mixture(tmp_path)), "--threads=2") == 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+# ---------------------------------------------------------------------- terminal
+
+
+def test_the_terminal_shows_no_noise_but_our_warnings(tmp_path: Path):
+    config = mixture(tmp_path, steps=2)
+    config["trainer"]["callbacks"][-1]["init_args"]["monitor"] = "eval/typo"
+    _, err = finish(start("fit", "--config", write(tmp_path / "config.yaml", config)))
+    assert "Checkpoint monitors 'eval/typo', which was never logged" in err
+    _, again = finish(start("fit", "--config", tmp_path / "config.yaml", "--ckpt_path", last(tmp_path)))
+    noise = (
+        "litlogger",
+        "weights_only",
+        "eval mode",
+        "deprecated",
+        "bottleneck",
+        "TPU",
+        "Traceback",
+        "site-packages/torch",
+    )
+    for text in (err, again):
+        assert not [word for word in noise if word in text], text
+
+
+def test_other_warnings_still_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from fastgen.cli import silence_noise
+
+    silence_noise()
+    with pytest.warns(UserWarning, match="mind the gap"):
+        warnings.warn("mind the gap", stacklevel=1)
+    with pytest.warns(FutureWarning, match="something else is deprecated"):
+        warnings.warn("something else is deprecated", FutureWarning, stacklevel=1)
+
+
+# ---------------------------------------------------------------------- fastgen sample
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints of images and of points; the runs' folders are gone."""
+    folder = tmp_path_factory.mktemp("sampled")
+    found = {}
+    for name, make in (("digits", digits), ("points", mixture)):
+        config = make(folder / name, steps=3)
+        if name == "digits":  # with the real teacher, so that pictures differ
+            config["model"]["init_args"]["teacher"] = {
+                "class_path": "UNet",
+                "init_args": {
+                    "process": {"class_path": "EDM"},
+                    "num_classes": 10,
+                    "sigma_data": 0.75,
+                    "weights": "asset:teacher_digits.safetensors",
+                },
+            }
+            config["model"]["init_args"]["sampler"] = {"class_path": "StudentSampler", "init_args": {"times": [2.5]}}
+        assert fastgen("fit", "--config", write(folder / "config.yaml", config)) == 0
+        found[name] = folder / f"{name}.ckpt"
+        shutil.move(last(folder / name), found[name])
+        shutil.rmtree(folder / name)
+    (folder / "config.yaml").unlink()
+    return found
+
+
+@pytest.fixture
+def draw(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tensor]:
+    """Runs ``fastgen sample`` in an empty folder; returns the samples."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *words: str) -> Tensor:
+        assert fastgen("sample", "--ckpt", checkpoints[name], "--out=samples.safetensors", *words) == 0
+        return load_file("samples.safetensors")["samples"]
+
+    return run
+
+
+def test_sample_draws_a_grid_from_another_folder(checkpoints: dict[str, Path], tmp_path: Path):
+    words = ["--ckpt", checkpoints["digits"], "--steps=1", "--seeds=0-63", "--out=grid.png"]
+    out, _ = finish(start("sample", *words, cwd=tmp_path))
+    assert out.startswith("64 samples, 1 network calls each: grid.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
+    picture = Image.open(tmp_path / "grid.png")
+    side = 8 * CELL + 7 * GAP
+    assert picture.size == (side, side) and picture.mode == "RGB"
+    assert len(set(picture.getdata())) > 100  # not blank
+
+
+def test_sample_shapes(checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    ckpt = f"--ckpt={checkpoints['digits']}"
+    assert fastgen("sample", ckpt, "--seeds=3,5,9-10", "--columns=4", "--out=row.png") == 0
+    assert Image.open("row.png").size == (4 * CELL + 3 * GAP, CELL)
+    assert fastgen("sample", ckpt, "--seeds=3,5", "--out=pictures") == 0
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["000003.png", "000005.png"]
+    assert Image.open("pictures/000003.png").size == (8, 8)
+    assert fastgen("sample", f"--ckpt={checkpoints['points']}", "--seeds=0-9", "--out=points.png") == 0
+    assert Image.open("points.png").size[0] > 200
+
+
+def test_a_sample_depends_on_its_seed_only(draw: Callable[..., Tensor]):
+    together = draw("digits", "--seeds=0-11", "--labels=7")
+    assert together.shape == (12, 1, 8, 8)
+    torch.testing.assert_close(
+        draw("digits", "--seeds=0-11", "--labels=7", "--batch-size=5"), together, rtol=0, atol=1e-5
+    )
+    torch.testing.assert_close(draw("digits", "--seeds=11,4", "--labels=7"), together[[11, 4]], rtol=0, atol=1e-5)
+    assert (together[0] - together[1]).abs().max() > 0.1
+    points = draw("points", "--seeds=0-20")
+    torch.testing.assert_close(draw("points", "--seeds=0-20", "--batch-size=4"), points, rtol=0, atol=1e-5)
+
+
+def test_pictures_do_not_depend_on_the_batch(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    for size in (64, 3):
+        words = ["--ckpt", checkpoints["digits"], "--seeds=0-15", f"--batch-size={size}", f"--out={size}.png"]
+        assert fastgen("sample", *words) == 0
+    left, right = (torch.tensor(list(Image.open(f"{size}.png").convert("L").getdata())) for size in (64, 3))
+    assert (left - right).abs().max() <= 1
+
+
+def test_labels_cycle(draw: Callable[..., Tensor]):
+    cycled = draw("digits", "--seeds=5,5,5,5", "--labels=3,8")
+    torch.testing.assert_close(cycled[0], cycled[2])
+    torch.testing.assert_close(cycled[1], cycled[3])
+    assert (cycled[0] - cycled[1]).abs().max() > 0.05
+    default = draw("digits", "--seeds=0-11")
+    torch.testing.assert_close(default[3:4], draw("digits", "--seeds=3", "--labels=3"), rtol=0, atol=1e-5)
+    torch.testing.assert_close(default[11:], draw("digits", "--seeds=11", "--labels=1"), rtol=0, atol=1e-5)
+
+
+def test_roles_and_steps(checkpoints: dict[str, Path], draw: Callable[..., Tensor], capsys: pytest.CaptureFixture[str]):
+    average = draw("digits", "--seeds=0-3")
+    assert "1 network calls" in capsys.readouterr().out
+    torch.testing.assert_close(draw("digits", "--seeds=0-3", "--role=ema"), average, rtol=0, atol=0)
+    student = draw("digits", "--seeds=0-3", "--role=student")
+    assert 0 < (student - average).abs().max() < 0.5
+    capsys.readouterr()
+    teacher = draw("digits", "--seeds=0-3", "--role=teacher")
+    assert "35 network calls" in capsys.readouterr().out
+    assert (teacher - average).abs().max() > 0.5
+    assert teacher.abs().max() < 1.5 and teacher.min() < -0.8  # digits on black
+    four = draw("digits", "--seeds=0-3", "--steps=4")
+    assert "4 network calls" in capsys.readouterr().out
+    assert (four - average).abs().max() > 0.01
+
+
+def test_sample_equals_the_method_in_python(checkpoints: dict[str, Path], draw: Callable[..., Tensor]):
+    method = method_from_checkpoint(checkpoints["digits"])
+    mine = method.sample([4, 9], {"label": torch.tensor([1, 2])})
+    torch.testing.assert_close(draw("digits", "--seeds=4,9", "--labels=1,2"), mine, rtol=0, atol=0)
+    assert method.student_updates == 3 and method.teacher is None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -12,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from fastgen.callbacks.interruption import stop_requested
 from fastgen.callbacks.progress import bar
-from fastgen.callbacks.sampling import describe, reference, sample_batches
+from fastgen.callbacks.sampling import conditions, describe, reference, sample_batches
 from fastgen.callbacks.side_work import SideWork, TrainingTime
 from fastgen.callbacks.surroundings import log_folder, log_scalars
+from fastgen.callbacks.unfinished import Unfinished, settings_of, weights_digest
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.errors import UserError
 from fastgen.files import write_text
@@ -25,6 +28,9 @@ from fastgen.metrics.base import MetricSuite
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
+
+TEACHER_SEEDS = 1_000_000_000
+"""How far the seeds of the teacher's samples that serve as reference lie from those of the samples compared."""
 
 Row = dict[str, Any]
 """One line of ``metrics.jsonl``."""
@@ -71,6 +77,13 @@ class Evaluate(AfterStudentUpdates, SideWork):
     step counts are measured, and ``eval/<role>/<metric>`` if several roles are), to ``<log_dir>/metrics.jsonl`` and to
     the table ``<log_dir>/metrics.md``. Training does not notice: its random numbers, modes and clock are left alone.
 
+    Sample i is a function of its seed, of the data module's condition i and of the weights, whatever the batch size and
+    the number of ranks. If the data module has no real samples, the teacher's samples of the same conditions with other
+    seeds are the reference, and the numbers are called ``<metric>_to_teacher``.
+
+    In ``validate`` and ``test`` a long evaluation writes what it has measured to ``<log_dir>/evaluation`` and goes on
+    from there when the same command is given again, also on another number of ranks.
+
     Args:
         suite: The metrics.
         count: Number of samples, over all ranks. Compare only numbers with equal counts.
@@ -81,6 +94,7 @@ class Evaluate(AfterStudentUpdates, SideWork):
         roles: Whose samples: ``average``, ``student`` or names of EMAs.
         teacher: Measure the teacher's own samples too, once in a run.
         teacher_once: Measure the teacher called once too: the student before training.
+        save_every_minutes: Time between writes of what was measured so far; ``null`` for none.
     """
 
     def __init__(
@@ -94,6 +108,7 @@ class Evaluate(AfterStudentUpdates, SideWork):
         roles: list[str] | None = None,
         teacher: bool = True,
         teacher_once: bool = True,
+        save_every_minutes: float | None = 5.0,
     ) -> None:
         if count < 2 or batch_size < 1:
             raise UserError(f"Evaluate needs count >= 2 and batch_size >= 1, got {count} and {batch_size}.")
@@ -106,12 +121,14 @@ class Evaluate(AfterStudentUpdates, SideWork):
         self.roles = roles or ["average"]
         self.teacher = teacher
         self.teacher_once = teacher_once
+        self.save_every_minutes = save_every_minutes
         self.training_time = TrainingTime()
         self._has_reference = False
         self._teacher_rows: list[Row] = []
         self._teacher_key = ""
         self._latest_rows: list[Row] = []
         self._latest_step: int | None = None
+        self._unfinished: list[Unfinished] = []
 
     # ------------------------------------------------------------------ when
 
@@ -159,6 +176,10 @@ class Evaluate(AfterStudentUpdates, SideWork):
             method.log_dict(self.scalars(rows))
             if trainer.is_global_zero:
                 self.report()
+        else:
+            if trainer.is_global_zero:
+                print("fastgen: stopped; give the same command again to go on with the evaluation", file=sys.stderr)
+            raise SystemExit(128 + signal.SIGTERM)
 
     # ------------------------------------------------------------------ what
 
@@ -170,8 +191,10 @@ class Evaluate(AfterStudentUpdates, SideWork):
         """
         seconds = self.training_time.seconds
         with self.side_work():
-            self.prepare(trainer, method)
+            if not self.prepare(trainer, method):
+                return None
             key = f"{self.suite.fingerprint()} n={self.count} seed={self.seed} {self.solver_of(method)}"
+            key += f" {' '.join(self.suite.metrics())} against {self.suite.reference_name}"
             new_rows: list[Row] = []
             if method.teacher is not None and self._teacher_key != key:
                 teacher_steps = [None] * self.teacher + [1] * self.teacher_once
@@ -189,6 +212,9 @@ class Evaluate(AfterStudentUpdates, SideWork):
                     row["ratio_to_teacher"] = ratios(row["values"], self._teacher_rows[0]["values"])
             self._latest_rows = student_rows
             self.write(trainer, [*new_rows, *student_rows])
+            for unfinished in self._unfinished:
+                unfinished.remove()
+            self._unfinished = []
         return student_rows
 
     def rows(
@@ -203,34 +229,26 @@ class Evaluate(AfterStudentUpdates, SideWork):
             rows.append(row)
         return rows
 
-    def prepare(self, trainer: Trainer, method: Distiller) -> None:
-        """Bring the suite to the device and give it the reference, once."""
+    def prepare(self, trainer: Trainer, method: Distiller) -> bool:
+        """Bring the suite to the device and give it the reference, once; false if the run was told to stop."""
         self.suite.to(method.device)
-        if not self._has_reference:
-            self.suite.set_reference(reference(trainer))
-            self._has_reference = True
+        if self._has_reference:
+            return True
+        found = reference(trainer) if self.suite.needs_reference else None
+        if found is None and self.suite.needs_reference and method.teacher is not None:
+            if not self.take_in(trainer, method, "teacher", None, self.seed + TEACHER_SEEDS, "reference: "):
+                return False
+            self.suite.refer_to_teacher()
+        else:
+            self.suite.set_reference(found)
+        self._has_reference = True
+        return True
 
     def row(self, trainer: Trainer, method: Distiller, role: str, steps: int | None, seconds: float) -> Row | None:
         """Sample, measure; ``None`` if the run was told to stop meanwhile."""
-        world = trainer.world_size
-        # Every rank samples equally often, because networks may be sharded; what lies beyond the count is dropped.
-        indices = range(trainer.global_rank, math.ceil(self.count / world) * world, world)
-        seeds = [self.seed + index for index in indices]
-        self.suite.reset()
-        done, began = 0, time.perf_counter()
-        description = f"evaluating {describe(method, role, steps)}"
-        batches = sample_batches(trainer, method, indices, seeds, self.batch_size, role, steps)
-        with bar(trainer, desc=description, total=len(indices), unit="sample") as shown:
-            for samples, condition in batches:
-                if stop_requested(trainer):
-                    self.suite.reset()
-                    return None
-                kept = sum(index < self.count for index in indices[done : done + len(samples)])
-                label = condition.get("label")
-                if kept:
-                    self.suite.update(samples[:kept], None if label is None else label[:kept])
-                done += len(samples)
-                shown.update(len(samples))
+        began = time.perf_counter()
+        if not self.take_in(trainer, method, role, steps, self.seed):
+            return None
         values = {name: float(value) for name, value in self.suite.compute().items()}
         self.suite.reset()
         return {
@@ -243,9 +261,66 @@ class Evaluate(AfterStudentUpdates, SideWork):
             "count": self.count,
             "seed": self.seed,
             "fingerprint": self.suite.fingerprint(),
+            "reference": self.suite.reference_name,
             "values": values,
             "ratio_to_teacher": {},
         }
+
+    def take_in(
+        self, trainer: Trainer, method: Distiller, role: str, steps: int | None, first_seed: int, what: str = ""
+    ) -> bool:
+        """Have the suite see ``count`` samples, those on disk included; false if the run was told to stop meanwhile."""
+        self.suite.reset()
+        unfinished = self.unfinished(trainer, method, role, steps, first_seed)
+        known = unfinished.resume() if unfinished is not None else set()
+        missing = [index for index in range(self.count) if index not in known]
+        # Every rank samples equally often, because networks may be sharded; what lies beyond the count is dropped.
+        missing += range(self.count, self.count + -len(missing) % trainer.world_size)
+        indices = missing[trainer.global_rank :: trainer.world_size]
+        seeds = [first_seed + index for index in indices]
+        description = f"evaluating {what}{describe(method, role, steps)}"
+        batches = sample_batches(trainer, method, indices, seeds, self.batch_size, role, steps)
+        done = 0
+        with bar(trainer, desc=description, total=len(indices), unit="sample") as shown:
+            for samples, condition in batches:
+                if stop_requested(trainer):
+                    if unfinished is not None:
+                        unfinished.save()
+                    self.suite.reset()
+                    return False
+                own = [index for index in indices[done : done + len(samples)] if index < self.count]
+                if own:
+                    kept = {name: value[: len(own)] for name, value in condition.items()}
+                    self.suite.observe(samples[: len(own)], kept, seeds[done : done + len(own)])
+                done += len(samples)
+                if unfinished is not None and own:
+                    unfinished.took_in(own)
+                shown.update(len(samples))
+        if unfinished is not None:
+            unfinished.complete()
+        return True
+
+    def unfinished(
+        self, trainer: Trainer, method: Distiller, role: str, steps: int | None, first_seed: int
+    ) -> Unfinished | None:
+        """Where ``validate`` and ``test`` keep what they measured; training keeps nothing, it resumes by itself."""
+        if self.save_every_minutes is None or trainer.state.fn not in (TrainerFn.VALIDATING, TrainerFn.TESTING):
+            return None
+        asked = conditions(trainer, range(self.count))
+        values = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in asked.items()}
+        key = [
+            weights_digest(method.network(role)),
+            f"{type(method).__name__} {json.dumps(method.recipe, sort_keys=True, default=str)}",
+            f"{role == 'teacher'} {method.evaluations(role, steps)} {first_seed} {self.count}",
+            settings_of(method.solver if role == "teacher" else method.sampler),
+            str(trainer.precision),
+            hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest(),
+            self.suite.fingerprint(),
+            " ".join(self.suite.metrics()),
+        ]
+        place = Unfinished(trainer, self.suite, "\n".join(key), self.save_every_minutes)
+        self._unfinished.append(place)
+        return place
 
     def solver_of(self, method: Distiller) -> str:
         """What the teacher's samples depend on."""

@@ -5,37 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
-from fastgen.checkpoints import method_from_checkpoint
+from fastgen.commands.loading import method_on
+from fastgen.commands.parser import Parser, integers
+from fastgen.data.prompts import read_prompts
 from fastgen.errors import UserError
-from fastgen.files import resolve
 from fastgen.methods import Distiller
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"fastgen sample: {message}.")
-
-
-def integers(text: str) -> list[int]:
-    """``0-63`` or ``1,5,9-12`` as a list.
-
-    Raises:
-        UserError: If the text is something else.
-    """
-    numbers: list[int] = []
-    try:
-        for piece in text.split(","):
-            first, _, last = piece.partition("-")
-            numbers.extend(range(int(first), int(last or first) + 1))
-    except ValueError as error:
-        raise UserError(f"'{text}' is no list of numbers; write e.g. 0-63 or 1,5,9.") from error
-    if not numbers:
-        raise UserError(f"'{text}' names no number; write e.g. 0-63.")
-    return numbers
 
 
 def conditions(method: Distiller, count: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -44,14 +22,15 @@ def conditions(method: Distiller, count: int, arguments: argparse.Namespace) -> 
     if student.takes_prompts:
         prompts = list(arguments.prompt)
         if arguments.prompts:
-            lines = resolve(arguments.prompts).read_text(encoding="utf-8").splitlines()
-            prompts += [line.strip() for line in lines if line.strip()]
+            prompts += read_prompts(arguments.prompts)
         if not prompts:
             raise UserError("This checkpoint makes pictures from text; give --prompt TEXT or --prompts FILE.")
         return {"prompt": [prompts[i % len(prompts)] for i in range(count)]}
     if arguments.prompt or arguments.prompts:
         raise UserError("This checkpoint takes no prompts; leave --prompt and --prompts out.")
     if not student.num_classes:
+        if arguments.labels:
+            raise UserError("This checkpoint takes no labels; leave --labels out.")
         return {}
     labels = integers(arguments.labels) if arguments.labels else list(range(student.num_classes))
     if max(labels) >= student.num_classes:
@@ -70,7 +49,7 @@ def sample(words: Sequence[str]) -> None:
     Raises:
         UserError: On bad options or an unusable checkpoint.
     """
-    parser = _Parser("fastgen sample", description=__doc__)
+    parser = Parser("fastgen sample", description=__doc__)
     parser.add_argument("--ckpt", required=True, help="checkpoint of 'fastgen fit'")
     parser.add_argument(
         "--out", default="samples.png", help="a .png grid or scatter plot, or a folder for one file each"
@@ -80,20 +59,30 @@ def sample(words: Sequence[str]) -> None:
     parser.add_argument("--role", default="average", help="average (EMA, default), student, teacher or an EMA's name")
     parser.add_argument("--labels", default=None, help="classes to cycle through, e.g. 0-9")
     parser.add_argument("--prompt", action="append", default=[], help="a prompt; may be repeated")
-    parser.add_argument("--prompts", default=None, help="text file with one prompt per line")
+    parser.add_argument("--prompts", default=None, help="text file with one prompt per line, or the judge's own file")
+    parser.add_argument(
+        "--layout",
+        choices=("plain", "geneval", "dpg", "vbench", "hpsv3", "vqascore"),
+        default=None,
+        help="write the folder --out as this judge's scripts read it, for all --prompts; may be interrupted and repeated",
+    )
+    parser.add_argument("--per-prompt", "--per_prompt", type=int, default=None, help="pictures per prompt of a layout")
+    parser.add_argument("--first-seed", "--first_seed", type=int, default=0, help="seed of a layout's first picture")
     parser.add_argument("--columns", type=int, default=None, help="columns of the grid")
     parser.add_argument("--batch-size", "--batch_size", type=int, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args(list(words))
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {arguments.batch_size}.")
+    if arguments.columns is not None and arguments.columns < 1:
+        raise UserError(f"--columns must be at least 1, got {arguments.columns}.")
+    if arguments.layout:
+        from fastgen.commands.sample_layout import sample_layout
+
+        return sample_layout(arguments)
     seeds = integers(arguments.seeds)
 
-    method = method_from_checkpoint(arguments.ckpt, with_teacher=arguments.role == "teacher")
-    try:
-        method.to(arguments.device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {arguments.device} cannot be used: {str(error).splitlines()[0]}") from error
+    method = method_on(arguments.ckpt, arguments.device, with_teacher=arguments.role == "teacher")
     condition = conditions(method, len(seeds), arguments)
     from tqdm import tqdm
 

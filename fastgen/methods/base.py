@@ -217,24 +217,40 @@ class Distiller(MethodState, LightningModule):
                 "Plain DDP expects gradients of all roles in every backward pass; set trainer.strategy to "
                 "ddp_find_unused_parameters_true."
             )
-
-    def on_train_start(self) -> None:
-        """Compare the data's labels with the network's, before an index beyond the last class crashes a GPU."""
-        given = getattr(self.trainer.datamodule, "num_classes", None) if self.trainer.datamodule else None
+        # Found out later, an index beyond the last class crashes a GPU.
+        given = getattr(getattr(self.trainer, "datamodule", None), "num_classes", None)
         known = self.student.num_classes
         if given and known and given > known:
             raise UserError(
-                f"The data have {given} labels, but the network knows {known}; set num_classes of the network to {given}."
+                f"The data have {given} labels, but the network knows {known}; set its num_classes to {given}."
             )
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Update the roles whose turn it is."""
         torch.manual_seed(derive_seed(self.seed, "global", self.global_rank, self.iteration))  # dropout
-        parts = split(batch, self.micro_batches, self.draws("train", batch, self.iteration), self.codec)
+        parts = self.parts("train", batch, self.iteration, self.micro_batches)
         for role in self.turns(self.iteration):
             self.update(role, parts)
         self.iteration += 1
         self.log("step", float(self.trainer.global_step))  # the loggers' x axis counts student updates
+
+    def parts(self, scope: str, batch: Mapping[str, Any], number: int, pieces: int = 1) -> list[MicroBatch]:
+        """A rank's batch ``number`` as ``pieces`` micro-batches.
+
+        Raises:
+            UserError: If the network cannot take what the data module gives.
+        """
+        network = type(self.student).__name__
+        if "prompt" in batch.get("condition", {}) and not self.student.takes_prompts:
+            raise UserError(f"The data module gives prompts, but {network} takes none; give labels or another network.")
+        parts = split(batch, pieces, self.draws(scope, batch, number), self.codec)
+        x0 = parts[0].x0
+        if x0 is not None and tuple(x0.shape[1:]) != self.student.sample_shape:
+            raise UserError(
+                f"Samples of the data have the shape {tuple(x0.shape[1:])}, but {network} is built for "
+                f"{self.student.sample_shape}; make the resolution and channels of the two equal."
+            )
+        return parts
 
     def draws(self, scope: str, batch: Mapping[str, Any], number: int) -> Draws:
         """The random numbers of a rank's batch ``number``, keyed by the samples' global numbers.
@@ -334,7 +350,7 @@ class Distiller(MethodState, LightningModule):
 
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """The losses of every role on held-out samples, logged as ``val/<role>/<name>``."""
-        (part,) = split(batch, 1, self.draws("validation", batch, batch_idx), self.codec)
+        (part,) = self.parts("validation", batch, batch_idx)
         for role in self.roles():
             for name, value in self.losses(role, part).items():
                 self.log(f"val/{role}/{name}", value, batch_size=size_of(batch), sync_dist=True, on_epoch=True)

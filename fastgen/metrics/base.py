@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.utilities.data import dim_zero_cat
+from torchmetrics.utilities.data import dim_zero_cat, dim_zero_max, dim_zero_min, dim_zero_sum
 
 from fastgen.errors import UserError
 from fastgen.randomness import generator
+
+_MERGE: dict[Any, Callable[[Tensor, Tensor], Tensor]] = {
+    dim_zero_sum: torch.add,
+    dim_zero_max: torch.maximum,
+    dim_zero_min: torch.minimum,
+}
+"""How two values of a state become one, by how torchmetrics reduces it over ranks."""
 
 
 class SampleMetric(Metric, ABC):
@@ -20,8 +27,12 @@ class SampleMetric(Metric, ABC):
 
     ``samples`` are whatever the metric is about: features (B, D), logits (B, K) or points (B, D). The reference is no
     state: every rank sets the whole of it, and ``reset()`` keeps it.
+
+    Attributes:
+        needs_reference: Whether the numbers compare with a reference.
     """
 
+    needs_reference: bool = False
     full_state_update = False  # states are replaced, never written in place: a batch may come inside inference mode
 
     @abstractmethod
@@ -35,6 +46,26 @@ class SampleMetric(Metric, ABC):
     def set_reference(self, samples: Tensor, label: Tensor | None = None) -> None:
         """Compare with ``samples`` from now on. Metrics without a reference ignore it."""
         self._computed = None
+
+    def partial_state(self) -> dict[str, Tensor]:
+        """This rank's states so far, by name; lists as one tensor, empty ones left out."""
+        state: dict[str, Tensor] = {}
+        for name in self._defaults:
+            value = getattr(self, name)
+            if isinstance(value, Tensor) or value:
+                state[name] = dim_zero_cat(value)
+        return state
+
+    def add_partial_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on as if this rank had taken in what gave ``state`` too (see :meth:`partial_state`)."""
+        self._computed = None
+        self._update_count += 1
+        for name, value in state.items():
+            own, value = getattr(self, name), value.to(self.device)
+            if isinstance(own, list):
+                own.append(value)
+            else:
+                setattr(self, name, _MERGE[self._reductions[name]](own, value))
 
 
 class CollectingMetric(SampleMetric):
@@ -69,6 +100,18 @@ class CollectingMetric(SampleMetric):
         super().set_reference(samples, label)
         self.reference = samples.detach().flatten(1).float()
         self.reference_label = label
+
+    def gathered(self) -> tuple[Tensor, Tensor | None]:
+        """The samples of all ranks (N, D) in fp32, as they came, and their labels. Every rank must call it."""
+        with self.sync_context(should_sync=self._to_sync):
+            samples, label = self.collected()
+            return samples.float(), label
+
+    def share(self, other: CollectingMetric) -> None:
+        """Take the other's batches as one's own; they lie in memory once."""
+        assert isinstance(other.features, list) and isinstance(other.labels, list)
+        self.features, self.labels = list(other.features), list(other.labels)
+        self._update_count, self._computed = other._update_count, None
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """As in torchmetrics, but a rank that saw no sample takes part with an empty tensor of the right width."""
@@ -112,7 +155,12 @@ class MetricSuite(ABC):
 
     A suite always pairs a fidelity with a coverage number: a sampler that has collapsed onto one good sample wins
     every fidelity.
+
+    Attributes:
+        reference_name: What is compared with: ``data``, ``teacher``, a file and its digest, or nothing.
     """
+
+    reference_name: str = ""
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
@@ -120,6 +168,11 @@ class MetricSuite(ABC):
     @abstractmethod
     def metrics(self) -> Mapping[str, SampleMetric]:
         """The members."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether :meth:`set_reference` must be given samples."""
+        return any(metric.needs_reference for metric in self.metrics().values())
 
     @abstractmethod
     def set_reference(self, reference: Mapping[str, Tensor] | None) -> None:
@@ -129,9 +182,32 @@ class MetricSuite(ABC):
             UserError: If the suite needs a reference and gets ``None``.
         """
 
+    def refer_to_teacher(self) -> None:
+        """Compare from now on with what was taken in since the last reset, over all ranks: the teacher's samples.
+
+        The numbers are then called ``<name>_to_teacher``. Every rank must call it.
+
+        Raises:
+            UserError: If the suite cannot.
+        """
+        raise UserError(
+            f"{type(self).__name__} needs real samples to compare with, and the data module has none; give another "
+            "data module, or remove the metrics."
+        )
+
     @abstractmethod
     def update(self, samples: Tensor, label: Tensor | None = None) -> None:
         """Take in a batch of decoded samples: images in [-1, 1] or uint8, or points; ``label`` (B,) if there are."""
+
+    def observe(self, samples: Tensor, condition: Mapping[str, Any], seeds: Sequence[int]) -> None:
+        """Take in a batch with all that is known about it; what evaluations call.
+
+        Args:
+            samples: As for :meth:`update`.
+            condition: What the samples should show: ``{"label": (B,)}``, ``{"prompt": [...]}`` or ``{}``.
+            seeds: What they were made from, B numbers.
+        """
+        self.update(samples, condition.get("label"))
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -148,6 +224,20 @@ class MetricSuite(ABC):
         """Forget the samples, keep the reference."""
         for metric in self.metrics().values():
             metric.reset()
+
+    def partial_state(self) -> dict[str, Tensor]:
+        """What this rank took in since the last reset, so that an evaluation that is killed can go on."""
+        return {
+            f"{name}.{key}": value
+            for name, metric in self.metrics().items()
+            for key, value in metric.partial_state().items()
+        }
+
+    def add_partial_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on as if this rank had taken in what gave ``state`` too."""
+        for name, metric in self.metrics().items():
+            prefix = f"{name}."
+            metric.add_partial_state({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
 
     def to(self, device: torch.device | str) -> MetricSuite:
         """Work on ``device`` (needed before ``compute`` where ranks talk over NCCL)."""

@@ -18,6 +18,12 @@ def moments(samples: Tensor) -> tuple[Tensor, Tensor]:
     return mean, centred.T @ centred / (len(samples) - 1)
 
 
+def moments_of_sums(total: Tensor, outer: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and unbiased covariance (D, D) from sum x (D,) and sum x x^T (D, D) over ``count`` samples, fp64."""
+    mean = total / count
+    return mean, (outer - count * torch.outer(mean, mean)) / (count - 1)
+
+
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
     """Squared 2-Wasserstein distance of two Gaussians, the "FID" formula (Heusel et al. 2017, arXiv 1706.08500, eq. 6).
 
@@ -54,6 +60,7 @@ class FrechetDistance(SampleMetric):
         num_features: D.
     """
 
+    needs_reference = True
     total: Tensor
     outer: Tensor
     count: Tensor
@@ -68,11 +75,31 @@ class FrechetDistance(SampleMetric):
 
     def set_reference(self, samples: Tensor, label: Tensor | None = None) -> None:
         """Compare with ``samples`` (M, D)."""
-        super().set_reference(samples, label)
         if len(samples) < 2:
             raise UserError(f"FrechetDistance needs a reference of at least 2 samples, got {len(samples)}.")
-        self.reference_count = len(samples)
-        self.reference_moments = moments(samples.flatten(1))
+        self.set_moments(*moments(samples.flatten(1)), len(samples))
+
+    def set_moments(self, mean: Tensor, cov: Tensor, count: int) -> None:
+        """Compare with ``count`` samples (0 if nobody knows) of mean (D,) and covariance (D, D), fp64."""
+        self._computed = None
+        self.reference_count = count
+        self.reference_moments = mean, cov
+
+    def gathered(self) -> tuple[Tensor, Tensor, int]:
+        """Mean (D,) and covariance (D, D) of the samples of all ranks and their count. Every rank must call it."""
+        with self.sync_context(should_sync=self._to_sync):
+            return self.own_moments()
+
+    def own_moments(self) -> tuple[Tensor, Tensor, int]:
+        """Mean, unbiased covariance and count of what the states hold.
+
+        Raises:
+            UserError: If that is fewer than two samples.
+        """
+        count = int(self.count)
+        if count < 2:
+            raise UserError(f"FrechetDistance needs at least 2 samples, got {count}; raise their count.")
+        return *moments_of_sums(self.total, self.outer, count), count
 
     def update(self, samples: Tensor, label: Tensor | None = None) -> None:
         """Add features (B, D)."""
@@ -85,11 +112,7 @@ class FrechetDistance(SampleMetric):
         """``{"frechet": distance, "count": samples, "reference_count": reference samples}``."""
         if self.reference_moments is None:
             raise UserError("FrechetDistance has no reference; call set_reference(...) first.")
-        count = int(self.count)
-        if count < 2:
-            raise UserError(f"FrechetDistance needs at least 2 samples, got {count}; raise their count.")
-        mean = self.total / count
-        cov = (self.outer - count * torch.outer(mean, mean)) / (count - 1)
+        mean, cov, count = self.own_moments()
         distance = frechet_distance(mean, cov, *self.reference_moments)
         return {"frechet": distance, "count": float(count), "reference_count": float(self.reference_count)}
 
@@ -113,6 +136,8 @@ class FrechetRatio(CollectingMetric):
         num_features: D.
         splits: Number of random cuts; each costs three distances.
     """
+
+    needs_reference = True
 
     def __init__(self, num_features: int, splits: int = 4) -> None:
         super().__init__(num_features)

@@ -74,6 +74,8 @@ class KernelDistance(CollectingMetric):
         num_features: D.
     """
 
+    needs_reference = True
+
     def compute(self) -> dict[str, float]:
         """``{"kid": squared distance}``."""
         samples, label = self.collected()

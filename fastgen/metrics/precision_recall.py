@@ -60,6 +60,8 @@ class PrecisionRecall(CollectingMetric):
         neighbours: k. 3 and 5 are in use; 5 is steadier for small sets.
     """
 
+    needs_reference = True
+
     def __init__(self, num_features: int, neighbours: int = 5) -> None:
         super().__init__(num_features)
         self.neighbours = neighbours

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,60 +11,169 @@ from torch import Tensor
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
 from fastgen.metrics.accuracy import ClassAccuracy
-from fastgen.metrics.base import MetricSuite, SampleMetric
+from fastgen.metrics.base import CollectingMetric, MetricSuite, SampleMetric
+from fastgen.metrics.cmmd import CMMD
 from fastgen.metrics.features import FeatureExtractor, state_digest
 from fastgen.metrics.frechet import FrechetDistance, FrechetRatio
 from fastgen.metrics.images import to_uint8
+from fastgen.metrics.inception_score import InceptionScore
 from fastgen.metrics.kernel import KernelDistance
 from fastgen.metrics.mixture import LawKernelDistance, LawLikelihood, ModeCoverage, WassersteinDistance
 from fastgen.metrics.precision_recall import PrecisionRecall
+from fastgen.metrics.reference import Reference, read_reference
+from fastgen.metrics.vendi import VendiScore
+
+ImageMetric = Literal["frechet", "floor", "kid", "precision_recall", "accuracy", "inception_score", "cmmd", "vendi"]
+"""What :class:`ImageMetrics` can measure."""
+
+DEFAULT: tuple[ImageMetric, ...] = ("frechet", "floor", "kid", "precision_recall", "accuracy")
+
+COUNTS = ("count", "reference_count")
+"""Numbers that are named alike in every suite."""
 
 
 class ImageMetrics(MetricSuite):
-    """Fréchet and kernel distance, precision and recall, and the accuracy of labels, from one forward pass per image.
+    """Numbers about the features of images, from one forward pass per image.
 
-    Numbers: ``frechet`` (all samples against the whole reference), ``frechet_over_floor``, ``frechet_floor``,
-    ``frechet_to_half``, ``frechet_half_count`` (see ``FrechetRatio``), ``kid``, ``precision``, ``recall``, ``density``,
-    ``coverage``, ``accuracy`` (if the extractor is a classifier and samples have labels), ``count`` and
-    ``reference_count``. ``frechet`` shrinks as counts grow: compare it at equal counts, or take the ratio or the KID.
+    By name in ``metrics``:
+
+    - ``frechet``: all samples against the whole reference; also ``count`` and ``reference_count``. It shrinks as counts
+      grow: compare it at equal counts, or take the ratio or the KID.
+    - ``floor``: ``frechet_over_floor``, ``frechet_floor``, ``frechet_to_half``, ``frechet_half_count`` (see
+      ``FrechetRatio``).
+    - ``kid``, ``cmmd``: unbiased and biased kernel distance (CMMD belongs to CLIP features).
+    - ``precision_recall``: ``precision``, ``recall``, ``density``, ``coverage``.
+    - ``accuracy``: if the extractor is a classifier and samples have labels.
+    - ``inception_score`` and ``inception_score_std``: if the extractor is a classifier; needs no reference.
+    - ``vendi``: effective number of different samples; needs no reference.
+
+    What compares with the teacher's samples is called ``<name>_to_teacher``, e.g. ``frechet_to_teacher``.
 
     Args:
         extractor: Network whose features are compared, e.g. ``DigitsClassifier``.
+        metrics: What to measure; default frechet, floor, kid, precision_recall and accuracy.
+        reference: File of ``fastgen stats`` or EDM ``.npz`` to compare with, instead of the data module's images.
+            Without the features of single images in it, floor, kid, cmmd and precision_recall cannot be measured.
+        reference_count: Number of images that the reference file must stand for.
         neighbours: k of precision and recall.
         floor_splits: Random halvings of the reference for the ratio to the floor.
+        score_splits: Parts of the inception score.
+        prefix: Put before the names of all numbers, e.g. ``patch_``.
         batch_size: Images per forward pass of the extractor.
     """
 
     def __init__(
-        self, extractor: FeatureExtractor, neighbours: int = 5, floor_splits: int = 4, batch_size: int = 256
+        self,
+        extractor: FeatureExtractor,
+        metrics: list[ImageMetric] | None = None,
+        reference: str | None = None,
+        reference_count: int | None = None,
+        neighbours: int = 5,
+        floor_splits: int = 4,
+        score_splits: int = 10,
+        prefix: str = "",
+        batch_size: int = 256,
     ) -> None:
         super().__init__()
         self.extractor = extractor
+        self.chosen = metrics
+        self.reference = reference
+        self.reference_count = reference_count
+        self.prefix = prefix
         self.batch_size = batch_size
         dimension = extractor.num_features
-        self._frechet = FrechetDistance(dimension)
-        self._accuracy = ClassAccuracy()
-        self._on_features: dict[str, SampleMetric] = {
-            "frechet": self._frechet,
-            "ratio": FrechetRatio(dimension, floor_splits),
-            "kernel": KernelDistance(dimension),
-            "precision_recall": PrecisionRecall(dimension, neighbours),
+        makers: dict[ImageMetric, Callable[[], SampleMetric]] = {
+            "frechet": lambda: FrechetDistance(dimension),
+            "floor": lambda: FrechetRatio(dimension, floor_splits),
+            "kid": lambda: KernelDistance(dimension),
+            "precision_recall": lambda: PrecisionRecall(dimension, neighbours),
+            "cmmd": lambda: CMMD(dimension),
+            "inception_score": lambda: InceptionScore(dimension, self.scores, score_splits),
+            "vendi": lambda: VendiScore(dimension),
         }
+        names = DEFAULT if metrics is None else metrics
+        if unknown := [name for name in names if name != "accuracy" and name not in makers]:
+            raise UserError(
+                f"ImageMetrics cannot measure '{unknown[0]}'; choose from {', '.join([*makers, 'accuracy'])}."
+            )
+        if not names:
+            raise UserError("ImageMetrics have no metrics; name at least one, or remove the suite.")
+        self._on_features = {name: makers[name]() for name in dict.fromkeys(names) if name != "accuracy"}
+        self._accuracy = ClassAccuracy() if "accuracy" in names else None
 
     def metrics(self) -> Mapping[str, SampleMetric]:
         """The members."""
-        return {**self._on_features, "accuracy": self._accuracy}
+        return self._on_features | ({} if self._accuracy is None else {"accuracy": self._accuracy})
+
+    def collecting(self) -> list[CollectingMetric]:
+        """The members that keep all features; they keep the same ones."""
+        return [metric for metric in self._on_features.values() if isinstance(metric, CollectingMetric)]
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Logits of features (N, D).
+
+        Raises:
+            UserError: If the extractor is no classifier.
+        """
+        logits = self.extractor.logits(features)
+        if logits is None:
+            raise UserError(
+                f"The inception score needs a classifier, and {type(self.extractor).__name__} is none; give another "
+                "extractor, or remove inception_score."
+            )
+        return logits
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the data module (or the teacher) must give images: not if there is a file."""
+        return self.reference is None and super().needs_reference
 
     def set_reference(self, reference: Mapping[str, Tensor] | None) -> None:
-        """Compare with images, uint8 or in [-1, 1]."""
-        if reference is None:
+        """Compare with the file, or else with images, uint8 or in [-1, 1]."""
+        if "inception_score" in self._on_features:
+            self.scores(torch.zeros(1, self.extractor.num_features, device=self.device))
+        if self.reference is not None:
+            self._compare_with(read_reference(self.reference))
+        elif reference is not None:
+            images = reference["samples"]
+            features = torch.cat([self.extractor(to_uint8(part)) for part in images.split(self.batch_size)])
+            for metric in self._on_features.values():
+                metric.set_reference(features, reference.get("label"))
+            self.reference_name = "data"
+        elif self.needs_reference:
             raise UserError(
                 "The data module has no real images to compare with; give another data module, or remove the metrics."
             )
-        images = reference["samples"]
-        features = torch.cat([self.extractor(to_uint8(part)) for part in images.split(self.batch_size)])
+
+    def _compare_with(self, reference: Reference) -> None:
+        reference.check(self.extractor.num_features, self.fingerprint(), self.reference_count)
+        if reference.features is None:
+            needy = [name for name, metric in self._on_features.items() if name != "frechet" and metric.needs_reference]
+            if needy and self.chosen is not None:
+                raise UserError(
+                    f"{', '.join(needy)} need the features of single images, and the reference {reference.name} has "
+                    "none; write one with 'fastgen stats --features', or remove them from metrics."
+                )
+            for name in needy:
+                del self._on_features[name]
         for metric in self._on_features.values():
-            metric.set_reference(features, reference.get("label"))
+            if isinstance(metric, FrechetDistance):
+                metric.set_moments(reference.mean, reference.cov, reference.count)
+            elif metric.needs_reference:
+                assert reference.features is not None
+                metric.set_reference(reference.features.to(self.device), reference.label)
+        self.reference_name = reference.name
+
+    def refer_to_teacher(self) -> None:
+        """Compare with what was taken in since the last reset."""
+        if collecting := self.collecting():
+            features, label = collecting[0].gathered()
+            for metric in self._on_features.values():
+                metric.set_reference(features, label)
+        elif isinstance(frechet := self._on_features.get("frechet"), FrechetDistance):
+            frechet.set_moments(*frechet.gathered())
+        self.reference_name = "teacher"
+        self.reset()
 
     def update(self, samples: Tensor, label: Tensor | None = None) -> None:
         """Take in images (B, C, H, W)."""
@@ -74,10 +183,36 @@ class ImageMetrics(MetricSuite):
             features = self.extractor(to_uint8(samples[rows]))
             for metric in self._on_features.values():
                 metric.update(features, part_label)
-            logits = self.extractor.logits(features)
-            if logits is None:
-                logits, part_label = features, None  # no classifier: nothing is counted
-            self._accuracy.update(logits, part_label)
+            if self._accuracy is not None:
+                logits = self.extractor.logits(features)
+                # Of a network that is no classifier nothing is counted.
+                self._accuracy.update(features if logits is None else logits, None if logits is None else part_label)
+
+    def compute(self) -> dict[str, float]:
+        """All numbers over all ranks."""
+        numbers: dict[str, float] = {}
+        for metric in self.metrics().values():
+            compared = metric.needs_reference and self.reference_name == "teacher"
+            for name, value in metric.compute().items():
+                if name not in COUNTS:
+                    name = self.prefix + name + "_to_teacher" * (compared and not name.endswith("count"))
+                elif name == "reference_count" and value == 0:
+                    continue  # the file does not say
+                numbers[name] = value
+        return numbers
+
+    def partial_state(self) -> dict[str, Tensor]:
+        """What was taken in; the features once, however many metrics keep them."""
+        collecting = [name for name, metric in self._on_features.items() if isinstance(metric, CollectingMetric)]
+        repeated = set(collecting[1:])
+        return {name: value for name, value in super().partial_state().items() if name.split(".")[0] not in repeated}
+
+    def add_partial_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on as if ``state`` had been taken in."""
+        super().add_partial_state(state)
+        collecting = self.collecting()
+        for other in collecting[1:]:
+            other.share(collecting[0])
 
     def to(self, device: torch.device | str) -> ImageMetrics:
         """Work on ``device``."""
@@ -88,6 +223,100 @@ class ImageMetrics(MetricSuite):
     def fingerprint(self) -> str:
         """The extractor's."""
         return self.extractor.fingerprint()
+
+
+class CombinedMetrics(MetricSuite):
+    """Several suites on the same samples, e.g. two extractors, or images and text.
+
+    Args:
+        suites: The suites. Where two give a number of one name, give one of them a ``prefix``.
+    """
+
+    def __init__(self, suites: list[MetricSuite]) -> None:
+        super().__init__()
+        if not suites:
+            raise UserError("CombinedMetrics have no suites; give at least one.")
+        self.suites = suites
+
+    def metrics(self) -> Mapping[str, SampleMetric]:
+        """The members of all suites, as ``<number of the suite>/<name>``."""
+        return {
+            f"{i}/{name}": metric for i, suite in enumerate(self.suites) for name, metric in suite.metrics().items()
+        }
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether any suite does."""
+        return any(suite.needs_reference for suite in self.suites)
+
+    def set_reference(self, reference: Mapping[str, Tensor] | None) -> None:
+        """Each suite that needs one gets the reference."""
+        for suite in self.suites:
+            suite.set_reference(reference if suite.needs_reference else None)
+        self._name_reference()
+
+    def refer_to_teacher(self) -> None:
+        """Each suite that needs a reference takes the samples."""
+        for suite in self.suites:
+            if suite.needs_reference:
+                suite.refer_to_teacher()
+            else:
+                suite.set_reference(None)
+        self._name_reference()
+        self.reset()
+
+    def _name_reference(self) -> None:
+        self.reference_name = ", ".join(dict.fromkeys(s.reference_name for s in self.suites if s.reference_name))
+
+    def update(self, samples: Tensor, label: Tensor | None = None) -> None:
+        """Every suite takes the samples in."""
+        for suite in self.suites:
+            suite.update(samples, label)
+
+    def observe(self, samples: Tensor, condition: Mapping[str, Any], seeds: Sequence[int]) -> None:
+        """Every suite takes the samples in."""
+        for suite in self.suites:
+            suite.observe(samples, condition, seeds)
+
+    def compute(self) -> dict[str, float]:
+        """The numbers of all suites.
+
+        Raises:
+            UserError: If two suites give different numbers one name.
+        """
+        numbers: dict[str, float] = {}
+        for suite in self.suites:
+            for name, value in suite.compute().items():
+                if numbers.get(name, value) != value:
+                    raise UserError(f"Two suites give a number '{name}'; give one of them another prefix.")
+                numbers[name] = value
+        return numbers
+
+    def reset(self) -> None:
+        """Forget the samples in every suite."""
+        for suite in self.suites:
+            suite.reset()
+
+    def partial_state(self) -> dict[str, Tensor]:
+        """What the suites took in."""
+        return {f"{i}/{k}": v for i, suite in enumerate(self.suites) for k, v in suite.partial_state().items()}
+
+    def add_partial_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on as if ``state`` had been taken in."""
+        for i, suite in enumerate(self.suites):
+            prefix = f"{i}/"
+            suite.add_partial_state({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+
+    def to(self, device: torch.device | str) -> CombinedMetrics:
+        """Work on ``device``."""
+        self.device = torch.device(device)
+        for suite in self.suites:
+            suite.to(device)
+        return self
+
+    def fingerprint(self) -> str:
+        """Those of all suites."""
+        return " + ".join(dict.fromkeys(suite.fingerprint() for suite in self.suites))
 
 
 class MixtureMetrics(MetricSuite):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastgen.conditions import Condition, concatenate
 from fastgen.denoisers.base import Denoiser
+from fastgen.errors import UserError
 from fastgen.processes import Prediction
 
 
@@ -23,8 +24,16 @@ def conditional_pair(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Cond
 
 
 def guided(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, scale: float) -> Prediction:
-    """The guided prediction ``uncond + scale (cond - uncond)``; one plain call if ``scale`` is 1."""
+    """The guided prediction ``uncond + scale (cond - uncond)``; one plain call if ``scale`` is 1.
+
+    Raises:
+        UserError: If there is nothing to guide to.
+    """
     if scale == 1.0:
         return denoiser(x_t, t, condition)
+    if not condition:
+        raise UserError(
+            f"{type(denoiser).__name__} gets no condition, so a guidance scale of {scale:g} has no meaning; set it to 1."
+        )
     cond, uncond = conditional_pair(denoiser, x_t, t, condition)
     return cond.guided(uncond, scale)

@@ -1,0 +1,1 @@
+"""Folders of samples as the scripts of external judges read them."""

@@ -1,0 +1,248 @@
+"""Result files of judges that live in environments of their own.
+
+GenEval, DPG-Bench, VBench, HPSv3 and VQAScore bring detectors and vision-language models that cannot be installed
+beside this package. ``fastgen sample --layout`` writes what their scripts read; here their results come back. The
+formats of GenEval, DPG-Bench and VBench are those that their repositories write (read there); what HPSv3's
+``benchmark.py`` writes is only known from its documentation, and VQAScore returns a tensor that the user saves.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from fastgen.errors import UserError
+
+
+class Malformed(Exception):
+    """What is wrong with a result file, without its name."""
+
+
+def mean(values: Iterable[float]) -> float:
+    """Arithmetic mean.
+
+    Raises:
+        Malformed: If there is nothing, or something that is not finite.
+    """
+    numbers = list(values)
+    if not numbers:
+        raise Malformed("it holds no score")
+    if not all(math.isfinite(value) for value in numbers):
+        raise Malformed("a score is not finite")
+    return math.fsum(numbers) / len(numbers)
+
+
+def score(value: Any, place: str) -> float:
+    """A number or a truth value as a float.
+
+    Raises:
+        Malformed: If it is neither.
+    """
+    if not isinstance(value, int | float):
+        raise Malformed(f"{place} is no number")
+    return float(value)
+
+
+def slug(name: str) -> str:
+    """``Single Object`` as ``single_object``."""
+    return "_".join(name.lower().replace("-", " ").replace("/", " ").split())
+
+
+def parse_json(text: str) -> Any:
+    """JSON, or lines of JSON as a list.
+
+    Raises:
+        Malformed: If it is neither.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        pass
+    values = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            try:
+                values.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise Malformed(f"line {number} is not JSON") from error
+    if not values:
+        raise Malformed("it is empty")
+    return values
+
+
+def geneval(path: Path) -> tuple[dict[str, float], int]:
+    """``results.jsonl`` of ``evaluation/evaluate_images.py`` (djghosh13/geneval): one object per image.
+
+    ``geneval`` is the mean over tasks of the share of correct images, as ``summary_scores.py`` prints it;
+    ``geneval_<task>`` is each task's share, ``geneval_images`` and ``geneval_prompts`` are the shares of correct images
+    and of prompts with at least one.
+    """
+    lines = parse_json(path.read_text(encoding="utf-8"))
+    tasks: dict[str, list[float]] = defaultdict(list)
+    prompts: dict[str, bool] = {}
+    for number, line in enumerate(lines if isinstance(lines, list) else [lines], start=1):
+        if not isinstance(line, dict) or "tag" not in line or not isinstance(line.get("correct"), bool):
+            raise Malformed(f"record {number} lacks 'tag' or 'correct'")
+        tasks[str(line["tag"])].append(float(line["correct"]))
+        prompt = str(line.get("metadata", line.get("prompt", number)))
+        prompts[prompt] = prompts.get(prompt, False) or line["correct"]
+    values = {f"geneval_{slug(tag)}": mean(correct) for tag, correct in tasks.items()}
+    images = [correct for task in tasks.values() for correct in task]
+    return {
+        "geneval": mean(values.values()),
+        **values,
+        "geneval_images": mean(images),
+        "geneval_prompts": mean(map(float, prompts.values())),
+    }, len(images)
+
+
+def dpg(path: Path) -> tuple[dict[str, float], int]:
+    """``*_results.txt`` of ``dpg_bench/compute_dpg_bench.py`` (TencentQQGYLab/ELLA).
+
+    Lines ``<file>, <score of each picture>, <mean>`` and a summary. ``dpg`` is the mean over prompts in percent (the
+    ``DPG-Bench score``), ``dpg_<category>`` the L1 categories in percent.
+    """
+    scores: list[float] = []
+    pictures = 0
+    values: dict[str, float] = {}
+    section = ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        head, _, tail = line.strip().partition(":")
+        if head in ("L1 category scores", "L2 category scores"):
+            section = head[:2]
+        elif head == "DPG-Bench score":
+            values["dpg"] = number_of(tail, "the DPG-Bench score")
+        elif head in ("Model", "Image path", "Save results to"):
+            section = ""
+        elif section == "L1" and tail:
+            values[f"dpg_{slug(head)}"] = number_of(tail, f"the score of '{head}'")
+        elif not section and line.count(", ") >= 2:
+            pieces = line.split(", ")
+            scores.append(number_of(pieces[-1], f"the mean of '{Path(pieces[0]).name}'"))
+            pictures += len(pieces) - 2
+    if "dpg" not in values:
+        values = {"dpg": 100.0 * mean(scores), **values}
+    mean(values.values())
+    return {"dpg": values.pop("dpg"), **values}, pictures
+
+
+def number_of(text: str, place: str) -> float:
+    """A number written in a text file.
+
+    Raises:
+        Malformed: If it is none.
+    """
+    try:
+        return float(text)
+    except ValueError as error:
+        raise Malformed(f"{place} is no number") from error
+
+
+def vbench(path: Path) -> tuple[dict[str, float], int]:
+    """``*_eval_results.json`` of VBench (Vchitect/VBench): ``{dimension: [score, [one object per video]]}``.
+
+    Gives ``vbench_<dimension>``. The weighted totals are VBench's own ``scripts/cal_final_score.py``.
+    """
+    found = parse_json(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict) or not found:
+        raise Malformed("it is no object of dimensions")
+    values: dict[str, float] = {}
+    count = 0
+    for name, result in found.items():
+        if not isinstance(result, list) or not result:
+            raise Malformed(f"'{name}' is no list that begins with a score")
+        values[f"vbench_{slug(name)}"] = score(result[0], f"the score of '{name}'")
+        if len(result) > 1 and isinstance(result[1], list):
+            count = max(count, len(result[1]))
+    mean(values.values())
+    return values, count
+
+
+SCORE_KEYS = ("reward", "rewards", "score", "scores", "hpsv3", "vqascore")
+
+
+def leaf_scores(value: Any, place: str = "the file") -> list[float]:
+    """The scores in numbers, nested lists, or objects with one of ``SCORE_KEYS``."""
+    if isinstance(value, list):
+        return [number for i, part in enumerate(value, start=1) for number in leaf_scores(part, f"entry {i} of {place}")]
+    if isinstance(value, dict):
+        key = next((key for key in SCORE_KEYS if key in value), None)
+        if key is None:
+            raise Malformed(f"{place} has none of the keys {', '.join(SCORE_KEYS)}")
+        return leaf_scores(value[key], f"'{key}' of {place}")
+    return [score(value, place)]
+
+
+def hpsv3(path: Path) -> tuple[dict[str, float], int]:
+    """``--output_path`` of HPSv3's ``evaluate/benchmark.py`` (MizzenAI/HPSv3), or scores that the user saved as JSON.
+
+    Unverified: the documentation promises "statistics (mean, std, min, max) for each folder" and the detailed results;
+    the names of the keys are not stated. Read are scores one by one (numbers, or objects with ``reward`` or ``score``),
+    also per folder, or else a ``mean`` per folder.
+    """
+    found = parse_json(path.read_text(encoding="utf-8"))
+    parts = list(found.values()) if isinstance(found, dict) and not set(SCORE_KEYS) & set(found) else [found]
+    if isinstance(found, dict) and "mean" in found:
+        return {"hpsv3": mean([score(found["mean"], "'mean'")])}, 0
+    try:
+        numbers = [number for part in parts for number in leaf_scores(part)]
+        return {"hpsv3": mean(numbers)}, len(numbers)
+    except Malformed:
+        means = [score(part["mean"], "'mean'") for part in parts if isinstance(part, dict) and "mean" in part]
+        if not means:
+            raise
+        return {"hpsv3": mean(means)}, 0
+
+
+def vqascore(path: Path) -> tuple[dict[str, float], int]:
+    """What ``VQAScore.batch_forward`` returned (linzhiqiu/t2v_metrics): a tensor (prompts, images, 1).
+
+    Saved by ``torch.save`` (``.pt``, as ``genai_bench/evaluate.py`` does) or as nested lists in JSON.
+    """
+    if path.suffix in (".pt", ".pth"):
+        import pickle
+
+        import torch
+
+        try:
+            tensor = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise Malformed("it is no tensor saved by torch.save") from error
+        if not isinstance(tensor, torch.Tensor):
+            raise Malformed("it holds no tensor")
+        numbers = tensor.double().flatten().tolist()
+    else:
+        numbers = leaf_scores(parse_json(path.read_text(encoding="utf-8")))
+    return {"vqascore": mean(numbers)}, len(numbers)
+
+
+JUDGES: dict[str, Callable[[Path], tuple[dict[str, float], int]]] = {
+    "geneval": geneval,
+    "dpg": dpg,
+    "vbench": vbench,
+    "hpsv3": hpsv3,
+    "vqascore": vqascore,
+}
+"""Readers by the name of the judge; each returns numbers by metric and the number of images (0 if not told)."""
+
+
+def read_scores(judge: str, path: str) -> tuple[dict[str, float], int]:
+    """The numbers in a judge's result file, and how many images it judged (0 if it does not say).
+
+    Raises:
+        UserError: If the file is missing or is no such result file.
+    """
+    if judge not in JUDGES:
+        raise UserError(f"'{judge}' is no judge whose results fastgen reads; choose one of: {', '.join(JUDGES)}.")
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"'{path}' does not exist or is no file; give the result file of {judge}.")
+    try:
+        return JUDGES[judge](file)
+    except (Malformed, UnicodeDecodeError) as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
+        raise UserError(f"'{path}' is no result file of {judge}: {reason}; run its script again.") from error

@@ -1,0 +1,234 @@
+"""A run folder, as far as it can be read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastgen.errors import UserError
+from fastgen.report.records import read_json_lines
+
+MARKS = ("config.yaml", "metrics.jsonl", "throughput.json", "health.jsonl")
+"""Files that make a folder a run; one is enough."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One line of ``metrics.jsonl``.
+
+    Attributes:
+        student_updates: Updates behind the weights; for a teacher, when it was measured.
+        training_seconds: Time of training, without evaluation and pictures.
+        role: ``average``, ``student``, ``teacher`` or an EMA's name.
+        steps: As asked for; ``None`` is as trained (or the solver's own number).
+        nfe: Network calls per sample.
+        count: Number of samples.
+        fingerprint: The extractor and what it was fed.
+        values: Numbers by metric.
+    """
+
+    student_updates: int
+    training_seconds: float | None
+    role: str
+    steps: int | None
+    nfe: int | None
+    count: int | None
+    fingerprint: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of ``health.jsonl``."""
+
+    student_updates: int
+    kind: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds.
+
+    Attributes:
+        folder: Where it lies.
+        name: A short name, different from those of the runs read with it.
+        config: The resolved configuration.
+        measurements: Lines of ``metrics.jsonl`` in order.
+        events: Events of the health monitor in order.
+        throughput: ``throughput.json``: rates, peak memory, device.
+        grids: Pictures of samples in order of student updates.
+        checkpoint: The latest checkpoint.
+        problems: What is missing or cannot be read, one sentence each.
+    """
+
+    folder: Path
+    name: str
+    config: Mapping[str, Any]
+    measurements: tuple[Measurement, ...]
+    events: tuple[Event, ...]
+    throughput: Mapping[str, Any]
+    grids: tuple[Path, ...]
+    checkpoint: Path | None
+    problems: tuple[str, ...]
+
+    @property
+    def method(self) -> str:
+        """Class name of the method, e.g. ``SiD``; empty if unknown."""
+        model = self.config.get("model")
+        return str(model.get("class_path", "")).split(".")[-1] if isinstance(model, Mapping) else ""
+
+    @property
+    def student_updates(self) -> int:
+        """How far the run went, as far as its files tell."""
+        measured = [m.student_updates for m in self.measurements if m.role != "teacher"]
+        return max([*measured, int(number(self.throughput.get("student_updates")) or 0)], default=0)
+
+
+def number(value: Any) -> float | None:
+    """A float, or ``None`` if ``value`` is no number."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def whole(value: Any) -> int | None:
+    """An int, or ``None`` if ``value`` is no whole number."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[Run]:
+    """Runs under names that tell them apart.
+
+    Raises:
+        UserError: If a folder is no run, or is given twice.
+    """
+    found = [find_run(folder) for folder in folders]
+    if twice := next((path for i, path in enumerate(found) if path in found[:i]), None):
+        raise UserError(f"'{twice}' is given twice; give each run once.")
+    return [read_run(folder, name) for folder, name in zip(found, short_names(found), strict=True)]
+
+
+def find_run(folder: str | os.PathLike[str]) -> Path:
+    """The run folder: the one given, or the latest ``version_*`` in it.
+
+    Raises:
+        UserError: If there is none.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise UserError(f"'{folder}' is no folder; give the folder of a run, e.g. runs/sid_digits/version_0.")
+    versions = sorted((int(v[1]), p) for p in path.glob("version_*") if (v := re.fullmatch(r"version_(\d+)", p.name)))
+    for candidate in (path, *(p for _, p in reversed(versions))):
+        if any((candidate / mark).is_file() for mark in MARKS):
+            return candidate.resolve()
+    raise UserError(
+        f"'{folder}' is no run of fastgen, because it holds none of {', '.join(MARKS)}; give a folder that "
+        "'fastgen fit' wrote, e.g. runs/sid_digits/version_0."
+    )
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """The shortest endings of the paths that differ; a lone ``version_0`` is not worth saying.
+
+    ``runs/a/version_0`` and ``runs/b/version_0`` are ``a`` and ``b``; ``runs/a/version_0`` and ``runs/a/version_1`` are
+    ``a/version_0`` and ``a/version_1``.
+    """
+    plain = [path.parent.name if path.name.startswith("version_") else path.name for path in folders]
+    for depth in range(1, max((len(path.parts) for path in folders), default=1) + 1):
+        names = plain if depth == 1 else ["/".join(path.parts[-depth:]) for path in folders]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in folders]
+
+
+def read_run(folder: Path, name: str | None = None) -> Run:
+    """Read one run folder; what is missing is said in ``problems``."""
+    problems: list[str] = []
+    config = read_config(folder / "config.yaml", problems)
+    lines, damaged = read_json_lines(folder / "metrics.jsonl")
+    measurements = tuple(m for line in lines if (m := measurement(line)) is not None)
+    if damaged or len(measurements) < len(lines):
+        problems.append(f"{damaged + len(lines) - len(measurements)} lines of metrics.jsonl cannot be read.")
+    elif not measurements:
+        problems.append("There are no measurements (metrics.jsonl); add the Evaluate callback.")
+    events, damaged = read_json_lines(folder / "health.jsonl")
+    if damaged:
+        problems.append(f"{damaged} lines of health.jsonl cannot be read.")
+    return Run(
+        folder=folder,
+        name=name or short_names([folder])[0],
+        config=config,
+        measurements=measurements,
+        events=tuple(
+            Event(whole(e.get("student_updates")) or 0, str(e.get("kind", "")), str(e.get("sentence", ""))) for e in events
+        ),
+        throughput=read_object(folder / "throughput.json", problems),
+        grids=tuple(sorted((folder / "grids").glob("step_*.png"))),
+        checkpoint=latest_checkpoint(folder, config),
+        problems=tuple(problems),
+    )
+
+
+def measurement(line: Mapping[str, Any]) -> Measurement | None:
+    """A line of ``metrics.jsonl``, or ``None`` if it is none."""
+    values, role = line.get("values"), line.get("role")
+    if not isinstance(values, Mapping) or not isinstance(role, str):
+        return None
+    return Measurement(
+        student_updates=whole(line.get("student_updates")) or 0,
+        training_seconds=number(line.get("training_seconds")),
+        role=role,
+        steps=whole(line.get("steps")),
+        nfe=whole(line.get("nfe")),
+        count=whole(line.get("count")),
+        fingerprint=str(line.get("fingerprint", "")),
+        values={str(key): value for key, raw in values.items() if (value := number(raw)) is not None},
+    )
+
+
+def read_config(path: Path, problems: list[str]) -> dict[str, Any]:
+    """The configuration; empty, with a problem noted, if there is none."""
+    import yaml
+
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        problems.append("There is no config.yaml.")
+        return {}
+    except yaml.YAMLError:
+        problems.append("config.yaml is not valid YAML.")
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def read_object(path: Path, problems: list[str]) -> dict[str, Any]:
+    """A JSON object; empty, with a problem noted, if there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        problems.append(f"There is no {path.name}: the run did not end by itself, or lacks the callback that writes it.")
+        return {}
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        problems.append(f"{path.name} cannot be read.")
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def latest_checkpoint(folder: Path, config: Mapping[str, Any]) -> Path | None:
+    """``last.ckpt``, or else the step file with the largest number, where the Checkpoint callback wrote."""
+    trainer = config.get("trainer")
+    callbacks = trainer.get("callbacks") if isinstance(trainer, Mapping) else None
+    places = [folder / "checkpoints"]
+    for callback in callbacks if isinstance(callbacks, list) else []:
+        if isinstance(callback, Mapping) and str(callback.get("class_path", "")).endswith("Checkpoint"):
+            dirpath = (callback.get("init_args") or {}).get("dirpath")
+            places += [Path(dirpath).expanduser()] if dirpath else []
+    for place in places:
+        for path in (place / "last.ckpt", *sorted(place.glob("step=*.ckpt"), reverse=True)):
+            if path.is_file():
+                return path
+    return None
