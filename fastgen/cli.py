@@ -20,6 +20,7 @@ import fastgen.denoisers
 import fastgen.extras
 import fastgen.methods
 from fastgen.callbacks import WriteSamples
+from fastgen.callbacks.surroundings import callbacks_of
 from fastgen.checkpoints import read_checkpoint
 from fastgen.data import DistillationData
 from fastgen.errors import UserError
@@ -52,7 +53,8 @@ class Parser(LightningArgumentParser):
             return super().parse_path(cfg_path, *args, **kwargs)
         except ParserError as error:
             if str(error).startswith("Unexpected config"):
-                raise UserError(f"'{cfg_path}' is no mapping; begin it with 'trainer:', 'model:' and 'data:'.") from error
+                message = f"'{cfg_path}' is no mapping; begin it with 'trainer:', 'model:' and 'data:'."
+                raise UserError(message) from error
             if str(error).startswith("Problems parsing config"):
                 places = re.findall(r"line \d+, column \d+", str(error)) or ["its end"]
                 raise UserError(
@@ -65,6 +67,7 @@ NOISE = (
     r".*module\(s\) in eval mode at the start of training",  # the frozen teacher must be
     r".*does not have many workers which may be a bottleneck",  # small data sets are fastest without
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # inside Lightning
+    r"Grad strides do not match bucket view strides",  # 1x1 convolutions under DDP; the gradients are right
 )
 """Beginnings of warnings that say nothing to a user of fastgen."""
 
@@ -121,13 +124,13 @@ class CLI(LightningCLI):
             refuse_half_precision(trainer.precision)  # on a CPU Lightning would take another one without saying so
             if trainer.accumulate_grad_batches != 1:
                 raise UserError(
-                    "trainer.accumulate_grad_batches cannot serve several optimizers; set model.init_args.micro_batches "
-                    "(the number of pieces of each batch) and leave it at 1."
+                    "trainer.accumulate_grad_batches cannot serve several optimizers; leave it at 1 and set "
+                    "model.init_args.micro_batches, the number of pieces of each batch."
                 )
             if trainer.gradient_clip_val is not None or trainer.gradient_clip_algorithm is not None:
                 raise UserError(
-                    "trainer.gradient_clip_val cannot serve several optimizers; set model.init_args.gradient_clip and "
-                    "leave it null."
+                    "trainer.gradient_clip_val cannot serve several optimizers; leave it null and set "
+                    "model.init_args.gradient_clip."
                 )
 
     def instantiate_classes(self) -> None:
@@ -139,14 +142,16 @@ class CLI(LightningCLI):
         dump = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
         self.model.recipe = dump["model"]
         if self.subcommand != "fit":  # the averages in the checkpoint are asked for, whatever callbacks there are
+            warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
             for name in self.saved_averages:
                 self.model.request_average(name)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer whose ``predict`` writes files, also if the config does not say so."""
         trainer = super().instantiate_trainer(**kwargs)
-        if self.subcommand == "predict" and not any(isinstance(c, WriteSamples) for c in trainer.callbacks):
-            trainer.callbacks.append(WriteSamples())
+        callbacks = callbacks_of(trainer)
+        if self.subcommand == "predict" and not any(isinstance(c, WriteSamples) for c in callbacks):
+            callbacks.append(WriteSamples())
         return trainer
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -160,6 +165,10 @@ def run(words: list[str]) -> int:
             from fastgen.commands.sample import sample
 
             sample(words[1:])
+        elif words[0] == "stats":
+            from fastgen.commands.stats import stats
+
+            stats(words[1:])
         else:
             silence_noise()
             sys.argv = [sys.argv[0], *words]  # the first word stays: Lightning starts further processes with it

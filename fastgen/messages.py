@@ -32,7 +32,8 @@ COMPLAINTS = (
 def as_sentence(text: str) -> str:
     """A text of several lines and sentences as one sentence."""
     line = re.sub(r"\s+", " ", text).strip().rstrip(" .")
-    return re.sub(r"[.!?]+ ([A-Z])(?=[a-z ])", lambda found: f"; {found[1].lower()}", line) + "."
+    joined = re.sub(r"(?<!e\.g)(?<!i\.e)[.!?]+ (?=[A-Z])", "; ", line)
+    return re.sub(r"; ([A-Z])(?=[a-z ])", lambda found: found[0].lower(), joined) + "."
 
 
 def one_sentence(message: str) -> str:

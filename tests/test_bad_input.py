@@ -262,7 +262,9 @@ MISTAKES = [
         ["accumulate_grad_batches", "micro_batches"],
         put(f"{T}.accumulate_grad_batches", 2),
     ),
-    Mistake("clipping of the trainer", ["gradient_clip_val", "gradient_clip "], put(f"{T}.gradient_clip_val", 1.0)),
+    Mistake(
+        "clipping of the trainer", ["gradient_clip_val", "init_args.gradient_clip."], put(f"{T}.gradient_clip_val", 1.0)
+    ),
     Mistake("unknown accelerator", ["accelerator", "warp"], put(f"{T}.accelerator", "warp")),
     Mistake("accelerator that is not there", ["torch_xla"], put(f"{T}.accelerator", "tpu")),
     Mistake("unknown strategy", ["strategy", "telepathy"], put(f"{T}.strategy", "telepathy")),

@@ -241,6 +241,11 @@ class Evaluate(AfterStudentUpdates, SideWork):
             self.suite.refer_to_teacher()
         else:
             self.suite.set_reference(found)
+        if method.teacher is not None and (wanted := min(self.suite.wants_teacher, self.count)):
+            seeds = [self.seed + index for index in range(wanted)]
+            batches = sample_batches(trainer, method, range(wanted), seeds, self.batch_size, "teacher", None)
+            for number, (samples, _) in enumerate(batches):
+                self.suite.remember_teacher(samples, seeds[number * self.batch_size :][: len(samples)])
         self._has_reference = True
         return True
 

@@ -20,6 +20,12 @@ def conditions(trainer: Trainer, indices: Sequence[int]) -> dict[str, Any]:
     return {} if data is None else data.evaluation_conditions(indices)
 
 
+def groups(trainer: Trainer, indices: Sequence[int]) -> dict[str, Any]:
+    """How the data module groups evaluation samples ``indices``; the sampler does not see it."""
+    data = data_of(trainer)
+    return {} if data is None else data.evaluation_groups(indices)
+
+
 def reference(trainer: Trainer) -> dict[str, Tensor] | None:
     """The data module's real samples, if there are any."""
     data = data_of(trainer)
@@ -35,11 +41,11 @@ def sample_batches(
     role: str,
     steps: int | None,
 ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-    """Samples with their conditions; sample ``indices[k]`` is made from ``seeds[k]``."""
+    """Samples with their conditions and groups; sample ``indices[k]`` is made from ``seeds[k]``."""
     for start in range(0, len(indices), batch_size):
         rows = slice(start, start + batch_size)
         condition = conditions(trainer, indices[rows])
-        yield method.sample(seeds[rows], condition, steps, role), condition
+        yield method.sample(seeds[rows], condition, steps, role), condition | groups(trainer, indices[rows])
 
 
 def describe(method: Distiller, role: str, steps: int | None) -> str:

@@ -63,7 +63,9 @@ class Unfinished:
         name = hashlib.sha256(key.encode()).hexdigest()[:24]
         runs = log_folder(trainer)
         self.folder = runs / FOLDER / name
-        self.places = [self.folder, *sorted(runs.resolve().parent.glob(f"*/{FOLDER}/{name}"))]
+        # A logger's folder lies beside those of earlier runs of the same name.
+        others = sorted(runs.resolve().parent.glob(f"*/{FOLDER}/{name}")) if trainer.loggers else []
+        self.places = [self.folder, *others]
         self.done: list[int] = []
         self._loaded: list[Path] = []
         self._own: Path | None = None
@@ -72,8 +74,8 @@ class Unfinished:
 
     def resume(self) -> set[int]:
         """Have the suite take in what lies on disk; the numbers of those samples. Every rank must call it."""
-        found = self.trainer.strategy.broadcast(self.survey() if self.trainer.is_global_zero else None)
-        files, self._attempt = found
+        found: Any = self.survey() if self.trainer.is_global_zero else None
+        files, self._attempt = self.trainer.strategy.broadcast(found)
         for number, (path, indices) in enumerate(files):
             if number % self.trainer.world_size == self.trainer.global_rank:
                 tensors, _ = load_tensors(path)

@@ -64,7 +64,7 @@ def sample(words: Sequence[str]) -> None:
         "--layout",
         choices=("plain", "geneval", "dpg", "vbench", "hpsv3", "vqascore"),
         default=None,
-        help="write the folder --out as this judge's scripts read it, for all --prompts; may be interrupted and repeated",
+        help="write the folder --out as this judge's scripts read it, for all --prompts; goes on where it was stopped",
     )
     parser.add_argument("--per-prompt", "--per_prompt", type=int, default=None, help="pictures per prompt of a layout")
     parser.add_argument("--first-seed", "--first_seed", type=int, default=0, help="seed of a layout's first picture")

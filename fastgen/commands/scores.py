@@ -38,7 +38,7 @@ def scores(words: Sequence[str]) -> None:
     role = arguments.role or made.get("role", "average")
     nfe = arguments.nfe or made.get("nfe") or the_only_nfe([m.nfe for m in run.measurements if m.role == role])
     if nfe is None:
-        raise UserError(f"It is not clear how many network calls the samples of '{role}' took; give --samples or --nfe.")
+        raise UserError(f"It is not clear how many network calls samples of '{role}' took; give --samples or --nfe.")
     updates = arguments.updates if arguments.updates is not None else made.get("student_updates", run.student_updates)
     at = [m for m in run.measurements if m.role == role and m.student_updates == updates]
 

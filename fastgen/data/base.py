@@ -221,6 +221,10 @@ class DistillationData(LightningDataModule, ABC):
             return {}
         return {"label": torch.as_tensor(indices, dtype=torch.int64) % self.num_classes}
 
+    def evaluation_groups(self, indices: Sequence[int]) -> dict[str, list[str]]:
+        """By what metrics group evaluation samples ``indices``, e.g. ``{"style": [...]}``; samplers do not see it."""
+        return {}
+
     def reference(self) -> dict[str, Tensor] | None:
         """What samples are compared with, equal on all ranks.
 

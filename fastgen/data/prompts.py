@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,13 @@ def read_prompts(path: str) -> list[str]:
     return prompts
 
 
+def read_styles(path: str) -> list[str] | None:
+    """The column ``style`` of a ``.jsonl`` or ``.csv`` file of prompts, ``None`` if there is none."""
+    file = resolve(path)
+    rows = read_rows(file) if file.suffix in (".jsonl", ".csv") else []
+    return column(rows, "style", file) if first_column(rows, ("style",)) else None
+
+
 class _PromptSource(BatchSource):
     def __init__(self, prompts: Sequence[str]) -> None:
         self.size = len(prompts)
@@ -48,7 +56,7 @@ class Prompts(DistillationData):
 
     Args:
         path: File with the training prompts: one per line (.txt), or .jsonl/.csv with a ``text`` or ``prompt`` column.
-            ``asset:prompts_toy.txt`` ships with fastgen.
+            ``asset:prompts_toy.txt`` ships with fastgen. A column ``style`` groups the numbers of an evaluation.
         held_out: File with prompts for validation and evaluation; ``None`` takes the training prompts (and validates
             on the first batch of them).
         batch_size: Prompts per rank and batch.
@@ -81,3 +89,13 @@ class Prompts(DistillationData):
         source = self.sources[0 if self.held_out is None else 1]
         assert isinstance(source, _PromptSource)
         return {"prompt": [source.prompts[i % len(source.prompts)] for i in indices]}
+
+    @cached_property
+    def styles(self) -> list[str] | None:
+        """The style of every evaluation prompt, ``None`` if the file has none."""
+        return read_styles(self.path if self.held_out is None else self.held_out)
+
+    def evaluation_groups(self, indices: Sequence[int]) -> dict[str, list[str]]:
+        """The styles of the prompts."""
+        styles = self.styles
+        return {} if styles is None else {"style": [styles[i % len(styles)] for i in indices]}

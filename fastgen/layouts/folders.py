@@ -42,6 +42,7 @@ class Layout(ABC):
 
     def check(self, items: Sequence[Item], per_prompt: int) -> None:
         """Raise a :class:`UserError` if the judge could not read the result."""
+        return
 
     @abstractmethod
     def file(self, out: Path, item: Item, k: int) -> Path:
@@ -58,6 +59,7 @@ class Layout(ABC):
 
     def finish(self, out: Path, items: Sequence[Item], per_prompt: int) -> None:
         """Write what names all pictures, when all are there."""
+        return
 
 
 class Plain(Layout):
@@ -68,7 +70,9 @@ class Plain(Layout):
 
     def finish(self, out: Path, items: Sequence[Item], per_prompt: int) -> None:
         rows = [
-            {"file_name": self.file(out, item, k).name, "text": item.prompt} for item in items for k in range(per_prompt)
+            {"file_name": self.file(out, item, k).name, "text": item.prompt}
+            for item in items
+            for k in range(per_prompt)
         ]
         write_text(out / "metadata.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
@@ -146,9 +150,13 @@ class VBench(Layout):
     def check(self, items: Sequence[Item], per_prompt: int) -> None:
         for item in items:
             if "/" in item.prompt or "\0" in item.prompt or item.prompt.startswith("."):
-                raise UserError(f"VBench names files after prompts, which '{item.prompt}' does not allow; leave '/' out.")
+                raise UserError(
+                    f"VBench names files after prompts, which '{item.prompt}' does not allow; leave '/' out."
+                )
             if len(item.prompt.encode()) > 230:
-                raise UserError(f"VBench names files after prompts, and '{item.prompt[:40]}...' is too long; shorten it.")
+                raise UserError(
+                    f"VBench names files after prompts, and '{item.prompt[:40]}...' is too long; shorten it."
+                )
 
     def file(self, out: Path, item: Item, k: int) -> Path:
         return out / f"{item.prompt}-{k}.png"
@@ -182,8 +190,8 @@ class HPSv3(Layout):
 class VQAScore(Layout):
     """``images/00000-0000.png`` and ``dataset.json`` (Lin et al. 2024, arXiv 2404.01291).
 
-    ``dataset.json`` is the list of ``{"images": [...], "texts": [prompt]}`` that ``VQAScore.batch_forward(dataset=...)``
-    takes; images are relative to the folder, so run it there.
+    ``dataset.json`` is the list of ``{"images": [...], "texts": [prompt]}`` that ``batch_forward(dataset=...)`` takes;
+    images are relative to the folder, so run it there.
     """
 
     next_step = "in {out}: VQAScore(...).batch_forward(dataset=json.load(open('dataset.json'))), saved by torch.save"

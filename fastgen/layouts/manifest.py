@@ -45,8 +45,8 @@ def claim(out: Path, wanted: Mapping[str, Any]) -> None:
         for key, value in wanted.items():
             if found.get(key) != value:
                 raise UserError(
-                    f"'{out}' was begun with another {key} ({found.get(key)}, now {value}); give another --out, or delete "
-                    f"it and {manifest_of(out).name}."
+                    f"'{out}' was begun with another {key} ({found.get(key)}, now {value}); give another --out, or "
+                    f"delete it and {manifest_of(out).name}."
                 )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"'{out}' exists and was not made by 'fastgen sample --layout'; give another --out.")

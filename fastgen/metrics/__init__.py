@@ -2,29 +2,42 @@
 
 from fastgen.metrics.accuracy import ClassAccuracy
 from fastgen.metrics.base import MetricSuite, SampleMetric
-from fastgen.metrics.centre_crop import CentreCrop
 from fastgen.metrics.classifier import DigitsClassifier
 from fastgen.metrics.cmmd import CMMD
+from fastgen.metrics.duplicates import DuplicateRate
 from fastgen.metrics.features import FeatureExtractor, Pixels
 from fastgen.metrics.frechet import FrechetDistance, FrechetRatio, frechet_distance
+from fastgen.metrics.inception import Inception, NvidiaInception
 from fastgen.metrics.inception_score import InceptionScore
 from fastgen.metrics.kernel import KernelDistance
 from fastgen.metrics.mixture import LawKernelDistance, LawLikelihood, ModeCoverage, WassersteinDistance
+from fastgen.metrics.open_clip_features import OpenClipFeatures
+from fastgen.metrics.perceptual import PairwiseLPIPS, TeacherAlignment
 from fastgen.metrics.precision_recall import PrecisionRecall
 from fastgen.metrics.reference import Reference, read_reference, write_reference
 from fastgen.metrics.suites import CombinedMetrics, ImageMetrics, MixtureMetrics
+from fastgen.metrics.text_image import AestheticScore, CLIPScore, HPSv2, PickScore
+from fastgen.metrics.text_suite import TextImageMetrics
+from fastgen.metrics.timm_features import DinoV2, TimmFeatures
 from fastgen.metrics.vendi import VendiScore
+from fastgen.metrics.wrappers import CentreCrop, Resized
 
 __all__ = [
     "CMMD",
+    "AestheticScore",
+    "CLIPScore",
     "CentreCrop",
     "ClassAccuracy",
     "CombinedMetrics",
     "DigitsClassifier",
+    "DinoV2",
+    "DuplicateRate",
     "FeatureExtractor",
     "FrechetDistance",
     "FrechetRatio",
+    "HPSv2",
     "ImageMetrics",
+    "Inception",
     "InceptionScore",
     "KernelDistance",
     "LawKernelDistance",
@@ -32,10 +45,18 @@ __all__ = [
     "MetricSuite",
     "MixtureMetrics",
     "ModeCoverage",
+    "NvidiaInception",
+    "OpenClipFeatures",
+    "PairwiseLPIPS",
+    "PickScore",
     "Pixels",
     "PrecisionRecall",
     "Reference",
+    "Resized",
     "SampleMetric",
+    "TeacherAlignment",
+    "TextImageMetrics",
+    "TimmFeatures",
     "VendiScore",
     "WassersteinDistance",
     "frechet_distance",

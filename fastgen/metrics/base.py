@@ -195,6 +195,14 @@ class MetricSuite(ABC):
             "data module, or remove the metrics."
         )
 
+    @property
+    def wants_teacher(self) -> int:
+        """How many of the first samples the teacher should make from the same noise, for :meth:`remember_teacher`."""
+        return 0
+
+    def remember_teacher(self, samples: Tensor, seeds: Sequence[int]) -> None:
+        """Keep the teacher's samples (B, C, H, W) from ``seeds``; ``reset`` keeps them too. Every rank gets all."""
+
     @abstractmethod
     def update(self, samples: Tensor, label: Tensor | None = None) -> None:
         """Take in a batch of decoded samples: images in [-1, 1] or uint8, or points; ``label`` (B,) if there are."""
@@ -204,7 +212,8 @@ class MetricSuite(ABC):
 
         Args:
             samples: As for :meth:`update`.
-            condition: What the samples should show: ``{"label": (B,)}``, ``{"prompt": [...]}`` or ``{}``.
+            condition: What the samples should show: ``{"label": (B,)}``, ``{"prompt": [...]}`` or ``{}``, and how the
+                data module groups them, e.g. ``{"style": [...]}``.
             seeds: What they were made from, B numbers.
         """
         self.update(samples, condition.get("label"))

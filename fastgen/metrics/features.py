@@ -31,11 +31,14 @@ class FeatureExtractor(ABC):
         name: Stands in the fingerprint.
         preprocessing: What happens to the pixels before the network; stands in the fingerprint.
         num_features: D.
+        logits_show_labels: Whether the classes of :meth:`logits` are the labels of the data, so that an accuracy has a
+            meaning.
     """
 
     name: str
     preprocessing: str
     num_features: int
+    logits_show_labels = True
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
@@ -75,9 +78,14 @@ class FeatureExtractor(ABC):
         self.network.to(self.device)
         return self
 
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the weights; large networks take seconds, so it is kept."""
+        return state_digest(self.network)
+
     def fingerprint(self) -> str:
         """Name, preprocessing and sha256 of the weights: numbers with different fingerprints cannot be compared."""
-        return f"{self.name}/{self.preprocessing}/sha256:{state_digest(self.network)[:16]}"
+        return f"{self.name}/{self.preprocessing}/sha256:{self.digest[:16]}"
 
 
 class Pixels(FeatureExtractor):

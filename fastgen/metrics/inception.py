@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fastgen.errors import UserError
 from fastgen.files import sha256
@@ -72,14 +71,6 @@ class _AnyInception(FeatureExtractor):
         takes them.
         """
         return features.to(self.device) @ self.output_weight().float().T
-
-    @cached_property
-    def _digest(self) -> str:
-        return super().fingerprint()
-
-    def fingerprint(self) -> str:
-        """Name, resize and sha256 of the weights."""
-        return self._digest
 
 
 class Inception(_AnyInception):
@@ -146,48 +137,43 @@ class NvidiaInception(_AnyInception):
     def build(self) -> nn.Module:
         """The program of the file."""
         try:
-            network = torch.jit.load(str(self.path), map_location="cpu")
+            program = torch.jit.load(str(self.path), map_location="cpu")
         except RuntimeError as error:
             raise UserError(
                 f"'{self.path}' is no TorchScript file; get {NVIDIA.files[0]} from {NVIDIA.place}."
             ) from error
-        if not (hasattr(network, "layers") and hasattr(network, "output") and hasattr(network.output, "weight")):
+        if not (hasattr(program, "layers") and hasattr(program, "output") and hasattr(program.output, "weight")):
             raise UserError(
                 f"'{self.path}' is not NVIDIA's Inception (it has no 'layers' or 'output'); get {NVIDIA.files[0]} from "
                 f"{NVIDIA.place}."
             )
-        return network
+        return nn.ModuleDict({"program": program})  # a program itself cannot be frozen
+
+    @property
+    def program(self) -> nn.Module:
+        """What the file holds."""
+        network: Any = self.network
+        return network["program"]
 
     def extract(self, images: Tensor) -> Tensor:
         """Features (N, 2048) of RGB images."""
         self.check(images)
-        network: Any = self.network
+        program: Any = self.program
         if self.resize == "tf1":
-            return network(images.float(), return_features=True).view(len(images), self.num_features)
+            return program(images.float(), return_features=True).view(len(images), self.num_features)
         resized = RESIZES[self.resize](images, SIZE)
         if resized.shape[2:] != (SIZE, SIZE):
             raise UserError(
                 f"NvidiaInception without a resize reads images of {SIZE}x{SIZE}, got {tuple(images.shape[2:])}; crop "
                 "them, or set resize to 'tf1' or 'clean'."
             )
-        return network.layers((resized - 128) / 128).view(len(images), self.num_features)
+        return program.layers((resized - 128) / 128).view(len(images), self.num_features)
 
     def output_weight(self) -> Tensor:
-        network: Any = self.network
-        return network.output.weight
+        program: Any = self.program
+        return program.output.weight
 
     @cached_property
-    def _digest(self) -> str:
-        return f"{self.name}/{self.preprocessing}/sha256:{sha256(self.path)[:16]}"
-
-
-def inception_probabilities(extractor: FeatureExtractor, features: Tensor) -> Tensor:
-    """Class probabilities (N, K) that belong to ``features``.
-
-    Raises:
-        UserError: If the extractor is no classifier.
-    """
-    logits = extractor.logits(features)
-    if logits is None:
-        raise UserError(f"'{extractor.name}' is no classifier and has no probabilities; take an Inception extractor.")
-    return functional.softmax(logits.float(), dim=1)
+    def digest(self) -> str:
+        """sha256 of the file: the program matters as much as its weights."""
+        return sha256(self.path)

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from fastgen.errors import UserError
 from fastgen.metrics.features import state_digest
-from fastgen.metrics.resize import resize_longest, resize_pillow, resize_shortest, standardise
+from fastgen.metrics.resize import resize_pillow, resize_shortest, standardise
 from fastgen.metrics.weights import Release, find_weights, read_weights
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -53,53 +53,123 @@ class OpenClipTower:
         known = list_pretrained_tags_by_model(model)
         if (tag or known) and not published:
             raise UserError(
-                f"{what}: '{model}' has no published weights '{tag}', whose preprocessing would be taken; set 'tag' to "
-                + (f"one of {', '.join(known)}." if known else "null.")
+                f"{what}: no weights of '{model}' are published as '{tag}', and the tag says how images are prepared; "
+                "set 'tag' to " + (f"one of {', '.join(known)}." if known else "null.")
             )
-        if bool(published.get("quick_gelu", False)) != bool(config.get("quick_gelu", False)) and published:
-            wanted = f"{model}-quickgelu" if published.get("quick_gelu") else model.removesuffix("-quickgelu")
-            raise UserError(f"{what}: the weights '{tag}' were trained as '{wanted}', not '{model}'; set 'model' so.")
+        trained_so = f"{model}-quickgelu" if published.get("quick_gelu") else model.removesuffix("-quickgelu")
+        other = published and bool(published.get("quick_gelu")) != bool(config.get("quick_gelu"))
+        if other and trained_so != model and trained_so in open_clip.list_models():
+            raise UserError(f"{what}: the weights '{tag}' were trained as '{trained_so}'; set 'model' to that.")
         self.mean: tuple[float, ...] = tuple(published.get("mean") or MEAN)
         self.std: tuple[float, ...] = tuple(published.get("std") or STD)
         self.resize_mode: str = published.get("resize_mode") or "shortest"
         self.filtering: Any = published.get("interpolation") or "bicubic"
-        repository, _, file = published.get("hf_hub", "").rpartition("/")
-        files = (file,) if file else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-        url = None if repository else (published.get("url") or f"the authors of {model}")
-        self.release = release or Release(files if url is None else (str(url).rsplit("/")[-1],), url, repository)
+        self.release = release or _release(published)
+        self.text_repositories = {
+            name for key in ("hf_model_name", "hf_tokenizer_name") if (name := config["text_cfg"].get(key))
+        }
         self.device = torch.device("cpu")
 
     @cached_property
     def path(self) -> Path:
         """The file of weights."""
-        return find_weights(self.weights, self.release, self.what)
+        if self.weights is None and self.release is None:
+            raise UserError(f"{self.what}: '{self.model}' has no published weights; give a file as 'weights'.")
+        return find_weights(self.weights, self.release or Release(("",)), self.what)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors of the file, under open_clip's names."""
-        return read_weights(self.path)
+    def load(self, network: nn.Module) -> None:
+        """Fill ``network`` from the file; raises whatever does not fit."""
+        from open_clip.factory import load_checkpoint
+
+        load_checkpoint(network, str(self.path), strict=True, weights_only=True)
 
     @cached_property
     def network(self) -> nn.Module:
         """The network with the weights of the file, frozen, in fp32 and in evaluation mode."""
         import open_clip
-        from open_clip.factory import load_checkpoint
 
-        tensors = self.tensors()  # says what is wrong with the file in one sentence
+        path = self.path
+        for repository in self.text_repositories:  # their clients would retry for half a minute each
+            try:
+                find_weights(None, Release(("config.json", "tokenizer_config.json"), None, repository), self.what)
+            except UserError as error:
+                raise UserError(
+                    f"{self.what}: the text tower of '{self.model}' is '{repository}' of the Hugging Face hub, which "
+                    f"is not on this machine and cannot be downloaded; run 'hf download {repository}' where there is "
+                    "a network and copy the cache, or take a model whose text tower is open_clip's own."
+                ) from error
+        network = open_clip.create_model(self.model, pretrained_text=False)  # the checkpoint holds both towers
         try:
-            # Nothing may be fetched for a tower on the way: the checkpoint holds both of them whole.
-            network = open_clip.create_model(self.model, load_weights=False, pretrained_text=False)
-        except OSError as error:
+            self.load(network)
+        except Exception as error:
+            read_weights(path)  # if the file itself is bad, this says so
             raise UserError(
-                f"{self.what}: the text tower of '{self.model}' needs files of its own from the Hugging Face hub, which "
-                "are not on this machine; download them there first, or take a model whose text tower is open_clip's."
+                f"'{path}' does not fit {self.model} of open_clip, the network of {self.what}; give the file of this "
+                "model."
             ) from error
-        network = network.eval().requires_grad_(False)
-        try:
-            with _as_file(tensors) as file:
-                load_checkpoint(network, file)
-        except (RuntimeError, KeyError) as error:
-            raise UserError(
-                f"'{self.path}' does not fit {self.model} of open_clip, the network of {self.what}; give the file of "
-                "this model."
-            ) from error
-        return network.to(self.device)
+        return network.eval().requires_grad_(False).to(self.device)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Texts to tokens; open_clip ships it for its own text towers."""
+        import open_clip
+
+        return open_clip.get_tokenizer(self.model)
+
+    def to(self, device: torch.device | str) -> OpenClipTower:
+        """Work on ``device``; the network is not built for it."""
+        self.device = torch.device(device)
+        if "network" in vars(self):
+            self.network.to(self.device)
+        return self
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the network's input."""
+        network: Any = self.network
+        size = network.visual.image_size
+        return int(size if isinstance(size, int) else size[0])
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """The network's input for uint8 images (N, 3, H, W), resized as open_clip does it with Pillow."""
+        size = self.image_size
+        if self.resize_mode == "longest":
+            scale = size / max(images.shape[2:])
+            height, width = (round(side * scale) for side in images.shape[2:])
+            resized = resize_pillow(images, height, width, self.filtering)
+            top, left = (size - height) // 2, (size - width) // 2
+            resized = functional.pad(resized, (left, size - width - left, top, size - height - top))
+        elif self.resize_mode == "squash":
+            resized = resize_pillow(images, size, size, self.filtering)
+        else:
+            resized = resize_shortest(images, size, self.filtering)
+        return standardise(resized, self.mean, self.std)
+
+    @torch.no_grad()
+    def embed_pixels(self, pixels: Tensor) -> Tensor:
+        """Embeddings (N, D), fp32, of what :meth:`pixels` gives."""
+        network: Any = self.network
+        with torch.autocast(self.device.type, enabled=False):
+            return network.encode_image(pixels.to(self.device)).float()
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings (N, D), fp32, of texts; what is longer than the context is cut off."""
+        network: Any = self.network
+        with torch.autocast(self.device.type, enabled=False):
+            return network.encode_text(self.tokenizer(list(texts)).to(self.device)).float()
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the weights."""
+        return state_digest(self.network)
+
+
+def _release(published: dict[str, Any]) -> Release | None:
+    """Where open_clip's table says that weights lie."""
+    repository, _, file = published.get("hf_hub", "").rpartition("/")
+    if repository:
+        files = (file,) if file else ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+        return Release(files, repository=repository)
+    url = published.get("url", "")
+    return Release((url.rsplit("/")[-1],), url) if url else None

@@ -13,6 +13,7 @@ from fastgen.errors import UserError
 from fastgen.metrics.accuracy import ClassAccuracy
 from fastgen.metrics.base import CollectingMetric, MetricSuite, SampleMetric
 from fastgen.metrics.cmmd import CMMD
+from fastgen.metrics.duplicates import DuplicateRate
 from fastgen.metrics.features import FeatureExtractor, state_digest
 from fastgen.metrics.frechet import FrechetDistance, FrechetRatio
 from fastgen.metrics.images import to_uint8
@@ -23,7 +24,9 @@ from fastgen.metrics.precision_recall import PrecisionRecall
 from fastgen.metrics.reference import Reference, read_reference
 from fastgen.metrics.vendi import VendiScore
 
-ImageMetric = Literal["frechet", "floor", "kid", "precision_recall", "accuracy", "inception_score", "cmmd", "vendi"]
+ImageMetric = Literal[
+    "frechet", "floor", "kid", "precision_recall", "accuracy", "duplicates", "inception_score", "cmmd", "vendi"
+]
 """What :class:`ImageMetrics` can measure."""
 
 DEFAULT: tuple[ImageMetric, ...] = ("frechet", "floor", "kid", "precision_recall", "accuracy")
@@ -43,7 +46,8 @@ class ImageMetrics(MetricSuite):
       ``FrechetRatio``).
     - ``kid``, ``cmmd``: unbiased and biased kernel distance (CMMD belongs to CLIP features).
     - ``precision_recall``: ``precision``, ``recall``, ``density``, ``coverage``.
-    - ``accuracy``: if the extractor is a classifier and samples have labels.
+    - ``duplicates``: ``memorised`` and ``repeated`` (see ``DuplicateRate``).
+    - ``accuracy``: if the extractor is a classifier of the data's labels and samples have labels.
     - ``inception_score`` and ``inception_score_std``: if the extractor is a classifier; needs no reference.
     - ``vendi``: effective number of different samples; needs no reference.
 
@@ -53,7 +57,7 @@ class ImageMetrics(MetricSuite):
         extractor: Network whose features are compared, e.g. ``DigitsClassifier``.
         metrics: What to measure; default frechet, floor, kid, precision_recall and accuracy.
         reference: File of ``fastgen stats`` or EDM ``.npz`` to compare with, instead of the data module's images.
-            Without the features of single images in it, floor, kid, cmmd and precision_recall cannot be measured.
+            Without the features of single images in it, of what compares only ``frechet`` can be measured.
         reference_count: Number of images that the reference file must stand for.
         neighbours: k of precision and recall.
         floor_splits: Random halvings of the reference for the ratio to the floor.
@@ -87,6 +91,7 @@ class ImageMetrics(MetricSuite):
             "floor": lambda: FrechetRatio(dimension, floor_splits),
             "kid": lambda: KernelDistance(dimension),
             "precision_recall": lambda: PrecisionRecall(dimension, neighbours),
+            "duplicates": lambda: DuplicateRate(dimension),
             "cmmd": lambda: CMMD(dimension),
             "inception_score": lambda: InceptionScore(dimension, self.scores, score_splits),
             "vendi": lambda: VendiScore(dimension),
@@ -184,8 +189,8 @@ class ImageMetrics(MetricSuite):
             for metric in self._on_features.values():
                 metric.update(features, part_label)
             if self._accuracy is not None:
-                logits = self.extractor.logits(features)
-                # Of a network that is no classifier nothing is counted.
+                logits = self.extractor.logits(features) if self.extractor.logits_show_labels else None
+                # Of a network that does not know the labels nothing is counted.
                 self._accuracy.update(features if logits is None else logits, None if logits is None else part_label)
 
     def compute(self) -> dict[str, float]:
@@ -264,6 +269,16 @@ class CombinedMetrics(MetricSuite):
                 suite.set_reference(None)
         self._name_reference()
         self.reset()
+
+    @property
+    def wants_teacher(self) -> int:
+        """The most that any suite wants."""
+        return max(suite.wants_teacher for suite in self.suites)
+
+    def remember_teacher(self, samples: Tensor, seeds: Sequence[int]) -> None:
+        """Every suite keeps what it wants."""
+        for suite in self.suites:
+            suite.remember_teacher(samples, seeds)
 
     def _name_reference(self) -> None:
         self.reference_name = ", ".join(dict.fromkeys(s.reference_name for s in self.suites if s.reference_name))

@@ -76,7 +76,6 @@ class TimmFeatures(FeatureExtractor):
             repository=self.config.hf_hub_id,
         )
         path = find_weights(self.weights, release, what)
-        read_weights(path)  # says what is wrong with the file in one sentence
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             random = self._create(pretrained=False)
@@ -85,7 +84,8 @@ class TimmFeatures(FeatureExtractor):
                 network = self._create(
                     pretrained=True, pretrained_cfg_overlay={"file": str(path), "custom_load": False}
                 )
-            except (RuntimeError, KeyError) as error:
+            except Exception as error:
+                read_weights(path)  # if the file itself is bad, this says so
                 reason = str(error).splitlines()[0][:120]
                 raise UserError(f"'{path}' does not fit {what} ({reason}); give the file of this model.") from error
         # timm is content if a file lacks tensors: one that still has its random start was not in the file.
@@ -107,14 +107,6 @@ class TimmFeatures(FeatureExtractor):
             )
         resized = RESIZES[self.resize](images, self.size)
         return self.network(standardise(resized, self.config.mean, self.config.std))
-
-    @cached_property
-    def _digest(self) -> str:
-        return super().fingerprint()
-
-    def fingerprint(self) -> str:
-        """Name, resize and sha256 of the weights."""
-        return self._digest
 
 
 class DinoV2(TimmFeatures):

@@ -11,8 +11,9 @@ MISSING = object()
 def flatten(value: Any, place: str = "") -> dict[str, Any]:
     """Leaves of a nested value by dotted key.
 
-    An entry of a list with a ``class_path`` is keyed by its class, so that callbacks are compared with their like,
-    wherever they stand; other lists are compared entry by entry. Empty mappings and lists are leaves.
+    An object is keyed by its place, with its class as the value (``fastgen`` before it left out) and its arguments
+    below. An object in a list is keyed by its class, so that callbacks are compared with their like, wherever they
+    stand; other lists are compared entry by entry. Empty mappings and lists are leaves.
     """
     if isinstance(value, Mapping) and value:
         items = [(str(key), part) for key, part in value.items()]
@@ -29,13 +30,17 @@ def flatten(value: Any, place: str = "") -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for key, part in items:
         joint = "" if not place or key.startswith("[") else "."
-        # "init_args" says nothing that the class path does not.
-        leaves |= flatten(part, place if key == "init_args" and place else f"{place}{joint}{key}")
+        if place and key == "class_path" and isinstance(part, str):
+            leaves[place] = part.split(".")[-1] if part.startswith("fastgen.") else part
+        elif place and key == "init_args":
+            leaves |= flatten(part, place) if part else {}
+        else:
+            leaves |= flatten(part, f"{place}{joint}{key}")
     return leaves
 
 
 def differences(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, tuple[Any, ...]]]:
-    """Keys whose values are not the same everywhere, with one value per configuration (``MISSING`` if there is none)."""
+    """Keys whose values are not the same everywhere, with one value per configuration (or ``MISSING``)."""
     flat = [flatten(config) for config in configs]
     keys = dict.fromkeys(key for leaves in flat for key in leaves)
     rows = ((key, tuple(leaves.get(key, MISSING) for leaves in flat)) for key in keys)
@@ -52,7 +57,7 @@ def same(one: Any, other: Any) -> bool:
 def written(value: Any) -> str:
     """A leaf as YAML would have it, in one line."""
     if value is MISSING:
-        return "–"
+        return "-"
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -168,7 +168,9 @@ SCORE_KEYS = ("reward", "rewards", "score", "scores", "hpsv3", "vqascore")
 def leaf_scores(value: Any, place: str = "the file") -> list[float]:
     """The scores in numbers, nested lists, or objects with one of ``SCORE_KEYS``."""
     if isinstance(value, list):
-        return [number for i, part in enumerate(value, start=1) for number in leaf_scores(part, f"entry {i} of {place}")]
+        return [
+            number for i, part in enumerate(value, start=1) for number in leaf_scores(part, f"entry {i} of {place}")
+        ]
     if isinstance(value, dict):
         key = next((key for key in SCORE_KEYS if key in value), None)
         if key is None:

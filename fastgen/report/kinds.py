@@ -11,12 +11,13 @@ Better = Literal["low", "high"]
 
 KINDS: tuple[tuple[str, Aspect, Better | None], ...] = (
     (r"(^|_)(geneval|dpg|vbench|hpsv3|vqascore)", "judge", "high"),
-    (r"count$|floor$|^step", "bookkeeping", None),
+    (r"count$|(?<!over)_floor$|^floor$|^step|_std$", "bookkeeping", None),
     (r"recall|coverage|modes_found|vendi|diversity|pairwise_lpips", "coverage", "high"),
     (r"mode_kl", "coverage", "low"),
-    (r"frechet|(^|_)fid|(^|_)fd_|(^|_)kid|kernel|mmd|wasserstein|(^|_)nll$|teacher_alignment_lpips", "fidelity", "low"),
-    (r"precision|density|inception|high_quality|accuracy|clip|hps|pick|aesthetic|psnr", "fidelity", "high"),
-    (r"duplicate|memori", "other", "low"),
+    (r"frechet|(^|_)fid|(^|_)fd_|(^|_)kid|kernel|mmd|wasserstein|(^|_)nll$", "fidelity", "low"),
+    (r"precision|density|inception|high_quality|accuracy|clip|hps|pick|aesthetic", "fidelity", "high"),
+    (r"duplicate|repeated|memori|teacher_lpips", "other", "low"),
+    (r"teacher_psnr", "other", "high"),
 )
 """Patterns of names, the first that matches counts."""
 

@@ -28,7 +28,7 @@ class Measurement:
         steps: As asked for; ``None`` is as trained (or the solver's own number).
         nfe: Network calls per sample.
         count: Number of samples.
-        fingerprint: The extractor and what it was fed.
+        fingerprint: The extractor, what it was fed, and the reference if that is not the data.
         values: Numbers by metric.
     """
 
@@ -164,7 +164,8 @@ def read_run(folder: Path, name: str | None = None) -> Run:
         config=config,
         measurements=measurements,
         events=tuple(
-            Event(whole(e.get("student_updates")) or 0, str(e.get("kind", "")), str(e.get("sentence", ""))) for e in events
+            Event(whole(e.get("student_updates")) or 0, str(e.get("kind", "")), str(e.get("sentence", "")))
+            for e in events
         ),
         throughput=read_object(folder / "throughput.json", problems),
         grids=tuple(sorted((folder / "grids").glob("step_*.png"))),
@@ -178,6 +179,8 @@ def measurement(line: Mapping[str, Any]) -> Measurement | None:
     values, role = line.get("values"), line.get("role")
     if not isinstance(values, Mapping) or not isinstance(role, str):
         return None
+    reference = line.get("reference")
+    against = f" against {reference}" if isinstance(reference, str) and reference not in ("", "data") else ""
     return Measurement(
         student_updates=whole(line.get("student_updates")) or 0,
         training_seconds=number(line.get("training_seconds")),
@@ -185,7 +188,7 @@ def measurement(line: Mapping[str, Any]) -> Measurement | None:
         steps=whole(line.get("steps")),
         nfe=whole(line.get("nfe")),
         count=whole(line.get("count")),
-        fingerprint=str(line.get("fingerprint", "")),
+        fingerprint=str(line.get("fingerprint", "")) + against,
         values={str(key): value for key, raw in values.items() if (value := number(raw)) is not None},
     )
 
@@ -210,7 +213,9 @@ def read_object(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        problems.append(f"There is no {path.name}: the run did not end by itself, or lacks the callback that writes it.")
+        problems.append(
+            f"There is no {path.name}: the run did not end by itself, or lacks the callback that writes it."
+        )
         return {}
     except (json.JSONDecodeError, UnicodeDecodeError):
         problems.append(f"{path.name} cannot be read.")

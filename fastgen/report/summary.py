@@ -99,15 +99,17 @@ def incomparable(rows: Sequence[Final]) -> list[str]:
     counts = sorted({row.count for row in measured if row.count is not None})
     if len(counts) > 1:
         numbers = ", ".join(map(str, counts))
-        notes.append(f"The rows were measured on different numbers of samples ({numbers}); distances shrink with the count.")
+        notes.append(
+            f"The rows were measured on different numbers of samples ({numbers}); distances shrink with the count."
+        )
     prints = sorted({row.fingerprint for row in measured if row.fingerprint})
     if len(prints) > 1:
         notes.append(f"The rows were measured in different ways ({'; '.join(prints)}); their distances do not compare.")
     for row in rows:
         if row.withheld:
             notes.append(
-                f"{row.run}, {row.role}: {', '.join(row.withheld)} not shown, because no coverage number (recall, coverage, "
-                "modes found) was measured on the same samples."
+                f"{row.run}, {row.role}: {', '.join(row.withheld)} not shown, because no coverage number (recall, "
+                "coverage, modes found) was measured on the same samples."
             )
     return notes
 

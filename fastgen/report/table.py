@@ -45,9 +45,23 @@ def cell(row: Final, name: str) -> str:
 
 
 def comparison(runs: Sequence[Run], width: int | None = None) -> str:
-    """The final numbers of runs: one column per run, role and number of network calls."""
-    rows = [(run, row) for run in runs for row in finals(run) or [None]]
-    names = ordered(name for _, row in rows if row is not None for name in row.values)
+    """The final numbers of runs: one column per run, role and number of network calls.
+
+    Runs that were measured in different ways stand in tables of their own.
+    """
+    alike: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        prints = {m.fingerprint for m in run.measurements if not m.fingerprint.startswith("external:")}
+        alike.setdefault(tuple(sorted(prints)), []).append(run)
+    return "\n".join(one_table(group, width) for group in alike.values())
+
+
+def one_table(runs: Sequence[Run], width: int | None) -> str:
+    """The table of runs that were measured in the same way."""
+    rows: list[tuple[Run, Final | None]] = []
+    for run in runs:
+        rows += [(run, row) for row in finals(run)] or [(run, None)]
+    names = ordered(name for _, row in rows if row is not None for name in row.values if name != "count")
     labels = ["run", "method", "role", "calls", "updates", "training time", "samples", *names]
     speed = {
         "updates/s": "student_updates_per_second",
@@ -72,7 +86,10 @@ def comparison(runs: Sequence[Run], width: int | None = None) -> str:
             column += [cell(row, name) for name in names]
         for key in speed.values():
             column.append(digits(number(run.throughput.get(key))) if whole_run else "")
-        column += [str(run.throughput.get("device", "")) if whole_run else "", str(len(run.events)) if whole_run else ""]
+        column += [
+            str(run.throughput.get("device", "")) if whole_run else "",
+            str(len(run.events)) if whole_run else "",
+        ]
         columns.append(column)
     kept = [i for i in range(len(columns[0])) if i < 2 or any(column[i] for column in columns[1:])]
     text = aligned([[column[i] for i in kept] for column in columns], width)

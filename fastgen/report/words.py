@@ -6,10 +6,12 @@ import math
 
 
 def digits(value: float | None, significant: int = 4) -> str:
-    """``0.1515``; whole numbers below a million without a point; nothing for ``None``."""
+    """``0.1515``, ``5000``, ``34,910``; nothing for ``None``."""
     if value is None:
         return ""
-    if math.isfinite(value) and value == round(value) and abs(value) < 1e6:
+    if 9999.5 <= abs(value) < 1e9:
+        return f"{value:,.0f}"
+    if math.isfinite(value) and value == round(value) and abs(value) < 1e9:
         return str(round(value))
     return f"{value:.{significant}g}"
 

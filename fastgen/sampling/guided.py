@@ -33,7 +33,8 @@ def guided(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, sca
         return denoiser(x_t, t, condition)
     if not condition:
         raise UserError(
-            f"{type(denoiser).__name__} gets no condition, so a guidance scale of {scale:g} has no meaning; set it to 1."
+            f"{type(denoiser).__name__} gets no condition, so a guidance scale of {scale:g} has no meaning; "
+            "set the scale to 1."
         )
     cond, uncond = conditional_pair(denoiser, x_t, t, condition)
     return cond.guided(uncond, scale)

@@ -67,3 +67,14 @@ def test_held_out_prompts(tmp_path: Path) -> None:
     data = Prompts("asset:prompts_toy.txt", held_out=str(tmp_path / "test.txt"), batch_size=2)
     assert [b["condition"]["prompt"] for b in data.val_dataloader()] == [["one", "two"], ["three"]]
     assert data.evaluation_conditions(range(4))["prompt"] == ["one", "two", "three", "one"]
+
+
+def test_styles_group_evaluation_samples(tmp_path: Path) -> None:
+    file = tmp_path / "hps.jsonl"
+    file.write_text('{"prompt": "a cat", "style": "anime"}\n{"prompt": "a dog", "style": "photo"}\n')
+    data = Prompts(str(file))
+    assert data.evaluation_conditions([0, 1, 2]) == {"prompt": ["a cat", "a dog", "a cat"]}
+    assert data.evaluation_groups([0, 1, 2]) == {"style": ["anime", "photo", "anime"]}
+    (tmp_path / "plain.txt").write_text("a cat\n")
+    assert Prompts(str(tmp_path / "plain.txt")).evaluation_groups([0]) == {}
+    assert Prompts(str(tmp_path / "plain.txt"), held_out=str(file)).evaluation_groups([1]) == {"style": ["photo"]}

@@ -1,0 +1,201 @@
+"""``fastgen stats``: what real images look like to an extractor, as a file to compare samples with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from torch import Tensor
+
+from fastgen import __version__
+from fastgen.data import DistillationData, ImageFolder
+from fastgen.data.base import BatchSource
+from fastgen.data.images import SUFFIXES
+from fastgen.errors import UserError
+from fastgen.files import resolve
+from fastgen.messages import one_sentence
+from fastgen.metrics import FeatureExtractor
+from fastgen.metrics.frechet import FrechetDistance
+from fastgen.metrics.images import to_uint8
+from fastgen.metrics.reference import write_reference
+from fastgen.randomness import generator
+
+PIECES = 8
+"""Parts of a batch that are read at the same time."""
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise UserError(f"fastgen stats: {one_sentence(message)}") from ex
+
+
+def parser() -> ArgumentParser:
+    """The options."""
+    options = _Parser("fastgen stats", description=__doc__)
+    options.add_argument("--data", required=True, type=str, help="folder of images, or a config with a 'data:' section")
+    options.add_subclass_arguments(FeatureExtractor, "extractor", required=True)
+    options.add_argument("--out", required=True, type=str, help="the .safetensors file to write")
+    options.add_argument("--features", action="store_true", help="keep the features of every image, for all metrics")
+    options.add_argument(
+        "--resolution",
+        type=int | None,
+        default=None,
+        help="scale the shorter side of a folder's images to it and crop the centre; default as they are",
+    )
+    options.add_argument("--color", type=Literal["rgb", "grey"], default="rgb", help="how to read a folder's images")
+    options.add_argument(
+        "--split", type=Literal["train", "held_out"], default="train", help="which samples of a config's data"
+    )
+    options.add_argument("--count", type=int | None, default=None, help="take so many, chosen at random; default all")
+    options.add_argument("--batch_size", "--batch-size", type=int, default=256)
+    options.add_argument("--num_workers", "--num-workers", type=int, default=8, help="threads that read files")
+    options.add_argument("--device", type=str, default="cuda" if torch.cuda.is_available() else "cpu")
+    return options
+
+
+def folder_of_images(root: Path, resolution: int | None, color: Literal["rgb", "grey"]) -> tuple[ImageFolder, str]:
+    """A folder as a data module, and how its pixels are made."""
+    if resolution is not None:
+        data = ImageFolder(str(root), resolution, color=color, held_out_fraction=0.0)
+        return data, f"{color}, shorter side to {resolution} by Lanczos, centre crop"
+    from PIL import Image
+
+    first = min((path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES), default=None)
+    if first is None:
+        raise UserError(f"'{root}' holds no image ({', '.join(sorted(SUFFIXES))}); check --data.")
+    try:
+        with Image.open(first) as image:
+            width, height = image.size
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"The image '{first}' cannot be read; replace or delete it.") from error
+    if width != height:
+        raise UserError(f"The image '{first}' is {width}x{height} pixels, not square; give --resolution.")
+    data = ImageFolder(str(root), width, color=color, resize=False, held_out_fraction=0.0)
+    return data, f"{color}, {width}x{height} as stored"
+
+
+def data_of_config(path: Path) -> DistillationData:
+    """The data module that a config names."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"'{path}' is not YAML; give a folder of images or a config.") from error
+    if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
+        raise UserError(f"'{path}' has no 'data:' section; give a folder of images or a config with one.")
+    options = _Parser("fastgen stats")
+    options.add_subclass_arguments(DistillationData, "data")
+    try:
+        return options.instantiate_classes(options.parse_object({"data": config["data"]})).data
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"The data of '{path}' cannot be built: {one_sentence(str(error))}") from error
+
+
+def batches(source: BatchSource, indices: Sequence[int], batch_size: int, workers: int) -> Iterator[dict[str, Any]]:
+    """Parts of batches ``indices`` in order; the parts of a batch are read at the same time."""
+    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
+        step = max(1, batch_size // PIECES)
+        for start in range(0, len(indices), batch_size):
+            rows = indices[start : start + batch_size]
+            pieces = [rows[i : i + step] for i in range(0, len(rows), step)]
+            yield joined(list(pool.map(source.batch, pieces)))
+
+
+def joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Batches as one; of the conditions only the label is kept."""
+    batch: dict[str, Any] = {"x0": torch.cat([part["x0"] for part in parts])}
+    if "label" in parts[0]["condition"]:
+        batch["label"] = torch.cat([part["condition"]["label"] for part in parts])
+    return batch
+
+
+def files_digest(data: DistillationData) -> str | None:
+    """sha256 of the sorted relative names and sizes of a folder's files; ``None`` for other data."""
+    if not isinstance(data, ImageFolder):
+        return None
+    root = resolve(data.root)
+    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+    lines = (f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n" for path in paths)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def stats(words: Sequence[str]) -> None:
+    """Read images, extract features, write sums.
+
+    Raises:
+        UserError: On bad options, unreadable images or an extractor that does not fit.
+    """
+    options = parser()
+    arguments = options.parse_args(list(words))
+    if Path(arguments.out).suffix != ".safetensors":
+        raise UserError(f"--out {arguments.out} must end in .safetensors; mend its name.")
+    if arguments.batch_size < 1 or (arguments.count is not None and arguments.count < 2):
+        raise UserError("--batch_size must be at least 1 and --count at least 2; mend them.")
+    place = resolve(arguments.data)
+    data: DistillationData
+    if place.is_dir():
+        data, pixels = folder_of_images(place, arguments.resolution, arguments.color)
+    else:
+        if arguments.resolution is not None:
+            raise UserError("--resolution is for folders; set the resolution of a config in its 'data:' section.")
+        data, pixels = data_of_config(place), f"as in {place.name}"
+    source = data.sources[0 if arguments.split == "train" else 1]
+    count = arguments.count if source.size is None else min(source.size, arguments.count or source.size)
+    if count is None or count < 2:
+        raise UserError(f"There are {count or 'endlessly many'} images in --data; give --count, or other data.")
+    if "x0" not in source.batch([0]) or data.sample_kind != "image":
+        raise UserError(f"{type(data).__name__} has no images; give a folder of images or a config with images.")
+    chosen = list(range(count))
+    if source.size is not None and count < source.size:
+        order = torch.randperm(source.size, generator=generator(data.seed, "reference"))
+        chosen = order[:count].sort().values.tolist()
+    try:
+        extractor = options.instantiate_classes(arguments).extractor
+        extractor.to(arguments.device)
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"The extractor cannot be built: {one_sentence(str(error))}") from error
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {arguments.device} cannot be used: {str(error).splitlines()[0]}") from error
+    sums = FrechetDistance(extractor.num_features)
+    sums.to(arguments.device)
+    pixels_digest = hashlib.sha256()
+    kept: list[Tensor] = []
+    labels: list[Tensor] = []
+    from tqdm import tqdm
+
+    with tqdm(total=count, desc="features", unit="image") as bar:
+        for batch in batches(source, chosen, arguments.batch_size, arguments.num_workers):
+            images = to_uint8(batch["x0"])
+            pixels_digest.update(images.contiguous().numpy().tobytes())
+            features = extractor(images)
+            sums.update(features)
+            if arguments.features:
+                kept.append(features.cpu())
+                if "label" in batch:
+                    labels.append(batch["label"])
+            bar.update(len(images))
+    description = {
+        "fastgen": __version__,
+        "preprocessing": extractor.preprocessing,
+        "pixels": pixels,
+        "data": place.name,
+        "split": arguments.split,
+        "files_sha256": files_digest(data),
+        "pixels_sha256": pixels_digest.hexdigest(),
+    }
+    path = write_reference(
+        arguments.out,
+        sums.total,
+        sums.outer,
+        count,
+        extractor.fingerprint(),
+        torch.cat(kept) if kept else None,
+        torch.cat(labels) if labels else None,
+        description,
+    )
+    print(f"{count} images, {extractor.num_features} features of {extractor.fingerprint()}: {path}")
