@@ -191,7 +191,7 @@ def memorising_run(updates: int, every: int) -> list[dict[str, Any]]:
     suite = make_suite()
     suite.set_reference({"samples": train.x0, "label": train.label})
     table = torch.randn(train.x0.shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    optimizer = torch.optim.Adam([table], lr=4.0 / updates)
+    optimizer = torch.optim.Adam([table], lr=10.0 / updates)
     rows: list[dict[str, Any]] = []
     for update in range(updates + 1):
         if update % every == 0:

@@ -73,8 +73,8 @@ def method_from_checkpoint(path: str | os.PathLike[str], with_teacher: bool = Fa
     except (ArgumentError, ValueError, TypeError) as error:
         reason = one_sentence(str(error)).rstrip(".")
         raise UserError(
-            f"The configuration inside '{path}' cannot be built ({reason}); import the module that defines its classes, "
-            "or use the fastgen version that wrote it."
+            f"The configuration inside '{path}' cannot be built ({reason}); import the module that defines its "
+            "classes, or use the fastgen version that wrote it."
         ) from error
     method.read_weights = with_teacher
     for name in saved["averages"]:

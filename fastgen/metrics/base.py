@@ -200,7 +200,7 @@ class MetricSuite(ABC):
         """How many of the first samples the teacher should make from the same noise, for :meth:`remember_teacher`."""
         return 0
 
-    def remember_teacher(self, samples: Tensor, seeds: Sequence[int]) -> None:
+    def remember_teacher(self, samples: Tensor, seeds: Sequence[int]) -> None:  # noqa: B027  optional
         """Keep the teacher's samples (B, C, H, W) from ``seeds``; ``reset`` keeps them too. Every rank gets all."""
 
     @abstractmethod

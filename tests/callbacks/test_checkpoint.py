@@ -84,8 +84,9 @@ def test_best_follows_the_monitor(tmp_path, mode):
 
 def test_best_by_validation_loss(tmp_path):
     checkpoint = Checkpoint(every_n_steps=0, monitor="val/student/match")
-    loop = trainer(tmp_path, [checkpoint], max_steps=6, limit_val_batches=1.0, val_check_interval=2,
-                   check_val_every_n_epoch=None)
+    loop = trainer(
+        tmp_path, [checkpoint], max_steps=6, limit_val_batches=1.0, val_check_interval=2, check_val_every_n_epoch=None
+    )
     loop.fit(TinyDistiller(), TinyData())
     best = read(tmp_path / "checkpoints" / "best.ckpt")
     assert best["global_step"] in (2, 4, 6)
@@ -112,6 +113,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     class Breaks(Callback):
         def on_train_batch_end(self, trainer, method, outputs, batch, batch_idx):
             if trainer.global_step == 4:
+
                 def half(checkpoint, path, **options):
                     Path(path).write_bytes(b"half a file")
                     raise OSError("disk full")

@@ -83,8 +83,15 @@ def test_numbers_reach_logger_and_monitors(tmp_path):
 
 def test_validation_losses_are_logged_at_student_updates(tmp_path):
     logger = CSVLogger(tmp_path, name="", version="run")
-    loop = trainer(tmp_path, [], max_steps=4, logger=logger, limit_val_batches=1.0, val_check_interval=4,
-                   check_val_every_n_epoch=None)
+    loop = trainer(
+        tmp_path,
+        [],
+        max_steps=4,
+        logger=logger,
+        limit_val_batches=1.0,
+        val_check_interval=4,
+        check_val_every_n_epoch=None,
+    )
     loop.fit(TinyDistiller(critic_every=2), TinyData())
     header, *lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     column, step = header.split(",").index("val/student/match"), header.split(",").index("step")

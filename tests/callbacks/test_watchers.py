@@ -99,8 +99,14 @@ def test_health_findings():
 def test_progress_counts_student_updates(tmp_path, capsys):
     method = TinyDistiller(critic_every=3)
     method.spoiled = {5}
-    loop = trainer(tmp_path, [Progress(), Checkpoint(every_n_steps=0)], max_steps=4, limit_val_batches=2,
-                   val_check_interval=6, check_val_every_n_epoch=None)
+    loop = trainer(
+        tmp_path,
+        [Progress(), Checkpoint(every_n_steps=0)],
+        max_steps=4,
+        limit_val_batches=2,
+        val_check_interval=6,
+        check_val_every_n_epoch=None,
+    )
     loop.fit(method, TinyData())
     text = capsys.readouterr().err
     assert "4/4" in text and "critic/fit" in text and "student/match" in text and "skipped 1" in text
