@@ -31,7 +31,7 @@ def part(with_data: bool = True) -> MicroBatch:
 
 def logits_of(method: ScoreDistiller) -> list[Tensor]:
     found: list[Tensor] = []
-    method.extras[0].head.register_forward_hook(lambda _, __, output: found.append(output))
+    method.extras[0].heads[0].register_forward_hook(lambda _, __, output: found.append(output))
     return found
 
 
@@ -83,7 +83,7 @@ def test_a_gradient_step_fools_the_head():
 @pytest.mark.parametrize("cls", [DMD2, SiD])
 def test_head_and_critic_learn(cls: type[ScoreDistiller]):
     method = made(cls)
-    head = list(method.extras[0].head.parameters())
+    head = list(method.extras[0].heads.parameters())
     assert all(any(p is q for q in method.trained_parameters["critic"]) for p in head)
     with method.only("critic"):
         losses = method.losses("critic", part())
@@ -104,7 +104,7 @@ def test_on_the_teacher_the_critic_is_free_of_the_term():
             sum(method.losses("critic", part()).values()).backward()
     for one, other in zip(with_gan.critic.parameters(), without.critic.parameters(), strict=True):
         assert one.grad is not None and torch.equal(one.grad, other.grad)
-    assert all(p.grad is not None and p.grad.norm() > 0 for p in with_gan.extras[0].head.parameters())
+    assert all(p.grad is not None and p.grad.norm() > 0 for p in with_gan.extras[0].heads.parameters())
     with with_gan.only("student"):
         gan = with_gan.losses("student", part())["gan"]
         gan.backward()
@@ -129,7 +129,7 @@ def test_in_training(features: str, tmp_path):
         assert {"student/gan", "critic/gan"} <= run.callback_metrics.keys()
         ends.append(after)
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
-    assert any(name.startswith("extras.0.head.") for name in torch.load(path, weights_only=True)["state_dict"])
+    assert any(name.startswith("extras.0.heads.") for name in torch.load(path, weights_only=True)["state_dict"])
 
 
 def test_the_start_counts_student_updates():

@@ -52,7 +52,7 @@ def iterations(cls: type[Distiller], start: int = 0) -> int:
     method.configure_model()
     waiting = set(method.roles())
     for iteration in range(start, start + 50):
-        waiting -= set(method.turns(iteration))
+        waiting -= set(method.all_turns(iteration))
         if not waiting:
             return iteration + 1
     raise AssertionError(f"{waiting} had no turn in 50 iterations")
@@ -111,7 +111,7 @@ def test_a_turn_changes_its_role_and_nothing_else(cls: type[Distiller]):
     spy(method, watch)
     count = iterations(cls)
     metrics = fit(method, count)
-    assert seen == [role for i in range(count) for role in method.turns(i)]
+    assert seen == [role for i in range(count) for role in method.all_turns(i)]
     assert method.iteration == count and metrics["updates"] == seen.count("student")
     assert all(torch.tensor(v).isfinite() for v in metrics.values()), metrics
     for role in method.roles():
@@ -260,7 +260,7 @@ def test_bad_gradients_are_skipped_and_counted(cls: type[Distiller]):
     for bad in roles_of(cls):
         method, at = make(cls), iterations(cls) - 1
         original = method.losses
-        while bad not in method.turns(at):
+        while bad not in method.all_turns(at):
             at -= 1
 
         def losses(
