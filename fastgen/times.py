@@ -132,26 +132,36 @@ class WithinChain(TimeLaw):
     Args:
         low: Lower end: ``anchor``, where the chain stopped, or a position in [0, 1].
         high: Upper end: ``student``, the time of the student's last call, or a position in [0, 1].
+        floor: Least position: below it, teachers are seldom trained.
     """
 
-    def __init__(self, low: float | Literal["anchor"] = "anchor", high: float | Literal["student"] = "student") -> None:
-        self.low, self.high = low, high
+    def __init__(
+        self,
+        low: float | Literal["anchor"] = "anchor",
+        high: float | Literal["student"] = "student",
+        floor: float = 0.02,
+    ) -> None:
+        self.low, self.high, self.floor = low, high, floor
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
         raise UserError("WithinChain needs a student's chain; use it for renoise_time, critic_time or guidance_time.")
 
     def given(self, t: Tensor, t_anchor: Tensor) -> TimeLaw:
-        return _UniformBetween(
-            t_anchor if isinstance(self.low, str) else self.low, t if isinstance(self.high, str) else self.high
-        )
+        low = t_anchor if isinstance(self.low, str) else self.low
+        high = t if isinstance(self.high, str) else self.high
+        return _UniformBetween(low, high, self.floor)
 
 
 class _UniformBetween(TimeLaw):
-    """Uniform between two ends, each a time per sample (B,) or a position in [0, 1]."""
+    """Uniform between two ends, each a time per sample (B,) or a position in [0, 1], and above ``floor``."""
 
-    def __init__(self, low: Tensor | float, high: Tensor | float) -> None:
-        self.low, self.high = low, high
+    def __init__(self, low: Tensor | float, high: Tensor | float, floor: float) -> None:
+        self.ends, self.floor = (low, high), floor
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
-        low, high = (process.fraction(end) if isinstance(end, Tensor) else end for end in (self.low, self.high))
-        return process.position(low + (high - low) * draws.uniform("time"))
+        u = draws.uniform("time")
+        low, high = (
+            (process.fraction(end) if isinstance(end, Tensor) else torch.full_like(u, end)).clamp(min=self.floor)
+            for end in self.ends
+        )
+        return process.position(low + (high - low) * u)

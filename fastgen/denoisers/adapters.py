@@ -4,9 +4,9 @@ The shared network is never changed. Its layers carry hooks that add what the ru
 its weights and (with no adapter) its outputs stay what they were, bit for bit, and ``requires_grad`` is never touched.
 
 A backward pass may recompute parts of a forward pass (gradient checkpointing), when another adapter or none is in use.
-So every tensor that leaves a module of the shared network carries a note which adapter made it. Autograd comes by such a
+So every tensor that leaves a module of the shared network carries a note which adapter made it. Autograd meets such a
 note before it enters that module's graph, and the recomputation runs under the noted adapter, also where the
-graphs of several adapters follow each other in one backward pass.
+graphs of several adapters follow each other in one backward pass. (``torch.utils.checkpoint`` without reentrance.)
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LowRank(nn.Module):
     def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int, scale: float) -> None:
         super().__init__()
         self.scale = scale
-        where = {"device": layer.weight.device, "bias": False}
+        where: dict[str, Any] = {"device": layer.weight.device, "bias": False}
         self.down: nn.Module
         self.up: nn.Module
         if isinstance(layer, nn.Linear):
@@ -55,7 +55,7 @@ class LowRank(nn.Module):
         nn.init.zeros_(cast(Tensor, self.up.weight))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.up(self.down(x.to(self.down.weight.dtype)))
+        return self.scale * self.up(self.down(x.to(cast(Tensor, self.down.weight).dtype)))
 
     def change(self) -> Tensor:
         """What it adds to the layer's weight, in the shape of that weight."""

@@ -142,7 +142,10 @@ class GAN(Extra):
         """What the student learns from the discriminator."""
         rollout = part.memory["student"]
         if self.at_scores:
-            logits = self.judge(method, *part.memory["compared"], rollout.condition)
+            if "compared" not in part.memory:
+                raise UserError(f"at_scores of the GAN needs scores, which {type(method).__name__} does not compare.")
+            x_t, t = part.memory["compared"]
+            logits = self.judge(method, x_t, t, rollout.condition)
         else:
             logits = self.logits(method, rollout.x0, rollout.condition, part.draws.scoped("student/gan"))
         return {"gan": self.weight * generator_loss(logits)}

@@ -101,6 +101,12 @@ class Distiller(MethodState, LightningModule):
         """Build the roles. Called by Lightning on the right device; a second call changes nothing."""
         if hasattr(self, "student"):
             return
+        with torch.random.fork_rng(devices=[]):  # what begins at random is a function of the run's seed
+            torch.manual_seed(derive_seed(self.seed, "build"))
+            self.build_all()
+
+    def build_all(self) -> None:
+        """Build teacher, student, the method's other roles and the extras."""
         teacher = cast("Callable[[], Denoiser] | None", self.factories["teacher"])
         self.teacher = self.build(teacher).requires_grad_(False).eval() if teacher else None
         self.student = self.build_role("student")

@@ -56,6 +56,7 @@ def guided(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, sca
         return GuidedPrediction(None, denoiser(x_t, t, denoiser.null_condition(condition)), scale)
     if not condition:
         raise UserError(
-            f"{type(denoiser).__name__} gets no condition, so a guidance scale of {scale:g} has no meaning; set it to 1."
+            f"{type(denoiser).__name__} gets no condition, so a guidance scale of {scale:g} has no meaning; "
+            "set it to 1."
         )
     return GuidedPrediction(*conditional_pair(denoiser, x_t, t, condition), scale)

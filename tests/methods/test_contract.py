@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toys import FreeData, StopAfter, ToyData, build, gradient_descent, trainer
+from toys import FreeData, StirredLoRA, StopAfter, ToyData, build, gradient_descent, trainer
 
 import fastgen.methods  # noqa: F401
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
 from fastgen.methods import Distiller
-from fastgen.sampling.students import StudentSampler
+from fastgen.sampling.students import StudentSampler, TrajectorySampler
 
-SPECIAL: dict[str, dict[str, Any]] = {}
+SPECIAL: dict[str, dict[str, Any]] = {
+    "SwiftBrush": {"critic": StirredLoRA(rank=4)},
+    "TDM": {"sampler": TrajectorySampler([20.0, 2.0])},
+}
 """Constructor arguments by class name, for methods that the defaults of ``toys.build`` do not fit."""
 
 
