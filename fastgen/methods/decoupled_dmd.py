@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgen.conditions import Condition, Guidance
+from fastgen.errors import UserError
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.dmd2 import DMD2
 from fastgen.objectives.distribution_matching import guidance_gradient, normalised, pseudo_loss
@@ -47,6 +48,8 @@ class DecoupledDMD(DMD2):
         **kwargs: Any,
     ) -> None:
         super().__init__(guidance=guidance, **kwargs)
+        if guidance.teacher == 0.0:
+            raise UserError("DecoupledDMD guides towards the condition; set guidance.teacher to 1 (off) or above.")
         self.guidance_time = guidance_time or WithinChain(low=0.0, high="student")
         self.coupled = coupled
         self.matching_weight = matching_weight
