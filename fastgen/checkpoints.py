@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fastgen.denoisers.adapters import Adapter
 from fastgen.errors import UserError
 from fastgen.files import resolve
 from fastgen.messages import one_sentence
@@ -76,11 +77,12 @@ def method_from_checkpoint(path: str | os.PathLike[str], with_teacher: bool = Fa
             f"The configuration inside '{path}' cannot be built ({reason}); import the module that defines its "
             "classes, or use the fastgen version that wrote it."
         ) from error
-    method.read_weights = with_teacher
+    shared = isinstance(method.factories["student"], Adapter)  # the student runs the teacher's weights
+    method.read_weights = with_teacher or shared
     for name in saved["averages"]:
         method.request_average(name)
     method.configure_model()
-    if not with_teacher:
+    if not (with_teacher or shared):
         method.teacher = None  # its weights were not read
     method.on_load_checkpoint(checkpoint)
     method.load_state_dict(checkpoint["state_dict"])

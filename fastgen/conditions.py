@@ -35,7 +35,14 @@ def where(mask: Tensor, chosen: Condition, otherwise: Condition) -> dict[str, Te
 class Guidance:
     """Classifier-free guidance scales of a score distillation; 1 means no guidance (Ho & Salimans 2022, 2207.12598).
 
-    The guided prediction is ``uncond + w (cond - uncond)``.
+    The guided prediction is ``uncond + w (cond - uncond)``; a scale of 0 is the unconditional network alone.
+
+    | policy                      | teacher | critic | critic_training | source                        |
+    |-----------------------------|---------|--------|-----------------|-------------------------------|
+    | long and short guidance     | w       | w      | w               | SiD-LSG, arXiv 2406.01561     |
+    | Zero-CFG: critic never sees | 1       | 0      | 0               | few-step SiD, arXiv 2505.12674|
+    | the condition               |         |        |                 |                               |
+    | Anti-CFG                    | 1       | < 0    | 1               | few-step SiD, arXiv 2505.12674|
 
     Args:
         teacher: Scale of the teacher in the student's loss (w of DMD2, kappa4 of SiD-LSG).

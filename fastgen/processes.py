@@ -103,6 +103,10 @@ class Process(ABC):
         """The time at fraction ``u`` in [0, 1] of the levels that networks of this process are trained at."""
         return u * self.t_max
 
+    def fraction(self, t: Tensor) -> Tensor:
+        """The inverse of :meth:`position`; times beyond the trained levels, such as the clean end, count as 0 or 1."""
+        return (t / self.t_max).clamp(0.0, 1.0)
+
     def solver_grid(self, steps: int) -> list[float]:
         """Decreasing times at which a many-step solver calls its network; a last step leads to the clean end."""
         return self.grid(steps)
@@ -248,6 +252,10 @@ class EDM(Process):
         """Noise level at the fraction ``u`` of the rho grid; 0 is ``sigma_min``, 1 is ``sigma_max``."""
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         return (low + u * (high - low)) ** self.rho
+
+    def fraction(self, t: Tensor) -> Tensor:
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return ((t.clamp(min=0.0) ** (1 / self.rho) - low) / (high - low)).clamp(0.0, 1.0)
 
     def grid(self, steps: int, start: float | None = None) -> list[float]:
         first = self.t_max if start is None else start

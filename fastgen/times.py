@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from fastgen.errors import UserError
 from fastgen.processes import Process
 from fastgen.randomness import Draws
 
@@ -17,6 +19,13 @@ class TimeLaw(ABC):
     @abstractmethod
     def sample(self, draws: Draws, process: Process) -> Tensor:
         """One time per sample of the batch, shape (B,), fp64, in the units of ``process``."""
+
+    def given(self, t: Tensor, t_anchor: Tensor) -> TimeLaw:
+        """This law for samples whose student was last called at ``t`` (B,) and stopped at ``t_anchor`` (B,).
+
+        Only laws that look at the student's own chain change; the others return themselves.
+        """
+        return self
 
 
 def time_of_level(process: Process, level: Tensor) -> Tensor:
@@ -112,3 +121,47 @@ class LogitNormalTime(TimeLaw):
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
         return torch.sigmoid(self.mean + self.std * draws.gauss("time")) * process.t_max
+
+
+class WithinChain(TimeLaw):
+    """Uniform between two levels that depend on where the student's chain stands, measured as in ``UniformTime``.
+
+    ``low=anchor, high=student`` is the segment of the student's last step (TDM), ``low=anchor, high=1`` everything
+    noisier than its end (Phased DMD), ``low=0, high=student`` everything cleaner than its input (Decoupled DMD).
+
+    Args:
+        low: Lower end: ``anchor``, where the chain stopped, or a position in [0, 1].
+        high: Upper end: ``student``, the time of the student's last call, or a position in [0, 1].
+        floor: Least position: below it, teachers are seldom trained.
+    """
+
+    def __init__(
+        self,
+        low: float | Literal["anchor"] = "anchor",
+        high: float | Literal["student"] = "student",
+        floor: float = 0.02,
+    ) -> None:
+        self.low, self.high, self.floor = low, high, floor
+
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        raise UserError("WithinChain needs a student's chain; use it for renoise_time, critic_time or guidance_time.")
+
+    def given(self, t: Tensor, t_anchor: Tensor) -> TimeLaw:
+        low = t_anchor if isinstance(self.low, str) else self.low
+        high = t if isinstance(self.high, str) else self.high
+        return _UniformBetween(low, high, self.floor)
+
+
+class _UniformBetween(TimeLaw):
+    """Uniform between two ends, each a time per sample (B,) or a position in [0, 1], and above ``floor``."""
+
+    def __init__(self, low: Tensor | float, high: Tensor | float, floor: float) -> None:
+        self.ends, self.floor = (low, high), floor
+
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        u = draws.uniform("time")
+        low, high = (
+            (process.fraction(end) if isinstance(end, Tensor) else torch.full_like(u, end)).clamp(min=self.floor)
+            for end in self.ends
+        )
+        return process.position(low + (high - low) * u)

@@ -134,3 +134,40 @@ def test_a_gan_on_two_processes_equals_one(tmp_path: Path):
     one = run(tmp_path / "one", json.loads(json.dumps(config)), *ONE)
     two = run(tmp_path / "two", json.loads(json.dumps(config)), *TWO)
     assert_same_training(one, two, **CLOSE)
+
+
+def test_density_ratios_are_measured_over_all_processes(tmp_path: Path):
+    """f-distill's statistics, and a discriminator with an optimizer of its own."""
+    config = problem("FDistill", steps=3)
+    network = {"class_path": "MLP", "init_args": {"process": EDM, "width": 16, "depth": 1}}
+    sgd = config["model"]["init_args"]["critic_optimizer"]
+    gan = {"features": "own", "critic_weight": 1.0, "optimizer": sgd, "r1_weight": 1.0}
+    config["model"]["init_args"] |= {
+        "teacher": network,
+        "memory": 0.5,
+        "schedule": {"critic_updates": 1},
+        "extras": [{"class_path": "GAN", "init_args": gan}],
+    }
+    config["data"]["init_args"]["with_x0"] = True
+    one = run(tmp_path / "one", json.loads(json.dumps(config)), *ONE)
+    two = run(tmp_path / "two", json.loads(json.dumps(config)), *TWO)
+    assert_same_training(one, two, **CLOSE)
+    means = trained(one)[".state_dict.ratio_means"]
+    assert (means != 1.0).sum() > 5
+
+
+def test_adapters_on_two_processes_equal_one(tmp_path: Path):
+    """Student and critic share the teacher's weights; the head of a GAN reads through the critic's adapter."""
+    config = problem("SiD", steps=2)
+    network = {"class_path": "MLP", "init_args": {"process": EDM, "width": 16, "depth": 1}}
+    lora = {"class_path": "LoRA", "init_args": {"rank": 4}}
+    config["model"]["init_args"] |= {
+        "teacher": network,
+        "student": lora,
+        "critic": lora,
+        "extras": [{"class_path": "GAN"}],
+    }
+    config["data"]["init_args"]["with_x0"] = True
+    one = run(tmp_path / "one", json.loads(json.dumps(config)), *ONE)
+    two = run(tmp_path / "two", json.loads(json.dumps(config)), *TWO)
+    assert_same_training(one, two, **CLOSE)

@@ -11,7 +11,9 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from fastgen.data.base import BatchSource, DistillationData, TensorSource
+from fastgen.denoisers.adapters import AdaptedDenoiser, LoRA
 from fastgen.denoisers.analytic import MixtureDenoiser
+from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.mlp import MLP
 from fastgen.methods import Distiller
 from fastgen.processes import EDM, Process
@@ -27,6 +29,19 @@ def network(seed: int, process: Process | None = None, width: int = 16, depth: i
         for parameter in result.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=g))
     return result
+
+
+class StirredLoRA(LoRA):
+    """LoRA whose changes are not zero at the start, so that the role differs from the teacher from its first turn."""
+
+    def attach(self, base: Denoiser) -> AdaptedDenoiser:
+        role = super().attach(base)
+        g = torch.Generator().manual_seed(7)
+        with torch.no_grad():
+            for change in role.by_path().values():
+                change.up.weight.copy_(0.3 * torch.randn(change.up.weight.shape, generator=g))
+                change.down.weight.copy_(0.3 * torch.randn(change.down.weight.shape, generator=g))
+        return role
 
 
 class ToyData(DistillationData):

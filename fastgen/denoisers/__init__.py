@@ -1,5 +1,6 @@
 """Networks and exact denoisers, all behind one contract."""
 
+from fastgen.denoisers.adapters import AdaptedDenoiser, LoRA
 from fastgen.denoisers.analytic import GaussianDenoiser, MixtureDenoiser
 from fastgen.denoisers.base import Codec, Denoiser
 from fastgen.denoisers.diffusers_sd import StableDiffusion
@@ -10,12 +11,14 @@ from fastgen.denoisers.unet import UNet
 
 __all__ = [
     "MLP",
+    "AdaptedDenoiser",
     "Codec",
     "Denoiser",
     "DiT",
     "EmpiricalDenoiser",
     "GaussianDenoiser",
     "ImageMixture",
+    "LoRA",
     "LowRankMixtureDenoiser",
     "MixtureDenoiser",
     "RingMixture",

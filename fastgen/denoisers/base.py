@@ -94,6 +94,11 @@ class Denoiser(nn.Module, ABC):
         return Codec()
 
     @property
+    def backbone(self) -> Denoiser:
+        """The network whose submodules :attr:`feature_path` names; another one for an adapter on a shared network."""
+        return self
+
+    @property
     def feature_path(self) -> str:
         """Module path whose output a discriminator reads by default (the bottleneck)."""
         raise UserError(f"{type(self).__name__} names no feature layer; give the discriminator a 'layer'.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -28,8 +29,16 @@ class Extra(nn.Module):
         """Build own modules; the method's roles exist already."""
 
     def trained_modules(self) -> dict[str, list[nn.Module]]:
-        """Own modules by the role whose optimizer trains them."""
+        """Own modules by the role whose optimizer trains them; a new name is a role of the extra's own."""
         return {}
+
+    def optimizers(self) -> dict[str, OptimizerCallable]:
+        """What builds the optimizers of the extra's own roles."""
+        return {}
+
+    def turns(self, turns: tuple[str, ...]) -> tuple[str, ...]:
+        """The roles of an iteration, with the extra's own ones put in."""
+        return turns
 
     def losses(self, method: Distiller, role: str, part: MicroBatch) -> dict[str, Tensor]:
         """Terms to add to the losses of ``role``, weighted."""

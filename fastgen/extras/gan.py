@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from fastgen.conditions import Condition
+from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.features import DiscriminatorHead, tap
 from fastgen.errors import UserError
 from fastgen.extras.base import Extra
-from fastgen.objectives.adversarial import discriminator_loss, generator_loss
+from fastgen.objectives.adversarial import discriminator_loss, generator_loss, smoothness_penalty
 from fastgen.randomness import Draws
 from fastgen.times import TimeLaw, UniformTime
 
@@ -19,22 +22,33 @@ if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
     from fastgen.methods.batch import MicroBatch
 
+ROLE = "discriminator"
+
 
 class GAN(Extra):
-    """Diffusion GAN on features of the critic or the teacher (Yin et al. 2024, DMD2, arXiv 2405.14867, section 4.3).
+    """Diffusion GAN on features of a denoiser (Yin et al. 2024, DMD2, arXiv 2405.14867, section 4.3).
 
-    Real and fake samples are noised at independent times; a small head on the features gives the logit. The critic's
-    optimizer trains the head, and with ``features="critic"`` the critic itself.
+    Real and fake samples are noised at independent times; small heads on the features give logits. The discriminator
+    learns with the critic (DMD2), or is a role of its own, ``discriminator``, if it has an optimizer of its own; its
+    turn then follows the critic's, or the student's if there is no critic.
 
     Args:
         weight: Factor of the student's loss, ``softplus(-D(fake))``.
         critic_weight: Factor of the discriminator's loss. On the critic's features, more than about 1e-2 destroys the
             critic.
-        start: Student update from which both terms are active.
-        features: Whose features are read. The teacher's stay frozen.
-        layer: Module path of the features; default the network's bottleneck.
+        start: Student update from which all terms are active.
+        features: Whose features are read: the critic's, which learn with the head; the teacher's, which stay frozen;
+            or those of a network of its ``own``.
+        layer: Module path of the features, or several, with a head each; default the network's bottleneck.
         time: Law of the noise levels; default uniform over all.
-        width: Channels of the head; default those of the features.
+        width: Channels of the heads; default those of the features.
+        network: Builds the network with features of its ``own``; default a copy of the teacher.
+        optimizer: Builds the discriminator's own optimizer; ``None`` trains it with the critic's. A network of its own
+            always has one, by default Adam.
+        at_scores: Judge the student at the very noisy samples whose scores are compared, as NVlabs/FastGen does.
+        r1_weight: Factor, within the discriminator's loss, of the approximate R1 penalty (Lin et al. 2025, arXiv
+            2501.08316): the squared change of the logits of real samples that are moved a little; 0 for none.
+        r1_noise: Standard deviation of that move of x0; noise and time stay the same. 0 gives no penalty at all.
     """
 
     def __init__(
@@ -42,55 +56,111 @@ class GAN(Extra):
         weight: float = 3e-3,
         critic_weight: float = 1e-2,
         start: int = 0,
-        features: Literal["critic", "teacher"] = "critic",
-        layer: str | None = None,
+        features: Literal["critic", "teacher", "own"] = "critic",
+        layer: str | list[str] | None = None,
         time: TimeLaw | None = None,
         width: int | None = None,
+        network: Callable[[], Denoiser] | None = None,
+        optimizer: OptimizerCallable | None = None,
+        at_scores: bool = False,
+        r1_weight: float = 0.0,
+        r1_noise: float = 0.1,
     ) -> None:
         super().__init__(weight, start)
         self.critic_weight = critic_weight
         self.features = features
-        self.layer = layer
+        self.layers = [layer] if isinstance(layer, str) else layer
         self.time = time or UniformTime(0.0, 1.0)
         self.width = width
+        self.factory = network
+        self.optimizer = torch.optim.Adam if features == "own" and optimizer is None else optimizer
+        self.role = "critic" if self.optimizer is None else ROLE
+        self.at_scores = at_scores
+        self.r1_weight = r1_weight
+        self.r1_noise = r1_noise
 
     def build(self, method: Distiller) -> None:
-        if "critic" not in method.roles():
-            raise UserError(f"The GAN extra is trained with the critic, which {type(method).__name__} does not have.")
-        network = getattr(method, self.features, None)
-        if network is None:
-            raise UserError(f"The GAN extra reads features of the {self.features}, which this method does not have.")
-        layer = self.layer or network.feature_path
+        roles = method.trained_modules()
+        if self.role not in (*roles, ROLE):
+            raise UserError(
+                f"The GAN extra is trained with the critic, which {type(method).__name__} does not have; give it an "
+                "optimizer of its own."
+            )
+        self.follows = "critic" if "critic" in roles else "student"
+        if self.features == "own":
+            self.own = method.build(self.factory) if self.factory else method.copy_of_teacher()
+        network = self.network(method)
+        self.layers = self.layers or [network.feature_path]
         parameter = next(network.parameters())
-        with torch.no_grad(), tap(network, [layer]) as features:
+        with torch.no_grad(), tap(network.backbone, self.layers) as features:
             x = torch.zeros(1, *network.sample_shape, device=parameter.device)
             t = torch.full((1,), 0.5 * network.process.t_max, dtype=torch.float64, device=parameter.device)
             network(x, t, network.example_condition(1, parameter.device))
-        self.head = DiscriminatorHead(tuple(features[layer].shape[1:]), width=self.width)
+        shapes = [tuple(features[layer].shape[1:]) for layer in self.layers]
+        self.heads = nn.ModuleList(DiscriminatorHead(shape, width=self.width) for shape in shapes)
+
+    def network(self, method: Distiller) -> Denoiser:
+        """The network whose features are read."""
+        network = self.own if self.features == "own" else getattr(method, self.features, None)
+        if network is None:
+            raise UserError(f"The GAN extra reads features of the {self.features}, which this method does not have.")
+        return network
 
     def trained_modules(self) -> dict[str, list[nn.Module]]:
-        return {"critic": [self.head]}
+        return {self.role: [self.own, self.heads] if self.features == "own" else [self.heads]}
+
+    def optimizers(self) -> dict[str, OptimizerCallable]:
+        return {} if self.optimizer is None else {self.role: self.optimizer}
+
+    def turns(self, turns: tuple[str, ...]) -> tuple[str, ...]:
+        if self.role != ROLE:
+            return turns
+        return tuple(name for role in turns for name in ((role, ROLE) if role == self.follows else (role,)))
+
+    def judge(self, method: Distiller, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Logits (B, heads) of noisy samples ``x_t`` (B, ...) at times ``t`` (B,); positive means real."""
+        network, layers = self.network(method), self.layers or []
+        with tap(network.backbone, layers) as features:
+            network(x_t, t, condition)
+        return torch.stack([head(features[layer]) for layer, head in zip(layers, self.heads, strict=True)], dim=1)
 
     def logits(self, method: Distiller, x0: Tensor, condition: Condition, draws: Draws) -> Tensor:
-        """D at a noised ``x0`` (B, ...); positive means real."""
-        network = getattr(method, self.features)
-        layer = self.layer or network.feature_path
-        t = self.time.sample(draws, network.process)
-        x_t = network.process.add_noise(x0, draws.normal("noise", x0.shape[1:], x0.dtype), t)
-        with tap(network, [layer]) as features:
-            network(x_t, t, condition)
-        return self.head(features[layer])
+        """Logits (B, heads) of clean samples ``x0`` (B, ...), noised at a drawn level."""
+        process = method.student.process
+        t = self.time.sample(draws, process)
+        x_t = process.add_noise(x0, draws.normal("noise", x0.shape[1:], x0.dtype), t)
+        return self.judge(method, x_t, t, condition)
 
     def losses(self, method: Distiller, role: str, part: MicroBatch) -> dict[str, Tensor]:
-        if role == "student":
-            rollout = part.memory["student"]
-            logits = self.logits(method, rollout.x0, rollout.condition, part.draws.scoped("student/gan"))
-            return {"gan": self.weight * generator_loss(logits)}
-        if role != "critic":
+        if role not in ("student", self.role):
             return {}
+        if "student" not in part.memory and "critic" not in part.memory:
+            raise UserError(f"The GAN extra judges generated samples, but {type(method).__name__} generates none.")
+        return self.student_losses(method, part) if role == "student" else self.own_losses(method, part)
+
+    def student_losses(self, method: Distiller, part: MicroBatch) -> dict[str, Tensor]:
+        """What the student learns from the discriminator."""
+        rollout = part.memory["student"]
+        if self.at_scores:
+            if "compared" not in part.memory:
+                raise UserError(f"at_scores of the GAN needs scores, which {type(method).__name__} does not compare.")
+            x_t, t = part.memory["compared"]
+            logits = self.judge(method, x_t, t, rollout.condition)
+        else:
+            logits = self.logits(method, rollout.x0, rollout.condition, part.draws.scoped("student/gan"))
+        return {"gan": self.weight * generator_loss(logits)}
+
+    def own_losses(self, method: Distiller, part: MicroBatch) -> dict[str, Tensor]:
+        """What the discriminator learns."""
         if part.x0 is None:
             raise UserError("The GAN extra needs real samples; the data module gives none ('x0' is missing).")
-        rollout = part.memory["critic"]
-        real = self.logits(method, part.x0, part.condition, part.draws.scoped("critic/gan/real"))
+        rollout = part.memory["critic"] if "critic" in part.memory else part.memory["student"].detach()
+        at_real = part.draws.scoped("critic/gan/real")
+        real = self.logits(method, part.x0, part.condition, at_real)
         fake = self.logits(method, rollout.x0, rollout.condition, part.draws.scoped("critic/gan/fake"))
-        return {"gan": self.critic_weight * discriminator_loss(real, fake)}
+        losses = {"gan": self.critic_weight * discriminator_loss(real, fake)}
+        if self.r1_weight > 0:
+            move = part.draws.scoped("critic/gan/r1").normal("noise", part.x0.shape[1:], part.x0.dtype)
+            moved = self.logits(method, part.x0 + self.r1_noise * move, part.condition, at_real)
+            losses["r1"] = self.critic_weight * self.r1_weight * smoothness_penalty(real, moved)
+        return losses

@@ -1,9 +1,27 @@
 """Every distillation method; importing this package makes each known to the command line by its class name."""
 
 from fastgen.methods.base import Distiller
+from fastgen.methods.decoupled_dmd import DecoupledDMD
+from fastgen.methods.diff_instruct import DiffInstruct
 from fastgen.methods.dmd2 import DMD2
+from fastgen.methods.f_distill import FDistill
+from fastgen.methods.few_step_sid import FewStepSiD
 from fastgen.methods.score import ScoreDistiller
 from fastgen.methods.sid import SiD
+from fastgen.methods.swiftbrush import SwiftBrush
+from fastgen.methods.tdm import TDM
 from fastgen.methods.teacher import TeacherTraining
 
-__all__ = ["DMD2", "Distiller", "ScoreDistiller", "SiD", "TeacherTraining"]
+__all__ = [
+    "DMD2",
+    "TDM",
+    "DecoupledDMD",
+    "DiffInstruct",
+    "Distiller",
+    "FDistill",
+    "FewStepSiD",
+    "ScoreDistiller",
+    "SiD",
+    "SwiftBrush",
+    "TeacherTraining",
+]

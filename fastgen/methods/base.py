@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fastgen.conditions import Condition
+from fastgen.denoisers.adapters import Adapter
 from fastgen.denoisers.base import Codec, Denoiser
 from fastgen.errors import UserError
 from fastgen.extras.base import Extra
@@ -43,7 +44,7 @@ class Distiller(MethodState, LightningModule):
 
     Args:
         teacher: Builds the frozen teacher; ``None`` for methods without one.
-        student: Builds the student; default a copy of the teacher.
+        student: Builds the student, or an adapter to put on the frozen teacher; default a copy of the teacher.
         student_optimizer: Builds the student's optimizer from its parameters.
         student_lr_scheduler: Builds the student's learning-rate schedule; it steps with every student update.
         sampler: How the student generates, in training and afterwards; default one call at ``t_max``.
@@ -65,7 +66,7 @@ class Distiller(MethodState, LightningModule):
     def __init__(
         self,
         teacher: Callable[[], Denoiser] | None = None,
-        student: Callable[[], Denoiser] | None = None,
+        student: Callable[[], Denoiser] | Adapter | None = None,
         student_optimizer: OptimizerCallable = torch.optim.Adam,
         student_lr_scheduler: LRSchedulerCallable | None = None,
         sampler: StudentSampler | None = None,
@@ -81,7 +82,7 @@ class Distiller(MethodState, LightningModule):
             raise UserError("The method has neither a teacher nor a student; give model.init_args.teacher.")
         if micro_batches < 1 or max_bad_steps < 1:
             raise UserError("micro_batches and max_bad_steps must be at least 1.")
-        self.factories = {"teacher": teacher, "student": student}
+        self.factories: dict[str, Callable[[], Denoiser] | Adapter | None] = {"teacher": teacher, "student": student}
         self.optimizer_factories: dict[str, OptimizerCallable] = {"student": student_optimizer}
         self.lr_scheduler_factories: dict[str, LRSchedulerCallable | None] = {"student": student_lr_scheduler}
         self.sampler = sampler or StudentSampler()
@@ -100,13 +101,22 @@ class Distiller(MethodState, LightningModule):
         """Build the roles. Called by Lightning on the right device; a second call changes nothing."""
         if hasattr(self, "student"):
             return
-        teacher, student = self.factories["teacher"], self.factories["student"]
+        with torch.random.fork_rng(devices=[]):  # what begins at random is a function of the run's seed
+            torch.manual_seed(derive_seed(self.seed, "build"))
+            self.build_all()
+
+    def build_all(self) -> None:
+        """Build teacher, student, the method's other roles and the extras."""
+        teacher = cast("Callable[[], Denoiser] | None", self.factories["teacher"])
         self.teacher = self.build(teacher).requires_grad_(False).eval() if teacher else None
-        self.student = self.build(student) if student else self.copy_of_teacher()
+        self.student = self.build_role("student")
         self.codec = (self.teacher or self.student).make_codec().requires_grad_(False).eval()
         self.build_roles()
         for extra in self.each_extra():
             extra.build(self)
+            if taken := set(extra.optimizers()) & set(self.optimizer_factories):
+                raise UserError(f"Two parts of the method bring the role '{min(taken)}'; keep one of these extras.")
+            self.optimizer_factories |= extra.optimizers()
         self.averages = Averages({name: self.average_of_student() for name in self.requested_averages})
         self.trained_parameters = {
             role: [p for module in modules for p in module.parameters() if p.requires_grad]
@@ -122,6 +132,15 @@ class Distiller(MethodState, LightningModule):
         if self.read_weights:
             network.load_weights()
         return network
+
+    def build_role(self, role: str) -> Denoiser:
+        """The network of a role: from its factory, an adapter on the frozen teacher, or a copy of the teacher."""
+        maker = self.factories[role]
+        if isinstance(maker, Adapter):
+            if self.teacher is None:
+                raise UserError(f"The {role} is an adapter, but there is no teacher; give model.init_args.teacher.")
+            return maker.attach(self.teacher)
+        return self.build(maker) if maker else self.copy_of_teacher()
 
     def copy_of_teacher(self) -> Denoiser:
         """A trainable copy of the teacher."""
@@ -149,16 +168,24 @@ class Distiller(MethodState, LightningModule):
         modules = {role: list(own) for role, own in self.trained_modules().items()}
         for extra in self.each_extra():
             for role, more in extra.trained_modules().items():
-                modules[role].extend(more)
+                modules.setdefault(role, []).extend(more)
         return modules
 
     def roles(self) -> tuple[str, ...]:
-        """Names of the trained roles; the student comes first."""
-        return tuple(self.trained_modules())
+        """Names of the trained roles: the student, the method's others, those of the extras."""
+        return tuple(self.all_trained_modules())
 
     def turns(self, iteration: int) -> tuple[str, ...]:
-        """Roles to update in this iteration, in order."""
+        """Roles of the method to update in this iteration, in order."""
         return ("student",)
+
+    def all_turns(self, iteration: int) -> tuple[str, ...]:
+        """``turns`` with the own roles of the active extras."""
+        turns = self.turns(iteration)
+        for extra in self.each_extra():
+            if self.global_step >= extra.start:
+                turns = extra.turns(turns)
+        return turns
 
     def network(self, role: str) -> Denoiser:
         """A network by role.
@@ -229,7 +256,7 @@ class Distiller(MethodState, LightningModule):
         """Update the roles whose turn it is."""
         torch.manual_seed(derive_seed(self.seed, "global", self.global_rank, self.iteration))  # dropout
         parts = self.parts("train", batch, self.iteration, self.micro_batches)
-        for role in self.turns(self.iteration):
+        for role in self.all_turns(self.iteration):
             self.update(role, parts)
         self.iteration += 1
         self.log("step", float(self.trainer.global_step))  # the loggers' x axis counts student updates
@@ -268,6 +295,7 @@ class Distiller(MethodState, LightningModule):
         optimizer = self.optimizer_of(role)
         optimizer.zero_grad(set_to_none=True)
         with self.only(role):
+            self.before_update(role, parts)
             for i, part in enumerate(parts):
                 with nullcontext() if i == len(parts) - 1 else self.no_gradient_sync():
                     losses = self.losses(role, part)
@@ -286,9 +314,13 @@ class Distiller(MethodState, LightningModule):
         if (schedule := self.lr_scheduler_of(role)) is not None:
             schedule.step()
 
+    def before_update(self, role: str, parts: Sequence[MicroBatch]) -> None:
+        """What an update must know of its whole batch before the first piece, e.g. the mean of a weight."""
+
     def losses(self, role: str, part: MicroBatch) -> dict[str, Tensor]:
         """The named losses of a role: the method's own and those of the active extras."""
-        losses: dict[str, Tensor] = dict(getattr(self, f"{role}_loss")(part))
+        own = role in self.trained_modules()
+        losses: dict[str, Tensor] = dict(getattr(self, f"{role}_loss")(part)) if own else {}
         for extra in self.each_extra():
             if self.global_step >= extra.start:
                 losses |= extra.losses(self, role, part)

@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from fastgen.conditions import Condition, Guidance, where
+from fastgen.denoisers.adapters import Adapter
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
 from fastgen.methods.base import Distiller
@@ -19,7 +20,7 @@ from fastgen.methods.schedule import UpdateSchedule
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.processes import Prediction
 from fastgen.randomness import Draws
-from fastgen.sampling.guided import guided
+from fastgen.sampling.guided import GuidedPrediction, guided
 from fastgen.sampling.students import Rollout
 from fastgen.times import LogNormalLevel, TimeLaw, UniformTime
 
@@ -31,7 +32,8 @@ class ScoreDistiller(Distiller, ABC):
     into the noisy sample (second-order forms).
 
     Args:
-        critic: Builds the critic (fake score); default a copy of the teacher.
+        critic: Builds the critic (fake score), or an adapter to put on the frozen teacher; default a copy of the
+            teacher.
         critic_optimizer: Builds the critic's optimizer.
         critic_lr_scheduler: Builds the critic's learning-rate schedule; it steps with every critic update.
         renoise_time: Law of the noise levels at which the scores are compared; default uniform in [0.02, 0.98].
@@ -47,7 +49,7 @@ class ScoreDistiller(Distiller, ABC):
 
     def __init__(
         self,
-        critic: Callable[[], Denoiser] | None = None,
+        critic: Callable[[], Denoiser] | Adapter | None = None,
         critic_optimizer: OptimizerCallable = torch.optim.Adam,
         critic_lr_scheduler: LRSchedulerCallable | None = None,
         renoise_time: TimeLaw | None = None,
@@ -70,8 +72,7 @@ class ScoreDistiller(Distiller, ABC):
     def build_roles(self) -> None:
         if self.teacher is None:
             raise UserError(f"{type(self).__name__} needs a teacher; give model.init_args.teacher.")
-        critic = self.factories["critic"]
-        self.critic = self.build(critic) if critic else self.copy_of_teacher()
+        self.critic = self.build_role("critic")
 
     def trained_modules(self) -> dict[str, list[nn.Module]]:
         return {"student": [self.student], "critic": [self.critic]}
@@ -107,30 +108,45 @@ class ScoreDistiller(Distiller, ABC):
         """fp32, or fp64 for fp64 networks."""
         return torch.promote_types(next(self.student.parameters()).dtype, torch.float32)
 
-    def noised(self, x0: Tensor, draws: Draws, law: TimeLaw) -> tuple[Tensor, Tensor, Tensor]:
-        """``x0`` at a drawn level: (x_t, t, noise)."""
-        process = self.student.process
-        t = law.sample(draws, process)
-        noise = draws.normal("noise", x0.shape[1:], x0.dtype)
-        return process.add_noise(x0, noise, t), t, noise
+    def renoised(self, rollout: Rollout, draws: Draws, law: TimeLaw) -> tuple[Tensor, Tensor, Tensor]:
+        """The rollout at a drawn level: (x_t, t, noise)."""
+        t = law.given(rollout.t, rollout.t_anchor).sample(draws, self.student.process)
+        noise = draws.normal("noise", rollout.x0.shape[1:], rollout.x0.dtype)
+        return self.renoise(rollout, t, noise), t, noise
 
-    def scores(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Prediction, Prediction]:
-        """Guided predictions of teacher and critic at ``x_t``."""
+    def renoise(self, rollout: Rollout, t: Tensor, noise: Tensor) -> Tensor:
+        """The noisy sample at ``t``; a method whose student stops at a noisy anchor begins there."""
+        return self.student.process.add_noise(rollout.x0, noise, t)
+
+    def scores(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[GuidedPrediction, GuidedPrediction]:
+        """Predictions of teacher and critic at ``x_t``, guided; with and without condition they are in there too."""
         with torch.set_grad_enabled(self.differentiate_scores and torch.is_grad_enabled()):
             real = guided(self.teacher, x_t, t, condition, self.guidance.teacher)
             fake = guided(self.critic, x_t, t, condition, self.guidance.critic)
         return real, fake
 
     @abstractmethod
-    def score_loss(self, rollout: Rollout, real: Prediction, fake: Prediction) -> Tensor:
+    def score_loss(self, rollout: Rollout, real: GuidedPrediction, fake: GuidedPrediction) -> Tensor:
         """The scalar that pulls the student from the critic towards the teacher."""
+
+    def compared(self, part: MicroBatch) -> tuple[Rollout, Tensor, Tensor]:
+        """The student's samples, and where the scores are asked about them: (rollout, x_t, t)."""
+        rollout = self.rollout(part, "student", part.condition)
+        x_t, t, _ = self.renoised(rollout, part.draws.scoped("student/renoise"), self.renoise_time)
+        return rollout, x_t, t
 
     def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
         """Rollout, re-noise, compare."""
-        rollout = self.rollout(part, "student", part.condition)
-        x_t, t, _ = self.noised(rollout.x0, part.draws.scoped("student/renoise"), self.renoise_time)
+        rollout, x_t, t = self.compared(part)
+        part.memory["compared"] = x_t, t
         real, fake = self.scores(x_t, t, rollout.condition)
         self.record_health(rollout, real, fake)
+        return self.match(part, rollout, real, fake)
+
+    def match(
+        self, part: MicroBatch, rollout: Rollout, real: GuidedPrediction, fake: GuidedPrediction
+    ) -> dict[str, Tensor]:
+        """The student's losses; for methods that need more of the batch than :meth:`score_loss` sees."""
         return {"match": self.score_loss(rollout, real, fake)}
 
     def critic_loss(self, part: MicroBatch) -> dict[str, Tensor]:
@@ -141,9 +157,13 @@ class ScoreDistiller(Distiller, ABC):
         """
         condition = self.critic_condition(part)
         rollout = self.rollout(part, "critic", condition)
-        x_t, t, noise = self.noised(rollout.x0, part.draws.scoped("critic"), self.critic_time)
+        x_t, t, noise = self.renoised(rollout, part.draws.scoped("critic"), self.critic_time)
         prediction = guided(self.critic, x_t, t, condition, self.guidance.critic_training)
-        return {"denoising": self.critic_objective(prediction, rollout.x0, noise)}
+        return {"denoising": self.denoising_loss(rollout, prediction, noise)}
+
+    def denoising_loss(self, rollout: Rollout, prediction: Prediction, noise: Tensor) -> Tensor:
+        """How far the critic is from the samples."""
+        return self.critic_objective(prediction, rollout.x0, noise)
 
     def record_health(self, rollout: Rollout, real: Prediction, fake: Prediction) -> None:
         """Log the gap between critic and teacher and the spread of the samples (a collapse alarm)."""

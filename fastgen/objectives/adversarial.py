@@ -14,3 +14,8 @@ def generator_loss(fake_logits: Tensor) -> Tensor:
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """``mean softplus(-D(real)) + mean softplus(D(fake))``."""
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def smoothness_penalty(real_logits: Tensor, moved_logits: Tensor) -> Tensor:
+    """``mean (D(real) - D(moved))^2``: for small moves, the R1 penalty without second derivatives (2501.08316)."""
+    return (real_logits - moved_logits).square().mean()

@@ -12,9 +12,24 @@ def pseudo_loss(x: Tensor, gradient: Tensor) -> Tensor:
     return 0.5 * (x - target).square().mean()
 
 
+def pseudo_huber_loss(x: Tensor, gradient: Tensor, reference: Tensor, c: float = 1e-3) -> Tensor:
+    """``mean (sqrt((x - sg[x - gradient])^2 + c^2) - c) / mean |x - reference|``, element by element, c > 0.
+
+    The loss of TDM (Luo et al. 2025, arXiv 2503.06674) in its code; ``reference`` is the guided teacher's prediction.
+    """
+    target = (x - gradient).detach()
+    distance = ((x - target).square() + c * c).sqrt() - c
+    return (distance / mean_absolute_gap(x, reference)).mean()
+
+
 def mean_absolute_gap(x: Tensor, real: Tensor) -> Tensor:
     """Per sample ``mean |x - real|``, shape (B, 1, ...), without gradient: DMD's normaliser (2311.18828, eq. 8)."""
     return (x - real).detach().abs().flatten(1).mean(1).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def normalised(direction: Tensor, x: Tensor, reference: Tensor) -> Tensor:
+    """``direction / mean |x - reference|`` per sample; non-finite entries become zero."""
+    return torch.nan_to_num(direction / mean_absolute_gap(x, reference), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def dmd_gradient(x: Tensor, real: Tensor, fake: Tensor) -> Tensor:
@@ -28,4 +43,36 @@ def dmd_gradient(x: Tensor, real: Tensor, fake: Tensor) -> Tensor:
         real: x0 prediction of the (guided) teacher at the re-noised samples, (B, ...).
         fake: x0 prediction of the critic there, (B, ...).
     """
-    return torch.nan_to_num((fake - real) / mean_absolute_gap(x, real), nan=0.0, posinf=0.0, neginf=0.0)
+    return normalised(fake - real, x, real)
+
+
+def guidance_gradient(x: Tensor, cond: Tensor, uncond: Tensor, scale: float, reference: Tensor) -> Tensor:
+    """``-(scale - 1) (cond - uncond) / mean |x - reference|`` per sample; non-finite entries become zero.
+
+    The part of a guided DMD gradient that pulls along the condition ("CFG augmentation", Liu et al. 2025, Decoupled
+    DMD, arXiv 2511.22677). With one reference, ``normalised(fake - cond)`` plus this is the gradient with
+    ``real = uncond + scale (cond - uncond)``.
+
+    Args:
+        x: Student samples, (B, ...).
+        cond: x0 prediction of the teacher with the condition, (B, ...).
+        uncond: x0 prediction of the teacher without it, (B, ...).
+        scale: Guidance scale w.
+        reference: What the normaliser compares with ``x``.
+    """
+    return normalised((1.0 - scale) * (cond - uncond), x, reference)
+
+
+def vsd_gradient(real: Tensor, fake: Tensor, ratio: Tensor) -> Tensor:
+    """``alpha sigma (fake - real)`` with alpha and sigma of the variance-preserving process at noise level ``ratio``.
+
+    Variational score distillation (Wang et al. 2023, arXiv 2305.16213) with SwiftBrush's weight (Nguyen & Tran 2023,
+    arXiv 2312.05239): ``sigma^2 (noise_real - noise_fake)`` in terms of x0. Non-finite entries become zero.
+
+    Args:
+        real: x0 prediction of the (guided) teacher, (B, ...).
+        fake: x0 prediction of the (guided) critic, (B, ...).
+        ratio: sigma / alpha of the process, (B, 1, ...); infinite is allowed.
+    """
+    weight = 1.0 / (ratio + 1.0 / ratio)
+    return torch.nan_to_num(weight * (fake - real), nan=0.0, posinf=0.0, neginf=0.0)

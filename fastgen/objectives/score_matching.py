@@ -20,7 +20,8 @@ class DenoisingLoss:
     Args:
         target: The parametrisation in which the error is measured: ``x0`` (EDM), ``noise`` (DDPM), ``v``, ``velocity``
             (flow matching).
-        weight: ``edm``: 1 / sigma^2 + 1 / sigma_data^2; ``one``: 1.
+        weight: ``edm``: 1 / sigma^2 + 1 / sigma_data^2; ``one``: 1; ``vp_alpha2``: alpha^2 of the variance-preserving
+            process at that noise level (SwiftBrush).
         reduction: ``mean`` over everything, or ``sum`` over the elements of a sample and mean over samples (SiD).
         sigma_data: Standard deviation of the data, for the ``edm`` weight.
     """
@@ -28,7 +29,7 @@ class DenoisingLoss:
     def __init__(
         self,
         target: PredictionKind = "x0",
-        weight: Literal["edm", "one"] = "edm",
+        weight: Literal["edm", "one", "vp_alpha2"] = "edm",
         reduction: Literal["mean", "sum"] = "mean",
         sigma_data: float = 0.5,
     ) -> None:
@@ -45,4 +46,6 @@ class DenoisingLoss:
         error = (prediction.as_kind(self.target) - truth.as_kind(self.target)).square()
         if self.weight == "edm":
             error = error * expand(edm_weight(prediction.process.ratio(prediction.t), self.sigma_data), error)
+        elif self.weight == "vp_alpha2":
+            error = error * expand(1.0 / (1.0 + prediction.process.ratio(prediction.t).square()), error)
         return error.mean() if self.reduction == "mean" else error.flatten(1).sum(1).mean()

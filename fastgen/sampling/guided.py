@@ -23,18 +23,40 @@ def conditional_pair(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Cond
     )
 
 
-def guided(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, scale: float) -> Prediction:
-    """The guided prediction ``uncond + scale (cond - uncond)``; one plain call if ``scale`` is 1.
+class GuidedPrediction(Prediction):
+    """``uncond + scale (cond - uncond)``, which remembers what it was mixed of.
+
+    Attributes:
+        cond: The prediction with the condition; ``None`` if the scale is 0.
+        uncond: The prediction without it; ``None`` if the scale is 1.
+    """
+
+    def __init__(self, cond: Prediction | None, uncond: Prediction | None, scale: float) -> None:
+        mixed = cond.guided(uncond, scale) if cond and uncond else cond or uncond
+        assert mixed is not None
+        super().__init__(mixed.process, mixed.x_t, mixed.t, mixed.value, mixed.kind)
+        self.cond = cond
+        self.uncond = uncond
+
+    @property
+    def conditional(self) -> Prediction:
+        """The prediction with the condition (without it, if nothing else was asked for)."""
+        return self.cond or self
+
+
+def guided(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, scale: float) -> GuidedPrediction:
+    """The guided prediction ``uncond + scale (cond - uncond)``; one plain call if ``scale`` is 1 or 0.
 
     Raises:
         UserError: If there is nothing to guide to.
     """
     if scale == 1.0:
-        return denoiser(x_t, t, condition)
+        return GuidedPrediction(denoiser(x_t, t, condition), None, scale)
+    if scale == 0.0:
+        return GuidedPrediction(None, denoiser(x_t, t, denoiser.null_condition(condition)), scale)
     if not condition:
         raise UserError(
             f"{type(denoiser).__name__} gets no condition, so a guidance scale of {scale:g} has no meaning; "
             "set the scale to 1."
         )
-    cond, uncond = conditional_pair(denoiser, x_t, t, condition)
-    return cond.guided(uncond, scale)
+    return GuidedPrediction(*conditional_pair(denoiser, x_t, t, condition), scale)

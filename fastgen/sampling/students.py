@@ -23,7 +23,7 @@ class Rollout:
         x0: The sample that losses judge, (B, ...).
         condition: What was asked for.
         t: The time of the student's last call, (B,).
-        step: Index of that call among the sampler's steps.
+        step: Index of that call among the sampler's steps, one for all samples or one for each (B,).
         anchor: Where the sampler stopped; x0 itself unless a method stops at a noisy level, (B, ...).
         t_anchor: The time of the anchor, (B,).
     """
@@ -31,7 +31,7 @@ class Rollout:
     x0: Tensor
     condition: Condition
     t: Tensor
-    step: int
+    step: int | Tensor
     anchor: Tensor
     t_anchor: Tensor
 
@@ -48,36 +48,45 @@ class StudentSampler:
             with four steps; ``None`` is one call, at ``level`` or else at ``t_max``.
         stochastic: Move by adding fresh noise to x0 (consistency / LCM style, as in DMD2) instead of keeping the
             predicted noise (DDIM).
-        level: Noise level sigma / alpha of the single call, for any process; SiD calls at 2.5.
+        level: Noise level sigma / alpha of the first call, for any process; SiD calls at 2.5.
+        steps: Number of calls without ``times``: the process's own grid, down from the first call.
     """
 
     def __init__(
-        self, times: Sequence[float] | None = None, stochastic: bool = True, level: float | None = None
+        self,
+        times: Sequence[float] | None = None,
+        stochastic: bool = True,
+        level: float | None = None,
+        steps: int = 1,
     ) -> None:
         if times is not None and level is not None:
             raise ValueError("a sampler takes times or a level, not both")
         if times is not None and (len(times) == 0 or any(a <= b for a, b in pairwise(times))):
             raise ValueError(f"student times must be a non-empty decreasing list, got {list(times)}")
+        if steps < 1 or (times is not None and steps not in (1, len(times))):
+            raise ValueError(f"a sampler takes at least one step, and times or steps, not both; got {steps} steps")
         self.times = None if times is None else list(times)
         self.level = level
         self.stochastic = stochastic
+        self.steps = steps if times is None else len(times)
 
     def schedule(self, process: Process, steps: int | None = None) -> list[float]:
         """The times of ``steps`` calls: the trained list if its length fits, else the process's grid from its start."""
-        times = self.times or [self.first_time(process)]
-        if steps is None or steps == len(times):
-            return times
-        return process.grid(steps, times[0])
+        count = self.steps if steps is None else steps
+        if self.times is not None and count == len(self.times):
+            return self.times
+        first = self.times[0] if self.times is not None else self.first_time(process)
+        return [first] if count == 1 else process.grid(count, first)
 
     def first_time(self, process: Process) -> float:
-        """Where a single call happens."""
+        """Where the first call happens, unless ``times`` say it."""
         if self.level is None:
             return process.t_max
         return float(process.time(torch.tensor(self.level, dtype=torch.float64, device="cpu")).clamp(max=process.t_max))
 
     def trained_steps(self) -> int:
         """Number of calls that the student is trained for."""
-        return 1 if self.times is None else len(self.times)
+        return self.steps
 
     def run(
         self, denoiser: Denoiser, draws: Draws, condition: Condition, times: Sequence[float], dtype: torch.dtype
@@ -124,3 +133,40 @@ class StudentSampler:
         x0, t = self.run(denoiser, draws, condition, times[: step + 1], dtype)
         clean = torch.full_like(t, denoiser.process.t_clean)
         return Rollout(x0=x0, condition=condition, t=t, step=step, anchor=x0, t_anchor=clean)
+
+
+class TrajectorySampler(StudentSampler):
+    """The student as a deterministic solver; rollouts stop where one of its steps ends.
+
+    Args:
+        times: Times of the student's calls, decreasing; ``None`` is the process's own grid.
+        level: Noise level sigma / alpha of the first call without ``times``; default ``t_max``.
+        steps: Number of calls without ``times``.
+    """
+
+    def __init__(self, times: Sequence[float] | None = None, level: float | None = None, steps: int = 4) -> None:
+        super().__init__(times, stochastic=False, level=level, steps=steps if times is None else len(times))
+
+    def rollout(
+        self, denoiser: Denoiser, draws: Draws, condition: Condition, dtype: torch.dtype = torch.float32
+    ) -> Rollout:
+        """The whole trajectory without gradient; every sample takes a random one of its steps again, with gradient.
+
+        The anchor is where that step ends (Luo et al. 2025, TDM, arXiv 2503.06674). No gradient runs through it.
+        """
+        process, times = denoiser.process, self.schedule(denoiser.process)
+        ends = [*times[1:], process.t_clean]
+        step = draws.integers("step", len(times))
+        starts_at, ends_at = (torch.tensor(grid, dtype=torch.float64, device=draws.device) for grid in (times, ends))
+        x_t = process.start(draws.normal("noise", denoiser.sample_shape, dtype), starts_at[:1].expand(len(draws)))
+        chosen = x_t
+        with torch.no_grad():
+            for i in range(len(times) - 1):
+                x_t = process.jump(
+                    denoiser(x_t, starts_at[i].expand(len(draws)), condition), ends_at[i].expand(len(draws))
+                )
+                chosen = torch.where((step == i + 1).reshape(-1, *[1] * (x_t.ndim - 1)), x_t, chosen)
+        t, t_anchor = starts_at[step], ends_at[step]
+        prediction = denoiser(chosen, t, condition)
+        anchor = process.jump(prediction.detach(), t_anchor)
+        return Rollout(prediction.x0, condition, t, step, anchor, t_anchor)

@@ -4,11 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from toys import CLASSES, FreeData, StopAfter, ToyData, build, network, trainer
+from toys import CLASSES, FreeData, StirredLoRA, StopAfter, ToyData, build, network, trainer
 
+from fastgen.conditions import Guidance
 from fastgen.errors import UserError
 from fastgen.extras import GAN
-from fastgen.methods import DMD2, ScoreDistiller, SiD, TeacherTraining
+from fastgen.methods import DMD2, ScoreDistiller, SiD, SwiftBrush, TeacherTraining
 from fastgen.methods.batch import MicroBatch
 from fastgen.randomness import Draws
 from fastgen.times import KarrasLevel
@@ -31,7 +32,7 @@ def part(with_data: bool = True) -> MicroBatch:
 
 def logits_of(method: ScoreDistiller) -> list[Tensor]:
     found: list[Tensor] = []
-    method.extras[0].head.register_forward_hook(lambda _, __, output: found.append(output))
+    method.extras[0].heads[0].register_forward_hook(lambda _, __, output: found.append(output))
     return found
 
 
@@ -83,7 +84,7 @@ def test_a_gradient_step_fools_the_head():
 @pytest.mark.parametrize("cls", [DMD2, SiD])
 def test_head_and_critic_learn(cls: type[ScoreDistiller]):
     method = made(cls)
-    head = list(method.extras[0].head.parameters())
+    head = list(method.extras[0].heads.parameters())
     assert all(any(p is q for q in method.trained_parameters["critic"]) for p in head)
     with method.only("critic"):
         losses = method.losses("critic", part())
@@ -104,7 +105,7 @@ def test_on_the_teacher_the_critic_is_free_of_the_term():
             sum(method.losses("critic", part()).values()).backward()
     for one, other in zip(with_gan.critic.parameters(), without.critic.parameters(), strict=True):
         assert one.grad is not None and torch.equal(one.grad, other.grad)
-    assert all(p.grad is not None and p.grad.norm() > 0 for p in with_gan.extras[0].head.parameters())
+    assert all(p.grad is not None and p.grad.norm() > 0 for p in with_gan.extras[0].heads.parameters())
     with with_gan.only("student"):
         gan = with_gan.losses("student", part())["gan"]
         gan.backward()
@@ -129,7 +130,7 @@ def test_in_training(features: str, tmp_path):
         assert {"student/gan", "critic/gan"} <= run.callback_metrics.keys()
         ends.append(after)
     assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
-    assert any(name.startswith("extras.0.head.") for name in torch.load(path, weights_only=True)["state_dict"])
+    assert any(name.startswith("extras.0.heads.") for name in torch.load(path, weights_only=True)["state_dict"])
 
 
 def test_the_start_counts_student_updates():
@@ -163,3 +164,108 @@ def test_a_method_without_a_critic_is_refused(features: str):
 def test_a_wrong_layer_is_named():
     with pytest.raises(UserError, match="blocks"):
         build(DMD2, extras=[GAN(layer="block.1")]).configure_model()
+
+
+# ---------------------------------------------------------------------- a discriminator of its own
+
+
+def test_an_own_network_is_a_role_of_its_own():
+    """It starts as the teacher, learns after the critic with its own optimizer, and no other role moves it."""
+    gan = GAN(features="own", critic_weight=1.0, optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    method = made(gan=gan)
+    assert method.roles() == ("student", "critic", "discriminator")
+    assert method.all_turns(0) == ("student", "critic", "discriminator")
+    assert method.all_turns(1) == ("critic", "discriminator") and method.turns(1) == ("critic",)
+    own = method.extras[0].own
+    for mine, theirs in zip(own.parameters(), method.teacher.parameters(), strict=True):
+        assert torch.equal(mine, theirs) and mine.requires_grad
+    moved: list[tuple[str, bool]] = []
+    original = method.update
+
+    def update(role: str, parts: Any) -> None:
+        before = [p.detach().clone() for p in (*own.parameters(), *method.extras[0].heads.parameters())]
+        others = [p.detach().clone() for p in (*method.student.parameters(), *method.critic.parameters())]
+        original(role, parts)
+        after = (*own.parameters(), *method.extras[0].heads.parameters())
+        moved.append((role, any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))))
+        rest = (*method.student.parameters(), *method.critic.parameters())
+        assert (role == "discriminator") == all(torch.equal(a, b) for a, b in zip(others, rest, strict=True))
+
+    method.update = update  # type: ignore[method-assign]
+    run = trainer(2)
+    run.fit(method, ToyData(batch_size=4))
+    assert moved == [(role, role == "discriminator") for i in (0, 1) for role in method.all_turns(i)]
+    assert {"discriminator/gan", "student/gan", "discriminator/grad_norm"} <= run.callback_metrics.keys()
+    assert "critic/gan" not in run.callback_metrics
+
+
+def test_the_own_role_starts_when_the_term_does():
+    method = made(gan=GAN(features="teacher", optimizer=torch.optim.Adam, start=1))
+    assert method.all_turns(0) == ("student", "critic")
+    fresh = build(DMD2, extras=[GAN(features="own", network=lambda: network(9))])
+    fresh.configure_model()
+    assert torch.equal(fresh.extras[0].own.head.weight, network(9).head.weight)
+
+
+@pytest.mark.parametrize("features", ["critic", "teacher", "own"])
+def test_an_own_role_resumes_bit_for_bit(features: str, tmp_path):
+    path, ends = str(tmp_path / "gan.ckpt"), []
+    for ckpt_path in (None, path):
+        method = made(gan=GAN(features=features, optimizer=torch.optim.Adam, r1_weight=1.0))  # type: ignore[arg-type]
+        trainer(6, StopAfter(6, 2, None if ckpt_path else path)).fit(
+            method, ToyData(batch_size=4), ckpt_path=ckpt_path, weights_only=True
+        )
+        ends.append(dict(method.state_dict()))
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+
+
+def test_two_own_discriminators_are_refused():
+    with pytest.raises(UserError, match="bring the role 'discriminator'"):
+        build(DMD2, extras=[GAN(features="own"), GAN(features="own")]).configure_model()
+
+
+# ---------------------------------------------------------------------- R1, layers, shared noise
+
+
+def test_r1_is_zero_without_noise_and_by_hand_with_it():
+    for noise in (0.0, 0.2):
+        gan = GAN(features="teacher", critic_weight=0.5, r1_weight=100.0, r1_noise=noise, time=KarrasLevel(0.2, 0.6))
+        method, piece = made(gan=gan), part()
+        method.losses("student", piece)
+        logits = logits_of(method)
+        losses = method.losses("critic", piece)
+        real, _, moved = logits
+        if noise == 0.0:
+            assert losses["r1"].item() == 0.0 and torch.equal(real, moved)
+        else:
+            torch.testing.assert_close(losses["r1"], 50.0 * (real - moved).square().mean())
+            assert losses["r1"] > 0
+    assert "r1" not in made().losses("critic", part())
+
+
+def test_several_layers_have_a_head_each():
+    method, piece = made(gan=GAN(layer=["blocks.0", "blocks.1"], time=KarrasLevel(0.2, 0.6))), part()
+    first, second = [], []
+    method.extras[0].heads[0].register_forward_hook(lambda _, __, output: first.append(output))
+    method.extras[0].heads[1].register_forward_hook(lambda _, __, output: second.append(output))
+    loss = method.losses("student", piece)["gan"]
+    torch.testing.assert_close(loss, 3e-3 * F.softplus(-torch.stack([first[0], second[0]])).mean())
+
+
+def test_the_student_can_be_judged_where_its_scores_are_compared():
+    method, piece, asked = made(gan=GAN(features="teacher", at_scores=True)), part(), []
+    method.teacher.register_forward_pre_hook(lambda _, args: asked.append(args))
+    method.losses("student", piece)
+    (x, t, _), (y, s, _) = asked
+    assert torch.equal(x, y) and torch.equal(t, s) and y.requires_grad
+
+
+def test_a_gan_reads_features_of_an_adapted_critic():
+    """The layers are those of the shared network, seen through the adapter."""
+    method = made(SwiftBrush, GAN(critic_weight=1.0), critic=StirredLoRA(rank=2), guidance=Guidance())
+    with method.only("critic"):
+        method.losses("student", part())
+        piece = part()
+        method.losses("critic", piece)["gan"].backward()
+    behind = method.critic.by_path()["blocks.0.hidden"]
+    assert behind.up.weight.grad.norm() > 0 and not any(p.grad is not None for p in method.teacher.parameters())

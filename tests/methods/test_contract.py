@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from toys import FreeData, StopAfter, ToyData, build, gradient_descent, trainer
+from toys import FreeData, StirredLoRA, StopAfter, ToyData, build, gradient_descent, trainer
 
 import fastgen.methods  # noqa: F401
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
 from fastgen.methods import Distiller
-from fastgen.sampling.students import StudentSampler
+from fastgen.sampling.students import StudentSampler, TrajectorySampler
 
-SPECIAL: dict[str, dict[str, Any]] = {}
+SPECIAL: dict[str, dict[str, Any]] = {
+    "SwiftBrush": {"critic": StirredLoRA(rank=4)},
+    "TDM": {"sampler": TrajectorySampler([20.0, 2.0])},
+}
 """Constructor arguments by class name, for methods that the defaults of ``toys.build`` do not fit."""
 
 
@@ -52,7 +55,7 @@ def iterations(cls: type[Distiller], start: int = 0) -> int:
     method.configure_model()
     waiting = set(method.roles())
     for iteration in range(start, start + 50):
-        waiting -= set(method.turns(iteration))
+        waiting -= set(method.all_turns(iteration))
         if not waiting:
             return iteration + 1
     raise AssertionError(f"{waiting} had no turn in 50 iterations")
@@ -111,7 +114,7 @@ def test_a_turn_changes_its_role_and_nothing_else(cls: type[Distiller]):
     spy(method, watch)
     count = iterations(cls)
     metrics = fit(method, count)
-    assert seen == [role for i in range(count) for role in method.turns(i)]
+    assert seen == [role for i in range(count) for role in method.all_turns(i)]
     assert method.iteration == count and metrics["updates"] == seen.count("student")
     assert all(torch.tensor(v).isfinite() for v in metrics.values()), metrics
     for role in method.roles():
@@ -260,7 +263,7 @@ def test_bad_gradients_are_skipped_and_counted(cls: type[Distiller]):
     for bad in roles_of(cls):
         method, at = make(cls), iterations(cls) - 1
         original = method.losses
-        while bad not in method.turns(at):
+        while bad not in method.all_turns(at):
             at -= 1
 
         def losses(

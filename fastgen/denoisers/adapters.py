@@ -1,0 +1,246 @@
+"""Roles as adapters on one frozen network: student and critic share the teacher's weights and own only a few of theirs.
+
+The shared network is never changed. Its layers carry hooks that add what the running call's adapter says, so its names,
+its weights and (with no adapter) its outputs stay what they were, bit for bit, and ``requires_grad`` is never touched.
+
+A backward pass may recompute parts of a forward pass (gradient checkpointing), when another adapter or none is in use.
+So every tensor that leaves a module of the shared network carries a note which adapter made it. Autograd meets such a
+note before it enters that module's graph, and the recomputation runs under the noted adapter, also where the
+graphs of several adapters follow each other in one backward pass. (``torch.utils.checkpoint`` without reentrance.)
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from fastgen.conditions import Condition
+from fastgen.denoisers.base import Codec, Denoiser
+from fastgen.errors import UserError
+from fastgen.processes import Prediction
+
+
+class LowRank(nn.Module):
+    """``scale * up(down(x))``, to be added to the output of a linear layer or a convolution.
+
+    Hu et al. 2021, LoRA, arXiv 2106.09685. ``up`` starts at zero, so the layer's function does not change at first.
+
+    Args:
+        layer: The layer that it belongs to.
+        rank: Channels between the two.
+        scale: Factor of the result, alpha / rank in the paper.
+    """
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+        where: dict[str, Any] = {"device": layer.weight.device, "bias": False}
+        self.down: nn.Module
+        self.up: nn.Module
+        if isinstance(layer, nn.Linear):
+            self.down = nn.Linear(layer.in_features, rank, **where)
+            self.up = nn.Linear(rank, layer.out_features, **where)
+        else:
+            sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+            self.down = nn.Conv2d(layer.in_channels, rank, *cast(Any, sizes), padding_mode=layer.padding_mode, **where)
+            self.up = nn.Conv2d(rank, layer.out_channels, 1, **where)
+        nn.init.zeros_(cast(Tensor, self.up.weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.up(self.down(x.to(cast(Tensor, self.down.weight).dtype)))
+
+    def change(self) -> Tensor:
+        """What it adds to the layer's weight, in the shape of that weight."""
+        up, down = cast(Tensor, self.up.weight), cast(Tensor, self.down.weight)
+        return self.scale * (up.flatten(1) @ down.flatten(1)).reshape(len(up), *down.shape[1:])
+
+
+class Adapter(ABC):
+    """How a role that shares the frozen teacher differs from it; give one instead of a network."""
+
+    @abstractmethod
+    def attach(self, base: Denoiser) -> AdaptedDenoiser:
+        """A denoiser with the weights of ``base``, which it does not own, and some of its own."""
+
+
+class LoRA(Adapter):
+    """Low-rank changes of linear layers and convolutions (Hu et al. 2021, arXiv 2106.09685).
+
+    Args:
+        rank: Rank of a change.
+        alpha: The change is scaled by alpha / rank; ``None`` means alpha = rank.
+        layers: Patterns of module paths, e.g. ``*.to_q``; default every linear layer and plain convolution.
+    """
+
+    def __init__(self, rank: int = 64, alpha: float | None = None, layers: Sequence[str] | None = None) -> None:
+        if rank < 1:
+            raise UserError(f"LoRA needs a rank of at least 1, got {rank}.")
+        self.rank = rank
+        self.alpha = alpha
+        self.layers = None if layers is None else list(layers)
+
+    def attach(self, base: Denoiser) -> AdaptedDenoiser:
+        """The LoRA role on ``base``.
+
+        Raises:
+            UserError: If a pattern fits no layer that can be changed.
+        """
+        possible = {
+            path: module
+            for path, module in base.named_modules()
+            if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
+        }
+        patterns = ["*"] if self.layers is None else self.layers
+        for pattern in patterns:
+            if not any(fnmatchcase(path, pattern) for path in possible):
+                raise UserError(
+                    f"LoRA: '{pattern}' fits no linear layer or convolution of {type(base).__name__}; its layers are "
+                    f"named like {', '.join(repr(path) for path in list(possible)[:3])}."
+                )
+        scale = 1.0 if self.alpha is None else self.alpha / self.rank
+        changes = {
+            path: LowRank(cast(Any, layer), self.rank, scale)
+            for path, layer in possible.items()
+            if any(fnmatchcase(path, pattern) for pattern in patterns)
+        }
+        return AdaptedDenoiser(base, changes)
+
+
+Changes = Mapping[str, LowRank]
+
+
+class Switch:
+    """Which adapter of a shared network is in use; one per network."""
+
+    def __init__(self, base: nn.Module) -> None:
+        self.in_forward: Changes | None = None
+        self.in_backward: tuple[int, Changes | None] = (-1, None)
+        for path, module in base.named_modules():
+            module.register_forward_hook(partial(self._after, path))
+
+    @staticmethod
+    def of(base: nn.Module) -> Switch:
+        """The switch of ``base``; the first call puts the hooks in."""
+        if "adapter_switch" not in base.__dict__:
+            base.__dict__["adapter_switch"] = Switch(base)
+        return base.__dict__["adapter_switch"]
+
+    @property
+    def current(self) -> Changes | None:
+        """The adapter of the running forward call, or of the call that a backward pass is recomputing."""
+        task = torch._C._current_graph_task_id()
+        if task != -1 and self.in_backward[0] == task:
+            return self.in_backward[1]
+        return self.in_forward
+
+    @contextmanager
+    def to(self, changes: Changes | None) -> Iterator[None]:
+        """Inside, the network runs with ``changes``; ``None`` is the bare network."""
+        before, self.in_forward = self.in_forward, changes
+        try:
+            yield
+        finally:
+            self.in_forward = before
+
+    def _after(self, path: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        changes = self.current
+        if changes is not None and path in changes:
+            output = output + changes[path](inputs[0]).to(output.dtype)
+        for tensor in _tensors(output):
+            if tensor.requires_grad:
+                tensor.register_hook(partial(self._enter, changes))
+        return output
+
+    def _enter(self, changes: Changes | None, gradient: Tensor) -> None:
+        self.in_backward = (torch._C._current_graph_task_id(), changes)
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """The tensors of a module's output."""
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, Prediction):
+        return [output.value]
+    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, list | tuple) else ()
+    return [tensor for value in values for tensor in _tensors(value)]
+
+
+class AdaptedDenoiser(Denoiser):
+    """A denoiser that runs another one's weights with changes of its own.
+
+    Only the changes are parameters: they alone are trained, averaged and saved. A copy shares the base too. The base
+    stays in the mode (training or not) and under the care of its owner.
+
+    Args:
+        base: The shared network.
+        changes: Changes by module path of ``base``.
+    """
+
+    base: Denoiser
+
+    def __init__(self, base: Denoiser, changes: Changes) -> None:
+        super().__init__(base.process, base.prediction, base.sample_shape)
+        self.__dict__["base"] = base  # not a submodule
+        self.num_classes = base.num_classes
+        self.takes_prompts = base.takes_prompts
+        self.changes = nn.ModuleDict({path.replace(".", "/"): change for path, change in changes.items()})
+        Switch.of(base)
+
+    def by_path(self) -> dict[str, LowRank]:
+        """The changes by module path of the base."""
+        return {name.replace("/", "."): cast(LowRank, change) for name, change in self.changes.items()}
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Inside, calls of the shared network itself are calls of this role."""
+        with Switch.of(self.base).to(self.by_path()):
+            yield
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, condition: Condition | None = None, s: Tensor | None = None
+    ) -> Prediction:
+        with self.active():
+            return self.base(x_t, t, condition, s)
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
+        return self(x_t, t, condition, s).value
+
+    def merged(self) -> Denoiser:
+        """The same function as a network without adapters: a copy of the base with changed weights."""
+        network = copy.deepcopy(self.base)
+        with torch.no_grad():
+            for path, change in self.by_path().items():
+                weight = cast(Tensor, network.get_submodule(path).weight)
+                weight += change.change().to(weight.dtype)
+        return network
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AdaptedDenoiser:
+        duplicate = AdaptedDenoiser(self.base, copy.deepcopy(self.by_path(), memo))
+        for name, module in duplicate.changes.items():
+            module.train(self.changes[name].training)
+        return duplicate.train(self.training)
+
+    def null_condition(self, condition: Condition) -> Condition:
+        return self.base.null_condition(condition)
+
+    def example_condition(self, count: int, device: torch.device | str = "cpu") -> Condition:
+        return self.base.example_condition(count, device)
+
+    def make_codec(self) -> Codec:
+        return self.base.make_codec()
+
+    @property
+    def backbone(self) -> Denoiser:
+        return self.base
+
+    @property
+    def feature_path(self) -> str:
+        return self.base.feature_path

@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from fastgen.objectives.divergences import GENERATORS, WEIGHTS, density_ratio
+
+RATIOS = torch.tensor([0.1, 0.5, 1.0, 2.0, 20.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_are_r_squared_times_the_second_derivative(name):
+    r = RATIOS.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(GENERATORS[name](r).sum(), r, create_graph=True)
+    if slope.requires_grad:
+        (curvature,) = torch.autograd.grad(slope.sum(), r)
+    torch.testing.assert_close(WEIGHTS[name](RATIOS), RATIOS.square() * curvature, rtol=1e-10, atol=0.0)
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_generators_are_convex_and_vanish_where_the_laws_agree(name):
+    one = torch.ones(1, dtype=torch.float64)
+    assert GENERATORS[name](one).abs() < 1e-12
+    a, b = torch.meshgrid(RATIOS, RATIOS, indexing="ij")
+    f = GENERATORS[name]
+    assert bool((f(0.5 * (a + b)) <= 0.5 * (f(a) + f(b)) + 1e-12).all())
+
+
+def test_density_ratios_by_hand():
+    logits = torch.tensor([[0.0, 0.0], [1.0, 2.0], [50.0, 50.0], [-50.0, -50.0]], requires_grad=True)
+    ratio = density_ratio(logits)
+    torch.testing.assert_close(ratio, torch.tensor([1.0, 4.4816890703, 20.0, 0.1]))
+    assert not ratio.requires_grad
