@@ -2,8 +2,22 @@
 
 from fastgen.methods.base import Distiller
 from fastgen.methods.dmd2 import DMD2
+from fastgen.methods.kd import KD
+from fastgen.methods.progressive import Progressive
+from fastgen.methods.reflow import Reflow
 from fastgen.methods.score import ScoreDistiller
 from fastgen.methods.sid import SiD
 from fastgen.methods.teacher import TeacherTraining
+from fastgen.methods.trajectory import TrajectoryDistiller
 
-__all__ = ["DMD2", "Distiller", "ScoreDistiller", "SiD", "TeacherTraining"]
+__all__ = [
+    "DMD2",
+    "KD",
+    "Distiller",
+    "Progressive",
+    "Reflow",
+    "ScoreDistiller",
+    "SiD",
+    "TeacherTraining",
+    "TrajectoryDistiller",
+]

@@ -388,6 +388,21 @@ class Distiller(MethodState, LightningModule):
         Returns:
             Images (B, C, H, W), nominally in [-1, 1], or points (B, D); fp32.
         """
+        with self.inference_precision():
+            x0 = self.latents(seeds, self.encode_condition(condition), steps, role)
+            return self.codec.decode(x0).float()
+
+    def encode_condition(self, condition: Mapping[str, Any]) -> Condition:
+        """A data module's condition on this device, as the denoiser takes it."""
+        return self.codec.encode_condition(
+            {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in condition.items()}
+        )
+
+    @torch.no_grad()
+    def latents(
+        self, seeds: Sequence[int], condition: Condition, steps: int | None = None, role: str = "average"
+    ) -> Tensor:
+        """What :meth:`sample` decodes: x0 (B, ...) in the denoiser's space, for an encoded condition."""
         if steps is not None and steps < 1:
             raise UserError(f"A sample needs at least one step, got {steps}.")
         denoiser = self.network(role)
@@ -395,15 +410,9 @@ class Distiller(MethodState, LightningModule):
         modes = [(module, module.training) for module in denoiser.modules()]
         denoiser.eval()
         try:
-            with self.inference_precision():
-                ready = self.codec.encode_condition(
-                    {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in condition.items()}
-                )
-                if role == "teacher":
-                    x0 = self.solver.solve(denoiser, draws.normal("noise", denoiser.sample_shape), ready, steps)
-                else:
-                    x0 = self.generate(denoiser, draws, ready, steps)
-                return self.codec.decode(x0).float()
+            if role == "teacher":
+                return self.solver.solve(denoiser, draws.normal("noise", denoiser.sample_shape), condition, steps)
+            return self.generate(denoiser, draws, condition, steps)
         finally:
             for module, mode in modes:
                 module.training = mode
@@ -417,6 +426,10 @@ class Distiller(MethodState, LightningModule):
         if role == "teacher":
             return self.solver.evaluations(steps or self.solver.steps)
         return steps or self.sampler.trained_steps()
+
+    def noise_dtype(self) -> torch.dtype:
+        """The dtype of noise in training: fp32, or fp64 for fp64 networks."""
+        return torch.promote_types(next(self.student.parameters()).dtype, torch.float32)
 
     def inference_precision(self) -> Any:
         """The trainer's precision, if there is one."""

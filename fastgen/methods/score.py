@@ -103,10 +103,6 @@ class ScoreDistiller(Distiller, ABC):
         keep = part.draws.uniform("critic/dropout") >= rate
         return where(keep, part.condition, self.critic.null_condition(part.condition))
 
-    def noise_dtype(self) -> torch.dtype:
-        """fp32, or fp64 for fp64 networks."""
-        return torch.promote_types(next(self.student.parameters()).dtype, torch.float32)
-
     def noised(self, x0: Tensor, draws: Draws, law: TimeLaw) -> tuple[Tensor, Tensor, Tensor]:
         """``x0`` at a drawn level: (x_t, t, noise)."""
         process = self.student.process

@@ -18,8 +18,11 @@ from fastgen.errors import UserError
 from fastgen.methods import Distiller
 from fastgen.sampling.students import StudentSampler
 
-SPECIAL: dict[str, dict[str, Any]] = {}
+SPECIAL: dict[str, dict[str, Any]] = {"Progressive": {"stage_updates": 2}}
 """Constructor arguments by class name, for methods that the defaults of ``toys.build`` do not fit."""
+
+FEW_STEPS: dict[str, dict[str, Any]] = {"Progressive": {"steps": [4, 2]}}
+"""How methods train for several steps whose steps are not those of a ``StudentSampler``."""
 
 
 def concrete(cls: type[Distiller] = Distiller) -> Iterator[type[Distiller]]:
@@ -372,7 +375,7 @@ def test_the_run_is_a_function_of_the_seed(cls: type[Distiller]):
 
 @every_method
 def test_few_step_students(cls: type[Distiller]):
-    method = make(cls, sampler=StudentSampler([80.0, 5.0, 0.5]))
+    method = make(cls, **FEW_STEPS.get(cls.__name__, {"sampler": StudentSampler([80.0, 5.0, 0.5])}))
     metrics = fit(method, iterations(cls))
     assert all(torch.tensor(v).isfinite() for v in metrics.values())
     assert method.sample([1, 2], {"label": torch.tensor([0, 1])}).shape == (2, 2)
