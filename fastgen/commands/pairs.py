@@ -86,8 +86,9 @@ def source(options: Namespace, settings: Parser) -> tuple[Distiller, str]:
         method: Distiller = settings.instantiate_classes(options).model
     except (ValueError, TypeError, ImportError) as error:
         raise ParserError(str(error)) from error
-    method.factories["student"] = method.factories["student"] and method.factories["teacher"]
-    method.configure_model()
+    method.build_teacher()
+    if method.teacher is None:
+        raise UserError("The config has no teacher to make pairs with; give model.init_args.teacher.")
     return method.to(options.device), role
 
 

@@ -3,6 +3,7 @@
 from fastgen.methods.base import Distiller
 from fastgen.methods.dmd2 import DMD2
 from fastgen.methods.kd import KD
+from fastgen.methods.optimal_steps import OptimalSteps
 from fastgen.methods.progressive import Progressive
 from fastgen.methods.reflow import Reflow
 from fastgen.methods.score import ScoreDistiller
@@ -14,6 +15,7 @@ __all__ = [
     "DMD2",
     "KD",
     "Distiller",
+    "OptimalSteps",
     "Progressive",
     "Reflow",
     "ScoreDistiller",

@@ -57,6 +57,8 @@ class Distiller(MethodState, LightningModule):
     """
 
     automatic_optimization = False
+    samples_with_teacher = False
+    """Whether the student's samples need the teacher's weights, which no checkpoint holds."""
     teacher: Denoiser | None
     student: Denoiser
     codec: Codec
@@ -100,10 +102,11 @@ class Distiller(MethodState, LightningModule):
         """Build the roles. Called by Lightning on the right device; a second call changes nothing."""
         if hasattr(self, "student"):
             return
-        teacher, student = self.factories["teacher"], self.factories["student"]
-        self.teacher = self.build(teacher).requires_grad_(False).eval() if teacher else None
+        self.build_teacher()
+        student = self.factories["student"]
         self.student = self.build(student) if student else self.copy_of_teacher()
-        self.codec = (self.teacher or self.student).make_codec().requires_grad_(False).eval()
+        if self.teacher is None:
+            self.codec = self.student.make_codec().requires_grad_(False).eval()
         self.build_roles()
         for extra in self.each_extra():
             extra.build(self)
@@ -112,6 +115,13 @@ class Distiller(MethodState, LightningModule):
             role: [p for module in modules for p in module.parameters() if p.requires_grad]
             for role, modules in self.all_trained_modules().items()
         }
+
+    def build_teacher(self) -> None:
+        """The frozen teacher and its codec, all that it takes to sample from it."""
+        teacher = self.factories["teacher"]
+        self.teacher = self.build(teacher).requires_grad_(False).eval() if teacher else None
+        if self.teacher is not None:
+            self.codec = self.teacher.make_codec().requires_grad_(False).eval()
 
     def build(self, factory: Callable[[], Denoiser]) -> Denoiser:
         """Build a network and, unless a checkpoint is about to fill it, read its weights."""
@@ -165,14 +175,14 @@ class Distiller(MethodState, LightningModule):
 
         ``student``, ``teacher``, ``average`` (the first EMA, or the student if there is none) or an EMA's name.
         """
+        if role in ("student", "teacher") and getattr(self, role) is not None:
+            return getattr(self, role)
         if role == "average":
             return cast(Denoiser, next(iter(self.averages.values()), self.student))
         if role in self.averages:
             return cast(Denoiser, self.averages[role])
-        if role not in ("student", "teacher") or getattr(self, role) is None:
-            known = ["student", *(["teacher"] if self.teacher is not None else []), "average", *self.averages]
-            raise UserError(f"There is no network '{role}' here; choose one of: {', '.join(known)}.")
-        return getattr(self, role)
+        known = ["student", *(["teacher"] if self.teacher is not None else []), "average", *self.averages]
+        raise UserError(f"There is no network '{role}' here; choose one of: {', '.join(known)}.")
 
     @contextmanager
     def only(self, role: str) -> Iterator[None]:
