@@ -19,6 +19,8 @@ commands:
              (--layout geneval, dpg, vbench, hpsv3 or vqascore: the folder that this judge's scripts read)
   stats      features of real images, to compare samples with: fastgen stats --data FOLDER --extractor Inception
              --out reference.safetensors
+  pairs      noise and what a teacher's solver makes of it, to distil from:
+             fastgen pairs --config configs/kd_digits.yaml --out pairs/digits --count 20000
   compare    the final numbers of runs side by side: fastgen compare runs/sid_digits runs/dmd2_digits
   report     a page with samples, curves and settings of runs: fastgen report RUN1 RUN2 --out report
   scores     read a judge's result file into a run's table: fastgen scores RUN geneval=results.jsonl
@@ -33,7 +35,7 @@ shows the resolved configuration and builds nothing.
 
 LIGHT = ("compare", "report", "scores")
 """Commands that read run folders and need neither torch nor Lightning (a report does if it must sample)."""
-COMMANDS = ("fit", "validate", "test", "predict", "sample", "stats", *LIGHT)
+COMMANDS = ("fit", "validate", "test", "predict", "sample", "pairs", "stats", *LIGHT)
 
 
 def main(arguments: list[str] | None = None) -> int:

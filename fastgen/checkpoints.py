@@ -77,6 +77,7 @@ def method_from_checkpoint(path: str | os.PathLike[str], with_teacher: bool = Fa
             f"The configuration inside '{path}' cannot be built ({reason}); import the module that defines its "
             "classes, or use the fastgen version that wrote it."
         ) from error
+    with_teacher = with_teacher or method.samples_with_teacher
     shared = isinstance(method.factories["student"], Adapter)  # the student runs the teacher's weights
     method.read_weights = with_teacher or shared
     for name in saved["averages"]:

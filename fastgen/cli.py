@@ -169,6 +169,11 @@ def run(words: list[str]) -> int:
             from fastgen.commands.stats import stats
 
             stats(words[1:])
+        elif words[0] == "pairs":
+            from fastgen.commands.pairs import pairs
+
+            silence_noise()
+            pairs(words[1:])
         else:
             silence_noise()
             sys.argv = [sys.argv[0], *words]  # the first word stays: Lightning starts further processes with it

@@ -165,3 +165,21 @@ class _UniformBetween(TimeLaw):
             for end in self.ends
         )
         return process.position(low + (high - low) * u)
+
+
+class FlowTime(TimeLaw):
+    """sigma / (alpha + sigma) uniform: the times of rectified flow, at equal noise level on any process.
+
+    Liu et al. 2022, arXiv 2209.03003.
+
+    Args:
+        low: Lower end in [0, 1], 0 is clean.
+        high: Upper end in [0, 1], 1 is pure noise (or ``t_max``, where a process ends before).
+    """
+
+    def __init__(self, low: float = 1e-3, high: float = 1.0) -> None:
+        self.low, self.high = low, high
+
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        u = self.low + (self.high - self.low) * draws.uniform("time")
+        return time_of_level(process, u / (1.0 - u))

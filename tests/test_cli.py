@@ -107,7 +107,8 @@ SMALL = {
 
 def twin(path: Path, folder: Path) -> list[str]:
     """Words after the subcommand that make a config small: a second file for the callbacks, overrides for the rest."""
-    callbacks = yaml.safe_load(path.read_text())["trainer"]["callbacks"]
+    config = yaml.safe_load(path.read_text())
+    callbacks = config["trainer"]["callbacks"]
     for entry in callbacks:
         small = SMALL.get(entry["class_path"].split(".")[-1], {})
         entry["init_args"] = entry.get("init_args", {}) | {
@@ -116,9 +117,15 @@ def twin(path: Path, folder: Path) -> list[str]:
             if name != "every_n_steps" or name in entry.get("init_args", {})
         }
     second = write(folder / "small.yaml", {"trainer": {"callbacks": callbacks}})
+    pairs = []
+    if config["data"]["class_path"] == "Pairs":
+        out = folder / "pairs"
+        assert fastgen("pairs", f"--config={path}", f"--out={out}", "--count=48", "--steps=2") == 0
+        pairs = [f"--data.init_args.path={out}", "--data.init_args.held_out_count=16"]
     return [
         f"--config={path}",
         f"--config={second}",
+        *pairs,
         "--trainer.max_steps=3",
         f"--trainer.logger.init_args.save_dir={folder}",
         "--data.init_args.batch_size=8",
@@ -138,7 +145,8 @@ def assert_twin_runs(path: Path, folder: Path, *more: str, prompts: tuple[str, .
     assert (run / "config.yaml").exists() and (run / "throughput.json").exists()
     for command in ("validate", "test"):
         assert fastgen(command, *words, "--trainer.limit_val_batches=2", f"--ckpt_path={ckpt}") == 0
-    points = yaml.safe_load(path.read_text())["data"]["class_path"] == "Mixture"
+    data = yaml.safe_load(path.read_text())["data"]
+    points = "Mixture" in (data["class_path"], data["init_args"].get("like", {}).get("class_path"))
     assert fastgen("predict", *words, f"--ckpt_path={ckpt}") == 0
     (predicted,) = (folder / path.stem).glob("*/samples")
     files = sorted(file.name for file in predicted.iterdir())

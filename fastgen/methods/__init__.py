@@ -6,22 +6,32 @@ from fastgen.methods.diff_instruct import DiffInstruct
 from fastgen.methods.dmd2 import DMD2
 from fastgen.methods.f_distill import FDistill
 from fastgen.methods.few_step_sid import FewStepSiD
+from fastgen.methods.kd import KD
+from fastgen.methods.optimal_steps import OptimalSteps
+from fastgen.methods.progressive import Progressive
+from fastgen.methods.reflow import Reflow
 from fastgen.methods.score import ScoreDistiller
 from fastgen.methods.sid import SiD
 from fastgen.methods.swiftbrush import SwiftBrush
 from fastgen.methods.tdm import TDM
 from fastgen.methods.teacher import TeacherTraining
+from fastgen.methods.trajectory import TrajectoryDistiller
 
 __all__ = [
     "DMD2",
+    "KD",
     "TDM",
     "DecoupledDMD",
     "DiffInstruct",
     "Distiller",
     "FDistill",
     "FewStepSiD",
+    "OptimalSteps",
+    "Progressive",
+    "Reflow",
     "ScoreDistiller",
     "SiD",
     "SwiftBrush",
     "TeacherTraining",
+    "TrajectoryDistiller",
 ]

@@ -58,6 +58,8 @@ class Distiller(MethodState, LightningModule):
     """
 
     automatic_optimization = False
+    samples_with_teacher = False
+    """Whether the student's samples need the teacher's weights, which no checkpoint holds."""
     teacher: Denoiser | None
     student: Denoiser
     codec: Codec
@@ -107,10 +109,10 @@ class Distiller(MethodState, LightningModule):
 
     def build_all(self) -> None:
         """Build teacher, student, the method's other roles and the extras."""
-        teacher = cast("Callable[[], Denoiser] | None", self.factories["teacher"])
-        self.teacher = self.build(teacher).requires_grad_(False).eval() if teacher else None
+        self.build_teacher()
         self.student = self.build_role("student")
-        self.codec = (self.teacher or self.student).make_codec().requires_grad_(False).eval()
+        if self.teacher is None:
+            self.codec = self.student.make_codec().requires_grad_(False).eval()
         self.build_roles()
         for extra in self.each_extra():
             extra.build(self)
@@ -122,6 +124,13 @@ class Distiller(MethodState, LightningModule):
             role: [p for module in modules for p in module.parameters() if p.requires_grad]
             for role, modules in self.all_trained_modules().items()
         }
+
+    def build_teacher(self) -> None:
+        """The frozen teacher and its codec, all that it takes to sample from it."""
+        teacher = cast("Callable[[], Denoiser] | None", self.factories["teacher"])
+        self.teacher = self.build(teacher).requires_grad_(False).eval() if teacher else None
+        if self.teacher is not None:
+            self.codec = self.teacher.make_codec().requires_grad_(False).eval()
 
     def build(self, factory: Callable[[], Denoiser]) -> Denoiser:
         """Build a network and, unless a checkpoint is about to fill it, read its weights."""
@@ -192,14 +201,14 @@ class Distiller(MethodState, LightningModule):
 
         ``student``, ``teacher``, ``average`` (the first EMA, or the student if there is none) or an EMA's name.
         """
+        if role in ("student", "teacher") and getattr(self, role) is not None:
+            return getattr(self, role)
         if role == "average":
             return cast(Denoiser, next(iter(self.averages.values()), self.student))
         if role in self.averages:
             return cast(Denoiser, self.averages[role])
-        if role not in ("student", "teacher") or getattr(self, role) is None:
-            known = ["student", *(["teacher"] if self.teacher is not None else []), "average", *self.averages]
-            raise UserError(f"There is no network '{role}' here; choose one of: {', '.join(known)}.")
-        return getattr(self, role)
+        known = ["student", *(["teacher"] if self.teacher is not None else []), "average", *self.averages]
+        raise UserError(f"There is no network '{role}' here; choose one of: {', '.join(known)}.")
 
     @contextmanager
     def only(self, role: str) -> Iterator[None]:
@@ -420,6 +429,21 @@ class Distiller(MethodState, LightningModule):
         Returns:
             Images (B, C, H, W), nominally in [-1, 1], or points (B, D); fp32.
         """
+        with self.inference_precision():
+            x0 = self.latents(seeds, self.encode_condition(condition), steps, role)
+            return self.codec.decode(x0).float()
+
+    def encode_condition(self, condition: Mapping[str, Any]) -> Condition:
+        """A data module's condition on this device, as the denoiser takes it."""
+        return self.codec.encode_condition(
+            {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in condition.items()}
+        )
+
+    @torch.no_grad()
+    def latents(
+        self, seeds: Sequence[int], condition: Condition, steps: int | None = None, role: str = "average"
+    ) -> Tensor:
+        """What :meth:`sample` decodes: x0 (B, ...) in the denoiser's space, for an encoded condition."""
         if steps is not None and steps < 1:
             raise UserError(f"A sample needs at least one step, got {steps}.")
         denoiser = self.network(role)
@@ -427,15 +451,9 @@ class Distiller(MethodState, LightningModule):
         modes = [(module, module.training) for module in denoiser.modules()]
         denoiser.eval()
         try:
-            with self.inference_precision():
-                ready = self.codec.encode_condition(
-                    {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in condition.items()}
-                )
-                if role == "teacher":
-                    x0 = self.solver.solve(denoiser, draws.normal("noise", denoiser.sample_shape), ready, steps)
-                else:
-                    x0 = self.generate(denoiser, draws, ready, steps)
-                return self.codec.decode(x0).float()
+            if role == "teacher":
+                return self.solver.solve(denoiser, draws.normal("noise", denoiser.sample_shape), condition, steps)
+            return self.generate(denoiser, draws, condition, steps)
         finally:
             for module, mode in modes:
                 module.training = mode
@@ -449,6 +467,10 @@ class Distiller(MethodState, LightningModule):
         if role == "teacher":
             return self.solver.evaluations(steps or self.solver.steps)
         return steps or self.sampler.trained_steps()
+
+    def noise_dtype(self) -> torch.dtype:
+        """The dtype of noise in training: fp32, or fp64 for fp64 networks."""
+        return torch.promote_types(next(self.student.parameters()).dtype, torch.float32)
 
     def inference_precision(self) -> Any:
         """The trainer's precision, if there is one."""

@@ -24,12 +24,16 @@ class MicroBatch:
         condition: Tensors for the denoiser.
         draws: The random numbers of these samples.
         memory: What one role leaves for another within the iteration, e.g. a shared rollout.
+        noise: What the samples were made from (B, ...), if the data module knows it (pairs).
+        asked: The condition as the data module gave it, e.g. with prompts as text.
     """
 
     x0: Tensor | None
     condition: Condition
     draws: Draws
     memory: dict[str, Any] = field(default_factory=dict)
+    noise: Tensor | None = None
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
 
 def size_of(batch: Mapping[str, Any]) -> int:
@@ -41,7 +45,7 @@ def size_of(batch: Mapping[str, Any]) -> int:
 
 
 def split(batch: Mapping[str, Any], pieces: int, draws: Draws, codec: Codec) -> list[MicroBatch]:
-    """Cut a batch into ``pieces`` micro-batches and encode them.
+    """Cut a batch into ``pieces`` micro-batches and encode them, unless the data module says that they are encoded.
 
     Raises:
         UserError: If the batch size is no multiple of ``pieces``.
@@ -52,12 +56,18 @@ def split(batch: Mapping[str, Any], pieces: int, draws: Draws, codec: Codec) -> 
             f"A batch of {size} cannot be cut into {pieces} equal pieces; change micro_batches or batch_size."
         )
     step = size // pieces
+    x0, noise, encoded = batch.get("x0"), batch.get("noise"), batch.get("encoded", False)
     parts = []
     for start in range(0, size, step):
         rows = slice(start, start + step)
-        x0 = batch.get("x0")
-        condition = {name: value[rows] for name, value in batch.get("condition", {}).items()}
+        asked = {name: value[rows] for name, value in batch.get("condition", {}).items()}
         with torch.no_grad():
-            encoded = None if x0 is None else codec.encode(x0[rows])
-            parts.append(MicroBatch(encoded, codec.encode_condition(condition), draws.part(start, start + step)))
+            part = MicroBatch(
+                None if x0 is None else x0[rows] if encoded else codec.encode(x0[rows]),
+                asked if encoded else codec.encode_condition(asked),
+                draws.part(start, start + step),
+                noise=None if noise is None else noise[rows],
+                asked=asked,
+            )
+        parts.append(part)
     return parts

@@ -104,10 +104,6 @@ class ScoreDistiller(Distiller, ABC):
         keep = part.draws.uniform("critic/dropout") >= rate
         return where(keep, part.condition, self.critic.null_condition(part.condition))
 
-    def noise_dtype(self) -> torch.dtype:
-        """fp32, or fp64 for fp64 networks."""
-        return torch.promote_types(next(self.student.parameters()).dtype, torch.float32)
-
     def renoised(self, rollout: Rollout, draws: Draws, law: TimeLaw) -> tuple[Tensor, Tensor, Tensor]:
         """The rollout at a drawn level: (x_t, t, noise)."""
         t = law.given(rollout.t, rollout.t_anchor).sample(draws, self.student.process)

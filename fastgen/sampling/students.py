@@ -89,9 +89,15 @@ class StudentSampler:
         return self.steps
 
     def run(
-        self, denoiser: Denoiser, draws: Draws, condition: Condition, times: Sequence[float], dtype: torch.dtype
+        self,
+        denoiser: Denoiser,
+        draws: Draws,
+        condition: Condition,
+        times: Sequence[float],
+        dtype: torch.dtype,
+        noise: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Call the student at every time; only the last call records a graph.
+        """Call the student at every time; only the last call records a graph. The first noise is drawn or given.
 
         Returns:
             x0 (B, ...) and the time of the last call (B,).
@@ -99,7 +105,7 @@ class StudentSampler:
         process = denoiser.process
         shape = denoiser.sample_shape
         t = torch.full((len(draws),), times[0], dtype=torch.float64, device=draws.device)
-        x_t = process.start(draws.normal("noise", shape, dtype), t)
+        x_t = process.start(draws.normal("noise", shape, dtype) if noise is None else noise, t)
         for i, following in enumerate(times[1:]):
             with torch.no_grad():
                 prediction = denoiser(x_t, t, condition)
@@ -122,15 +128,21 @@ class StudentSampler:
         return self.run(denoiser, draws, condition, self.schedule(denoiser.process, steps), dtype)[0]
 
     def rollout(
-        self, denoiser: Denoiser, draws: Draws, condition: Condition, dtype: torch.dtype = torch.float32
+        self,
+        denoiser: Denoiser,
+        draws: Draws,
+        condition: Condition,
+        dtype: torch.dtype = torch.float32,
+        noise: Tensor | None = None,
     ) -> Rollout:
         """Backward simulation: the student's own chain, stopped at a random step that all ranks share.
 
-        Earlier steps run without gradient (Yin et al. 2024, DMD2, arXiv 2405.14867, section 4.4).
+        Earlier steps run without gradient (Yin et al. 2024, DMD2, arXiv 2405.14867, section 4.4). The first ``noise``
+        (B, ...) is drawn unless it is given.
         """
         times = self.schedule(denoiser.process)
         step = draws.shared_integer("step", len(times)) if len(times) > 1 else 0
-        x0, t = self.run(denoiser, draws, condition, times[: step + 1], dtype)
+        x0, t = self.run(denoiser, draws, condition, times[: step + 1], dtype, noise)
         clean = torch.full_like(t, denoiser.process.t_clean)
         return Rollout(x0=x0, condition=condition, t=t, step=step, anchor=x0, t_anchor=clean)
 

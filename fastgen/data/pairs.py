@@ -1,0 +1,110 @@
+"""Pairs of noise and what a solver made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+from torch import Tensor
+
+from fastgen.data.base import Batch, BatchSource, DistillationData
+from fastgen.errors import UserError
+from fastgen.files import resolve
+from fastgen.layouts.pairs import CONDITION, PairFolder
+from fastgen.randomness import Draws
+
+
+class _PairSource(BatchSource):
+    """Pairs ``first`` to ``first + size``."""
+
+    def __init__(self, folder: PairFolder, first: int, size: int) -> None:
+        self.folder, self.first, self.size = folder, first, size
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        found = self.folder.read([self.first + i for i in indices])
+        x0, seeds = found["x0"], found["seed"].tolist()
+        noise = found["noise"] if "noise" in found else Draws(0, seeds, "sample").normal("noise", x0.shape[1:])
+        condition = {n.removeprefix(CONDITION): value for n, value in found.items() if n.startswith(CONDITION)}
+        return {"x0": x0, "noise": noise, "condition": condition, "encoded": True}
+
+
+class Pairs(DistillationData):
+    """Batches ``{"index", "x0", "noise", "condition", "encoded": True}`` of a folder that ``fastgen pairs`` wrote.
+
+    Samples and conditions are as the denoiser takes them (latents, embeddings), so no encoder runs in training. Any
+    method can train on them; ``KD`` and ``Reflow`` also use the noise.
+
+    Args:
+        path: The folder.
+        like: The data module whose conditions and real samples evaluations use, e.g. ``Digits``. Without it labels
+            cycle, and there is nothing to compare samples with.
+        held_out_count: The last so many pairs are kept for validation.
+        batch_size: Pairs per rank and batch.
+        seed: Seed of the order.
+        num_workers: Loader processes per rank.
+        predict_count: Number of samples that ``fastgen predict`` makes.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        like: DistillationData | None = None,
+        held_out_count: int = 256,
+        batch_size: int = 128,
+        seed: int = 0,
+        num_workers: int = 0,
+        predict_count: int = 64,
+    ) -> None:
+        super().__init__(batch_size, seed, num_workers, predict_count)
+        self.path = path
+        self.like = like
+        self.held_out_count = held_out_count
+
+    @cached_property
+    def folder(self) -> PairFolder:
+        """The folder, checked for completeness."""
+        return PairFolder(resolve(self.path))
+
+    def make_sources(self) -> tuple[BatchSource, BatchSource]:
+        """All pairs but the last ``held_out_count``, and those."""
+        train = self.folder.count - self.held_out_count
+        if train < 1 or self.held_out_count < 1:
+            raise UserError(
+                f"'{self.path}' holds {self.folder.count} pairs, of which data.held_out_count = {self.held_out_count} are "
+                "for validation; hold out at least 1 and fewer than there are."
+            )
+        return _PairSource(self.folder, 0, train), _PairSource(self.folder, train, self.held_out_count)
+
+    @property
+    def sample_kind(self) -> Literal["image", "points"]:
+        """As ``like``, or by the shape of a sample."""
+        if self.like is not None:
+            return self.like.sample_kind
+        return "points" if len(self.folder.manifest["sample_shape"]) == 1 else "image"
+
+    @property
+    def num_classes(self) -> int | None:
+        """As ``like``, or what the network that made the pairs knows."""
+        if self.like is not None:
+            return self.like.num_classes
+        return self.folder.manifest["num_classes"] or None
+
+    @property
+    def label_names(self) -> list[str] | None:
+        """As ``like``, or numbers."""
+        return super().label_names if self.like is None else self.like.label_names
+
+    def evaluation_conditions(self, indices: Sequence[int]) -> dict[str, Any]:
+        """Those of ``like``, or labels in turn."""
+        if self.like is not None:
+            return self.like.evaluation_conditions(indices)
+        if set(self.folder.manifest["condition"]) - {"label"}:
+            raise UserError(
+                "These pairs were made from prompts; give data.like, e.g. Prompts with the prompts to evaluate."
+            )
+        return super().evaluation_conditions(indices)
+
+    def reference(self) -> dict[str, Tensor] | None:
+        """The real samples of ``like``."""
+        return None if self.like is None else self.like.reference()

@@ -1,0 +1,145 @@
+"""Progressive distillation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgen.denoisers.base import Denoiser
+from fastgen.errors import UserError
+from fastgen.methods.batch import MicroBatch
+from fastgen.methods.trajectory import TrajectoryDistiller
+from fastgen.objectives.progressive import SNRWeight, ddim_target, snr_loss
+from fastgen.sampling.guided import guided
+from fastgen.sampling.students import Rollout, StudentSampler
+
+
+class Progressive(TrajectoryDistiller):
+    """Progressive Distillation (Salimans & Ho 2022, arXiv 2202.00512, algorithm 2).
+
+    Each stage halves the steps: one DDIM step of the student learns two of the stage's teacher, which is the teacher
+    first and then the student as the last stage left it. At a stage's begin the optimizer's state is dropped and the
+    learning-rate schedule starts anew. Samples are drawn with the steps of the current stage.
+
+    The steps of all stages lie on one grid of ``2 steps[0]`` times, the process's own. Targets are not clipped. The first
+    stage's teacher is guided by ``solver.guidance``.
+
+    Args:
+        steps: The student's steps in each stage; each is half of the one before.
+        stage_updates: Student updates per stage, one number for all or one per stage; ``trainer.max_steps`` should be
+            their sum. Training beyond goes on with the last stage.
+        weight: Weight of the x0 error; default the paper's truncated SNR.
+    """
+
+    teacher: Denoiser
+    stage: Tensor
+
+    def __init__(
+        self,
+        steps: Sequence[int] = (4, 2, 1),
+        stage_updates: int | Sequence[int] = 1000,
+        weight: SNRWeight = "truncated_snr",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.steps = list(steps)
+        if not self.steps or self.steps[-1] < 1 or any(a != 2 * b for a, b in pairwise(self.steps)):
+            raise UserError(f"model.init_args.steps must halve from stage to stage, e.g. [4, 2, 1], got {self.steps}.")
+        updates = [stage_updates] * len(self.steps) if isinstance(stage_updates, int) else list(stage_updates)
+        if len(updates) != len(self.steps) or min(updates) < 1:
+            raise UserError(
+                f"model.init_args.stage_updates must be a number from 1, or {len(self.steps)} of them (one per stage), "
+                f"got {stage_updates}."
+            )
+        if self.sampler.times is not None or self.sampler.level is not None:
+            raise UserError("Progressive samples at the times of its stages; give 'steps' and leave 'sampler' out.")
+        self.ends = list(accumulate(updates))
+        self.weight: SNRWeight = weight
+        self.register_buffer("stage", torch.zeros((), dtype=torch.int64))
+
+    def build_roles(self) -> None:
+        if self.teacher is None:
+            raise UserError("Progressive needs a teacher; give model.init_args.teacher.")
+        self.snapshot = copy.deepcopy(self.student).requires_grad_(False).eval()
+        self.enter(0)
+
+    def times(self, steps: int) -> list[float]:
+        """The times of ``steps`` calls on the grid that all stages share."""
+        grid = self.student.process.grid(2 * self.steps[0])
+        return grid[:: len(grid) // steps]
+
+    def enter(self, stage: int) -> None:
+        """Sample and train with the steps of ``stage``."""
+        self.stage.fill_(stage)
+        self.sampler = StudentSampler(self.times(self.steps[stage]), stochastic=False)
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
+        result = super().load_state_dict(state_dict, strict, assign)
+        self.enter(int(self.stage))
+        return result
+
+    # ------------------------------------------------------------------ stages
+
+    def configure_optimizers(self) -> list[dict[str, Any]]:
+        configured = super().configure_optimizers()
+        schedule = configured[0].get("lr_scheduler")
+        self.first_schedule = None if schedule is None else copy.deepcopy(schedule.state_dict())
+        return configured
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
+        """Begin the next stage if this one's updates are done, then update."""
+        stage = int(self.stage)
+        if stage + 1 < len(self.steps) and self.global_step >= self.ends[stage]:
+            self.begin_stage(stage + 1)
+        super().training_step(batch, batch_idx)
+        self.log("steps", float(self.steps[int(self.stage)]))
+
+    @torch.no_grad()
+    def begin_stage(self, stage: int) -> None:
+        """The student becomes the teacher; its optimizer and schedule begin anew."""
+        for kept, current in zip(self.snapshot.parameters(), self.student.parameters(), strict=True):
+            kept.copy_(current)
+        for kept, current in zip(self.snapshot.buffers(), self.student.buffers(), strict=True):
+            kept.copy_(current)
+        optimizer, schedule = self.optimizer_of("student"), self.lr_scheduler_of("student")
+        optimizer.state.clear()
+        if schedule is not None:
+            schedule.load_state_dict(copy.deepcopy(self.first_schedule))
+            for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
+                group["lr"] = rate
+        self.enter(stage)
+
+    # ------------------------------------------------------------------ the loss
+
+    @torch.no_grad()
+    def two_steps(self, x_t: Tensor, t: Tensor, r: Tensor, s: Tensor, part: MicroBatch) -> Tensor:
+        """Where two DDIM steps of the stage's teacher lead, by way of ``r``."""
+        process = self.student.process
+        for start, end in ((t, r), (r, s)):
+            if int(self.stage) == 0:
+                prediction = guided(self.teacher, x_t, start, part.condition, self.solver.guidance)
+            else:
+                prediction = self.snapshot(x_t, start, part.condition)
+            x_t = process.jump(prediction, end)
+        return x_t
+
+    def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
+        """One step of the student against two of the stage's teacher, from a random step of the stage's grid."""
+        if part.x0 is None:
+            raise UserError("Progressive noises real samples; the data module gives none ('x0' is missing).")
+        process, draws = self.student.process, part.draws.scoped("student")
+        steps = self.steps[int(self.stage)]
+        grid = torch.tensor([*self.times(2 * steps), process.t_clean], dtype=torch.float64, device=part.x0.device)
+        first = 2 * draws.integers("step", steps)
+        t, r, s = grid[first], grid[first + 1], grid[first + 2]
+        x_t = process.add_noise(part.x0, draws.normal("noise", part.x0.shape[1:], part.x0.dtype), t)
+        target = ddim_target(process, x_t, t, self.two_steps(x_t, t, r, s, part), s)
+        x0 = self.student(x_t, t, part.condition).x0
+        clean = torch.full_like(t, process.t_clean)
+        part.memory["student"] = Rollout(x0, part.condition, t, 0, x0, clean)
+        return {"halving": snr_loss(process, t, x0, target.to(x0.dtype), self.weight)}

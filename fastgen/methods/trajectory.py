@@ -1,0 +1,40 @@
+"""TrajectoryDistiller: regression on what the teacher's solver makes of noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgen.errors import UserError
+from fastgen.methods.base import Distiller
+from fastgen.methods.batch import MicroBatch
+from fastgen.sampling.students import StudentSampler
+
+
+class TrajectoryDistiller(Distiller):
+    """The student learns from pairs of noise and what the teacher's solver makes of it; nothing else is trained.
+
+    Pairs lie in files (``fastgen pairs`` writes them, the data module ``Pairs`` reads them); the teacher may then be left
+    out. With any other data module the solver makes the pairs inside the step, from its conditions alone.
+
+    Args:
+        sampler: How the student generates; default one call at ``t_max``, more without fresh noise.
+    """
+
+    def __init__(self, sampler: StudentSampler | None = None, **kwargs: Any) -> None:
+        super().__init__(sampler=sampler or StudentSampler(stochastic=False), **kwargs)
+
+    @torch.no_grad()
+    def pair(self, part: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Standard normal noise and the teacher's x0 for it, both (B, ...)."""
+        if part.noise is not None and part.x0 is not None:
+            return part.noise, part.x0
+        if self.teacher is None:
+            raise UserError(
+                f"{type(self).__name__} has neither pairs nor a teacher to make them; give the data module Pairs, or "
+                "model.init_args.teacher."
+            )
+        noise = part.draws.normal("pair", self.teacher.sample_shape, self.noise_dtype())
+        return noise, self.solver.solve(self.teacher, noise, part.condition)
