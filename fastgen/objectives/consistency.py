@@ -64,7 +64,7 @@ def easy_ratio(level: Tensor, stage: int, q: float = 2.0, k: float = 8.0, b: flo
     get r = 0, which is plain denoising; large levels tend to 1/2.
     """
     n = 1.0 + k * torch.sigmoid(-b * level)
-    return (1.0 - n / q ** (stage + 1)).clamp(min=0.0)
+    return (1.0 - n * q ** -(stage + 1)).clamp(min=0.0)
 
 
 def step_weight(level: Tensor, next_level: Tensor) -> Tensor:

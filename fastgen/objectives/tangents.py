@@ -18,7 +18,10 @@ Field = Callable[[Tensor, Tensor], Tensor]
 
 @contextmanager
 def same_randomness(device: torch.device) -> Iterator[None]:
-    """Leave the global generators as they were, so that the next forward draws the same dropout masks."""
+    """Leave the global generators as they were, so that the next forward draws the same dropout masks.
+
+    A layer whose mask depends on the memory layout may still differ in forward mode; see ``denoisers/dropout.py``.
+    """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 
