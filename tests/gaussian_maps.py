@@ -21,7 +21,7 @@ PROCESSES: dict[str, Process] = {"edm": EDM(), "vp": VP(), "flow": RectifiedFlow
 
 
 def deviation(process: Process, t: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha (B, 1) and the standard deviation (B, D) of x_t."""
+    """Alpha (B, 1) and the standard deviation (B, D) of x_t."""
     alpha, sigma = (c[:, None] for c in process.coefficients(t))
     return alpha, (alpha.square() * STD.square() + sigma.square()).sqrt()
 
@@ -36,7 +36,9 @@ def exact_velocity(process: Process, x: Tensor, t: Tensor) -> Tensor:
     """The derivative of the flow: alpha' m + (S'/S) (x - alpha m)."""
     (alpha, here), sigma = deviation(process, t), process.sigma(t)[:, None]
     alpha_dot, sigma_dot = (c[:, None] for c in process.derivatives(t))
-    return alpha_dot * MEAN + (alpha * alpha_dot * STD.square() + sigma * sigma_dot) / here.square() * (x - alpha * MEAN)
+    return alpha_dot * MEAN + (alpha * alpha_dot * STD.square() + sigma * sigma_dot) / here.square() * (
+        x - alpha * MEAN
+    )
 
 
 class ExactMap(Denoiser):

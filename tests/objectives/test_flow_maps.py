@@ -75,7 +75,9 @@ def test_eulerian_rule_on_the_exact_map(process: Process, end: float):
     s = s if end else torch.full_like(t, process.t_clean)
     x, student = random(6, 3), ExactMap(process).requires_grad_(False)
     velocity, weights = exact_velocity(process, x, t), head(process, t, s)
-    product = ForwardMode().product(lambda x, t: student.predict(x, t, {}, s), x, t, velocity, weights.a * weights.b, s, 1)
+    product = ForwardMode().product(
+        lambda x, t: student.predict(x, t, {}, s), x, t, velocity, weights.a * weights.b, s, 1
+    )
     for warmup, zero in ((1.0, True), (0.5, False)):
         g = eulerian_tangent(weights, x, velocity, student.predict(x, t, {}, s), product, warmup)
         assert (g.abs().max() < 1e-10 * velocity.abs().max()) == zero
