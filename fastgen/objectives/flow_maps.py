@@ -20,6 +20,7 @@ Shapes: samples (B, ...), times and weights (B,). All functions are pure; target
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -45,14 +46,15 @@ class Head:
     b_dot: Tensor
 
 
-def head(process: Process, t: Tensor, s: Tensor, moving: str = "t") -> Head:
-    """Weights of the map from ``t`` to ``s`` with derivatives in the ``moving`` time, ``t`` or ``s``."""
-    rate = torch.ones_like(t)
-    if moving == "t":
-        values, rates = torch.func.jvp(lambda t: jump_weights(process, t, s), (t,), (rate,))
-    else:
-        values, rates = torch.func.jvp(lambda s: jump_weights(process, t, s), (s,), (rate,))
-    return Head(*values, *rates)
+def head(process: Process, t: Tensor, s: Tensor, moving: Literal["t", "s"] = "t") -> Head:
+    """Weights of the map from ``t`` to ``s`` with derivatives in the ``moving`` time."""
+
+    def weights(time: Tensor) -> tuple[Tensor, Tensor]:
+        return jump_weights(process, time, s) if moving == "t" else jump_weights(process, t, time)
+
+    time = t if moving == "t" else s
+    result = torch.func.jvp(weights, (time,), (torch.ones_like(time),))
+    return Head(*result[0], *result[1])
 
 
 def eulerian_tangent(
