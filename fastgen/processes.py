@@ -218,8 +218,12 @@ class Prediction:
     def detach(self) -> Prediction:
         return Prediction(self.process, self.x_t.detach(), self.t, self.value.detach(), self.kind)
 
-    def guided(self, unconditional: Prediction, scale: float) -> Prediction:
-        """Classifier-free guidance ``uncond + scale (cond - uncond)``; every kind is affine in the value."""
+    def guided(self, unconditional: Prediction, scale: float | Tensor) -> Prediction:
+        """Classifier-free guidance ``uncond + scale (cond - uncond)``; every kind is affine in the value.
+
+        ``scale`` is a number, or one per sample (B,).
+        """
+        scale = expand(scale, self.value) if isinstance(scale, Tensor) else scale
         value = unconditional.value + scale * (self.value - unconditional.value)
         return Prediction(self.process, self.x_t, self.t, value, self.kind)
 

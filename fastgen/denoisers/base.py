@@ -76,6 +76,19 @@ class Denoiser(nn.Module, ABC):
         """Denoise ``x_t`` (B, ...) at times ``t`` (B,) in fp32 or fp64."""
         return Prediction(self.process, x_t, t, self.predict(x_t, t, condition or {}, s), self.prediction)
 
+    @property
+    def takes_second_time(self) -> bool:
+        """Whether the network has the second time input of flow maps."""
+        return False
+
+    def add_second_time(self) -> None:
+        """Give the network the second time input of flow maps without changing its function; idempotent."""
+        raise UserError(f"{type(self).__name__} cannot take a second time; use another network for a two-time method.")
+
+    def add_guidance_input(self) -> None:
+        """Let the network read ``condition["guidance"]`` without changing its function; idempotent."""
+        raise UserError(f"{type(self).__name__} has no guidance input; set guidance.embedded to false.")
+
     def null_condition(self, condition: Condition) -> Condition:
         """The unconditional counterpart of ``condition``, for guidance."""
         if condition:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import load_strictly
+from fastgen.denoisers.guidance_input import GuidanceInput
 from fastgen.denoisers.labels import LabelledDenoiser
 from fastgen.denoisers.second_time import SecondTime
 from fastgen.errors import UserError
@@ -47,12 +48,23 @@ class EmbeddingDenoiser(LabelledDenoiser):
         )
         self.label_embedding = nn.Embedding(num_classes + 1, embedding_width) if num_classes else None
         self.second_time: SecondTime | None = SecondTime(embedding_width) if second_time else None
+        self.guidance_input: GuidanceInput | None = None
+
+    @property
+    def takes_second_time(self) -> bool:
+        return self.second_time is not None
 
     def add_second_time(self) -> None:
         """Give a pretrained network the second time input without changing its function; idempotent."""
         if self.second_time is None:
             parameter = next(self.time_embedding.parameters())
             self.second_time = SecondTime(self.embedding_width).to(parameter.device, parameter.dtype)
+
+    def add_guidance_input(self) -> None:
+        """Let the network read ``condition["guidance"]`` without changing its function; idempotent."""
+        if self.guidance_input is None:
+            parameter = next(self.time_embedding.parameters())
+            self.guidance_input = GuidanceInput(self.embedding_width).to(parameter.device, parameter.dtype)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -81,6 +93,8 @@ class EmbeddingDenoiser(LabelledDenoiser):
             raise UserError(
                 f"{type(self).__name__} has no second time input; set second_time: true or call add_second_time()."
             )
+        if self.guidance_input is not None and "guidance" in condition:
+            embedding = embedding + self.guidance_input(condition["guidance"])
         return F.silu(embedding)
 
     def load_weights(self) -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgen.conditions import Condition
+from fastgen.denoisers.dropout import Dropout
 from fastgen.denoisers.embedding import TIME_FREQUENCIES, EmbeddingDenoiser
 from fastgen.denoisers.preconditioning import edm_preconditioning, time_features
 from fastgen.errors import UserError
@@ -58,7 +59,7 @@ class ResidualBlock(nn.Module):
         self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.modulation = nn.Linear(embedding, 2 * channels)
         self.norm_out = group_norm(channels, affine=False)
-        self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
+        self.dropout = Dropout(dropout) if dropout > 0 else nn.Identity()
         self.conv_out = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
         self.skip = nn.Conv2d(in_channels, channels, 1) if in_channels != channels else nn.Identity()
         self.attention = SelfAttention(channels) if attention else nn.Identity()

@@ -10,7 +10,13 @@ from fastgen.methods.kd import KD
 from fastgen.methods.optimal_steps import OptimalSteps
 from fastgen.methods.progressive import Progressive
 from fastgen.methods.reflow import Reflow
+from fastgen.methods.ect import ECT
+from fastgen.methods.flow_map import FlowMapDistiller
+from fastgen.methods.lcm import LCM
+from fastgen.methods.mean_flow import MeanFlow
+from fastgen.methods.scm import SCM
 from fastgen.methods.score import ScoreDistiller
+from fastgen.methods.shortcut import Shortcut
 from fastgen.methods.sid import SiD
 from fastgen.methods.swiftbrush import SwiftBrush
 from fastgen.methods.tdm import TDM
@@ -19,17 +25,23 @@ from fastgen.methods.trajectory import TrajectoryDistiller
 
 __all__ = [
     "DMD2",
+    "ECT",
     "KD",
+    "LCM",
+    "SCM",
     "TDM",
     "DecoupledDMD",
     "DiffInstruct",
     "Distiller",
     "FDistill",
     "FewStepSiD",
+    "FlowMapDistiller",
+    "MeanFlow",
     "OptimalSteps",
     "Progressive",
     "Reflow",
     "ScoreDistiller",
+    "Shortcut",
     "SiD",
     "SwiftBrush",
     "TeacherTraining",

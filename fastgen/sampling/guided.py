@@ -60,3 +60,21 @@ def guided(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, sca
             "set the scale to 1."
         )
     return GuidedPrediction(*conditional_pair(denoiser, x_t, t, condition), scale)
+
+
+class Guided(Denoiser):
+    """A guided network as a network, so that solvers and views of other processes need not know of guidance.
+
+    Args:
+        inner: The network.
+        scale: Guidance scale of every sample, (B,).
+    """
+
+    def __init__(self, inner: Denoiser, scale: Tensor) -> None:
+        super().__init__(inner.process, inner.prediction, inner.sample_shape)
+        self.inner = inner
+        self.scale = scale
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
+        cond, uncond = conditional_pair(self.inner, x_t, t, condition)
+        return cond.guided(uncond, self.scale).value

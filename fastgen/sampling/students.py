@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
-from fastgen.processes import Process
+from fastgen.processes import Prediction, Process
 from fastgen.randomness import Draws
 
 
@@ -40,8 +40,16 @@ class Rollout:
         return Rollout(self.x0.detach(), self.condition, self.t, self.step, self.anchor.detach(), self.t_anchor)
 
 
+def call(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, end: float) -> Prediction:
+    """One call of a student; a flow map is told the time ``end`` at which its prediction will be used."""
+    s = torch.full_like(t, end) if denoiser.takes_second_time else None
+    return denoiser(x_t, t, condition, s)
+
+
 class StudentSampler:
     """Predict x0, move to the next time, repeat.
+
+    A student with a second time jumps: to the next time, or to data and back if the sampler is stochastic.
 
     Args:
         times: Times of the student's calls, decreasing, in the units of its process, e.g. 999, 749, 499, 249 for DMD2
@@ -108,13 +116,13 @@ class StudentSampler:
         x_t = process.start(draws.normal("noise", shape, dtype) if noise is None else noise, t)
         for i, following in enumerate(times[1:]):
             with torch.no_grad():
-                prediction = denoiser(x_t, t, condition)
+                prediction = call(denoiser, x_t, t, condition, process.t_clean if self.stochastic else following)
                 t = torch.full_like(t, following)
                 if self.stochastic:
                     x_t = process.add_noise(prediction.x0, draws.normal(f"noise{i + 1}", shape, dtype), t)
                 else:
                     x_t = process.jump(prediction, t)
-        return denoiser(x_t, t, condition).x0, t
+        return call(denoiser, x_t, t, condition, process.t_clean).x0, t
 
     def sample(
         self,

@@ -1,0 +1,74 @@
+"""A network seen on another process than the one it was trained on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastgen.conditions import Condition
+from fastgen.denoisers.base import Codec, Denoiser
+from fastgen.processes import Process, expand
+
+
+def same_process(one: Process, other: Process) -> bool:
+    """Whether equal times mean equal samples on both."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    ratio = torch.tensor([0.01, 0.1, 1.0, 10.0], dtype=torch.float64, device="cpu")
+    t, s = one.time(ratio), other.time(ratio)
+    return torch.equal(t, s) and all(map(torch.equal, one.coefficients(t), other.coefficients(s)))
+
+
+class Warped(Denoiser):
+    """``inner`` on ``process``: scales ``x_t`` and translates the times at equal signal-to-noise ratio.
+
+    With TrigFlow this is the wrapping that continuous-time consistency needs (Lu & Song 2024, arXiv 2410.11081, section
+    4; Chen et al. 2025, SANA-Sprint, arXiv 2503.09641, proposition 3.1 for flows), with RectifiedFlow that of MeanFlow.
+    x0 and noise mean the same on every process; they are joined in ``v = alpha noise - sigma x0``, from which both come
+    back without division by a small number. It owns no weights; predictions are those of ``inner`` to rounding.
+
+    Args:
+        inner: The network.
+        process: The process of ``x_t``, ``t`` and ``s``.
+    """
+
+    def __init__(self, inner: Denoiser, process: Process) -> None:
+        super().__init__(process, "v", inner.sample_shape)
+        self.inner = inner
+        self.num_classes = inner.num_classes
+        self.takes_prompts = inner.takes_prompts
+
+    @property
+    def takes_second_time(self) -> bool:
+        return self.inner.takes_second_time
+
+    @property
+    def feature_path(self) -> str:
+        return f"inner.{self.inner.feature_path}"
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
+        own = self.inner.process
+        x_own, t_own = self.process.warp(x_t, t, own)
+        s_own = None if s is None else own.time(self.process.ratio(s))
+        prediction = self.inner(x_own, t_own, condition, s_own)
+        alpha, sigma = (expand(c, prediction.x0) for c in self.process.coefficients(t))
+        return alpha * prediction.noise - sigma * prediction.x0
+
+    def null_condition(self, condition: Condition) -> Condition:
+        return self.inner.null_condition(condition)
+
+    def example_condition(self, count: int, device: torch.device | str = "cpu") -> Condition:
+        return self.inner.example_condition(count, device)
+
+    def make_codec(self) -> Codec:
+        return self.inner.make_codec()
+
+    def load_weights(self) -> None:
+        self.inner.load_weights()
+
+
+def seen_on(denoiser: Denoiser, process: Process) -> Denoiser:
+    """``denoiser`` itself if it lives on ``process`` already, else a view of it there."""
+    return denoiser if same_process(denoiser.process, process) else Warped(denoiser, process)

@@ -1,0 +1,48 @@
+"""EulerianDistiller: moving the source along the flow must not change where the student's jump ends."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgen.methods.flow_map import FlowMapDistiller, MapState
+from fastgen.objectives.flow_maps import eulerian_tangent, head
+from fastgen.objectives.tangents import Derivative, ForwardMode
+
+
+class EulerianDistiller(FlowMapDistiller, ABC):
+    """The student's F and the tangent g that corrects it, in the limit of an infinitesimal bootstrap step.
+
+    The derivative is taken first, without gradient and through the bare network; the pass that trains is an ordinary
+    one with the same dropout masks. The same guided velocity is the target and the direction of the derivative.
+
+    Args:
+        derivative: Forward mode (default) or finite differences.
+        warmup: Student updates over which the terms that a many-step denoiser lacks come in linearly.
+    """
+
+    def __init__(self, derivative: Derivative | None = None, warmup: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.derivative = derivative or ForwardMode()
+        self.warmup = warmup
+
+    def warmth(self) -> float:
+        """Factor of the terms that come in slowly, from 0 to 1."""
+        return min(1.0, self.student_updates / self.warmup) if self.warmup else 1.0
+
+    def field_and_tangent(self, state: MapState) -> tuple[Tensor, Tensor]:
+        """F with its graph and g without, both (B, ...), in units of velocity."""
+        t, s = state.times.t, state.times.s
+        velocity = self.velocity.at(self, state)
+        weights = head(self.coordinates, t, s)
+
+        def field(x: Tensor, t: Tensor) -> Tensor:
+            return self.predict(self.student, x, t, s, state).velocity
+
+        scale, low = weights.a * weights.b, torch.minimum(t, torch.maximum(s, 1e-3 * t))
+        product = self.derivative.product(field, state.x_t, t, velocity, scale, low, self.t_max)
+        output = field(state.x_t, t)
+        return output, eulerian_tangent(weights, state.x_t, velocity, output.detach(), product, self.warmth())

@@ -1,0 +1,495 @@
+"""The flow-map methods on Gaussians, whose map is known: zero residuals, hand-made losses and gradients (fp64)."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from gaussian_maps import COVARIANCE, MEAN, PROCESSES, ExactMap, exact_map, exact_velocity, micro_batch
+from torch import Tensor, nn
+from toys import CLASSES, StopAfter, ToyData, build, network, trainer
+
+from fastgen.callbacks import EMA
+from fastgen.callbacks.ema import ConstantEMA
+from fastgen.denoisers.analytic import GaussianDenoiser
+from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.dit import DiT
+from fastgen.denoisers.unet import UNet
+from fastgen.denoisers.warped import Warped
+from fastgen.errors import UserError
+from fastgen.map_times import DyadicTimes, EasyTimes, GridTimes, JumpLaw, JumpTimes, SortedTimes, ToData
+from fastgen.methods import ECT, LCM, SCM, FlowMapDistiller, MeanFlow, Shortcut
+from fastgen.methods.batch import MicroBatch
+from fastgen.methods.flow_map import MapState, TeacherGuidance
+from fastgen.methods.transition import TeacherStep, Transition
+from fastgen.methods.velocity import DataVelocity, MixedVelocity, TeacherVelocity
+from fastgen.objectives.consistency import PseudoHuber, SquaredError
+from fastgen.objectives.tangents import FiniteDifference
+from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
+from fastgen.randomness import Draws
+from fastgen.sampling.guided import Guided
+from fastgen.sampling.solvers import Heun
+from fastgen.sampling.students import StudentSampler
+from fastgen.times import LogNormalLevel
+
+by_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
+LEVELS = LogNormalLevel(0.0, 0.7)
+
+
+class ExactStep(Transition):
+    """The flow itself, from t to r."""
+
+    def step(self, method: FlowMapDistiller, state: MapState) -> Tensor:
+        return exact_map(method.coordinates, state.x_t, state.times.t, state.times.r)
+
+
+class Fixed(JumpLaw):
+    """Given times."""
+
+    def __init__(self, t: float, s: float, r: float) -> None:
+        self.values = t, s, r
+
+    def sample(self, draws: Draws, process: Process, update: int) -> JumpTimes:
+        return JumpTimes(*(torch.full((len(draws),), v, dtype=torch.float64) for v in self.values))
+
+
+def made(cls: type[FlowMapDistiller], process: Process, scale: float = 1.0, to_data: bool = False, **kwargs: Any):
+    """A method whose student is ``scale`` times the exact map and whose teacher is exact."""
+    method = cls(
+        student=partial(ExactMap, process, to_data, scale),
+        teacher=partial(GaussianDenoiser, process, MEAN, COVARIANCE),
+        **kwargs,
+    )
+    method.configure_model()
+    return method
+
+
+def loss_and_gradient(method: FlowMapDistiller, part: MicroBatch | None = None) -> tuple[Tensor, Tensor]:
+    (loss,) = method.student_loss(part or micro_batch()).values()
+    (gradient,) = torch.autograd.grad(loss, method.student.scale)
+    return loss.detach(), gradient
+
+
+# ---------------------------------------------------------------------- zero residuals (specification 8.1)
+
+
+@by_process
+def test_bootstrap_residual(process: Process):
+    settings = {"times": EasyTimes(LEVELS, double=1), "transition": ExactStep(), "to_data": True, "weight": "one"}
+    loss, _ = loss_and_gradient(made(ECT, process, metric=PseudoHuber(), **settings))
+    assert loss < 1e-8
+    assert loss_and_gradient(made(ECT, process, 1.2, metric=PseudoHuber(), **settings))[0] > 1e-3
+
+
+@pytest.mark.parametrize("name", ["flow", "edm", "trig"])
+def test_mean_flow_residual(name: str):
+    """With the teacher's velocity, in the coordinates of every process."""
+    process = PROCESSES[name]
+    settings = {
+        "times": SortedTimes(LEVELS, diagonal=0.3, to_data=0.3),
+        "velocity": TeacherVelocity(),
+        "coordinates": process,
+        "power": 0.0,
+    }
+    method = made(MeanFlow, process, **settings)
+    state = method.state(micro_batch())
+    assert 0 < int((state.times.s == state.times.t).sum()) < 16
+    loss, gradient = loss_and_gradient(method)
+    assert loss < 1e-16 and gradient.norm() < 1e-8
+    assert loss_and_gradient(made(MeanFlow, process, 1.2, **settings))[0] > 1e-3
+
+
+@by_process
+def test_scm_residual_on_any_network(process: Process):
+    """Networks of other processes are seen through TrigFlow; the residual stays zero."""
+    settings = {"times": ToData(LEVELS), "warmup": 0, "learned_weight": False, "c": 1.0, "to_data": True}
+    loss, gradient = loss_and_gradient(made(SCM, process, **settings))
+    assert loss < 1e-16 and gradient.norm() < 1e-8
+    assert loss_and_gradient(made(SCM, process, 1.2, **settings))[0] > 1e-3
+
+
+def test_shortcut_residual():
+    """Zero for all jumps but the shortest, whose halves are Euler steps of the flow: of first order in their length."""
+    errors = []
+    for levels in (4, 5, 6):
+        method = made(Shortcut, RectifiedFlow(), times=DyadicTimes(bootstrap=1.0, levels=levels))
+        state = method.state(micro_batch(400))
+        t, s = state.times.t, state.times.s
+        shortest = t - s < 1.5 * method.times.shortest
+        residual = (method.two_halves(state) - method.predict(method.student, state.x_t, t, s, state).velocity).detach()
+        assert 20 < int(shortest.sum()) < 380
+        assert residual[~shortest].abs().max() < 1e-8
+        errors.append(residual[shortest].square().mean().sqrt())
+    assert 1.5 < errors[0] / errors[1] < 2.7 and 1.5 < errors[1] / errors[2] < 2.7, errors
+
+
+def test_data_velocities_are_right_in_the_mean():
+    """The gradient of MeanFlow with the data's velocity has mean zero at the exact map."""
+    process = RectifiedFlow()
+    method = made(MeanFlow, process, times=SortedTimes(LEVELS, diagonal=0.5), power=0.0)
+    gradients = torch.stack([loss_and_gradient(method, micro_batch(400, seed))[1] for seed in range(30)])
+    error = gradients.std(0) / len(gradients) ** 0.5
+    assert bool((gradients.mean(0).abs() < 4 * error).all())
+    wrong = made(MeanFlow, process, 1.1, times=SortedTimes(LEVELS, diagonal=0.5), power=0.0)
+    assert bool((loss_and_gradient(wrong, micro_batch(400))[1].abs() > 5 * error).any())
+
+
+# ---------------------------------------------------------------------- values and gradients by hand
+
+
+def test_ect_by_hand():
+    process, scale, t, r, c = EDM(), 1.3, 1.5, 0.6, 0.2
+    method = made(ECT, process, scale, True, times=Fixed(t, 0.0, r), metric=PseudoHuber(c))
+    loss, gradient = loss_and_gradient(method)
+    state = method.state(micro_batch())
+    times, noise = state.times, state.noise
+
+    def f(x: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        slope = (x - exact_map(process, x, at, torch.zeros_like(at))) / at[:, None]
+        return x - at[:, None] * scale * slope, -at[:, None] * slope
+
+    output, rate = f(state.x0 + t * noise, times.t)
+    difference = output - f(state.x0 + r * noise, times.r)[0]
+    norm = (difference.square().sum(1) + c**2).sqrt()
+    assert abs(loss - ((norm - c) / (t - r)).mean()) < 1e-12
+    expected = (difference / norm[:, None] * rate).mean(0) / (t - r)
+    torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_ect_begins_as_denoising():
+    """R = 0: the target is the datum, whatever the network says there."""
+    method = made(ECT, EDM(), 1.3, True, times=Fixed(1.5, 0.0, 0.0), metric=SquaredError(), weight="one")
+    state = method.state(micro_batch())
+    assert torch.equal(method.bootstrap(state), state.x0)
+    t = state.times.t
+    x0 = method.student(state.x_t, t).x0
+    assert abs(loss_and_gradient(method)[0] - (x0 - state.x0).square().mean()) < 1e-14
+
+
+@pytest.mark.parametrize("solver", [None, Heun()], ids=["euler", "heun"])
+def test_teacher_transition(solver: Any):
+    """LCM's x_r is a DDIM step of the guided teacher with each sample's own scale."""
+    teacher = partial(network, 1, VP())
+    method = LCM(
+        teacher=teacher, student=partial(network, 2, VP()), times=GridTimes(10), transition=TeacherStep(solver)
+    )
+    method.configure_model()
+    label = torch.arange(8) % CLASSES
+    draws = Draws(3, range(8), "test")
+    state = method.state(MicroBatch(draws.normal("x0", (2,)), {"label": label}, draws))
+    assert state.guidance.min() >= 6 and state.guidance.max() <= 16 and len(state.guidance.unique()) == 8
+    found = method.transition.step(method, state)
+    if solver is None:
+        t, r = state.times.t, state.times.r
+        cond = method.teacher(state.x_t, t, {"label": label})
+        uncond = method.teacher(state.x_t, t, {"label": torch.full_like(label, CLASSES)})
+        g = state.guidance.float()[:, None]
+        x0, noise = (getattr(uncond, k) + g * (getattr(cond, k) - getattr(uncond, k)) for k in ("x0", "noise"))
+        alpha, sigma = (w.float()[:, None] for w in VP().coefficients(r))
+        torch.testing.assert_close(found, alpha * x0 + sigma * noise, rtol=1e-4, atol=1e-4)
+    else:
+        first = method.guided_teacher(state)
+        assert isinstance(first, Guided)
+        expected = solver.step(first, state.x_t, state.times.t, state.times.r, state.condition, last=False)
+        torch.testing.assert_close(found, expected)
+
+
+def test_mean_flow_by_hand():
+    """Gradient 2 w (u - target) du; the weight is (error + c)^-p without gradient."""
+    t, s, scale, c, power = 0.8, 0.3, 1.2, 0.05, 0.5
+    method = made(MeanFlow, RectifiedFlow(), scale, times=Fixed(t, s, s), c=c, power=power)
+    loss, gradient = loss_and_gradient(method)
+    state, process = method.state(micro_batch()), RectifiedFlow()
+    v = state.noise - state.x0
+
+    def mean(x: Tensor, t: Tensor) -> Tensor:
+        return (x - exact_map(process, x, t, state.times.s)) / (t - state.times.s)[:, None]
+
+    h, at = 1e-5, state.times.t
+    u, rate = (
+        scale * mean(state.x_t, at),
+        scale * (mean(state.x_t + h * v, at + h) - mean(state.x_t - h * v, at - h)) / (2 * h),
+    )
+    difference = u - (v - (t - s) * rate)
+    error = difference.square().sum(1)
+    weight = (error + c) ** -power
+    assert abs(loss - (weight * error).mean()) < 1e-7
+    expected = (2 * weight[:, None] * difference * mean(state.x_t, at)).mean(0)
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_the_diagonal_of_mean_flow_is_flow_matching():
+    method = made(MeanFlow, RectifiedFlow(), 1.2, times=SortedTimes(LEVELS, diagonal=1.0), power=0.0)
+    state = method.state(micro_batch())
+    u = 1.2 * exact_velocity(RectifiedFlow(), state.x_t, state.times.t)
+    expected = (u - (state.noise - state.x0)).square().sum(1).mean()
+    assert abs(loss_and_gradient(method)[0] - expected) < 1e-12
+
+
+def test_scm_gradient_is_the_tangent():
+    """DL / dF = -2 exp(w) g / (|g| + c) / D, and dL / dw = exp(w) error - 1."""
+    method = made(SCM, TrigFlow(0.5), 1.2, True, times=ToData(LEVELS), warmup=10, c=0.1)
+    method.loaded_updates = 4
+    nn.init.constant_(method.log_weight.linear.bias, 0.7)
+    method.log_weight.double()
+    part = micro_batch()
+    loss = method.student_loss(part)["consistency"]
+    gradient, bias = torch.autograd.grad(loss, [method.student.scale, method.log_weight.linear.bias])
+    state = method.state(part)
+    x, t = state.x_t, state.times.t
+    process, clean = TrigFlow(0.5), torch.zeros_like(t)
+    cos, sin = torch.cos(t)[:, None], torch.sin(t)[:, None]
+
+    def unit(x: Tensor, t: Tensor) -> Tensor:  # sigma_d F of the exact map
+        return (torch.cos(t)[:, None] * x - exact_map(process, x, t, clean)) / torch.sin(t)[:, None]
+
+    v, h = exact_velocity(process, x, t), 1e-5
+    rate = 1.2 * (unit(x + h * v, t + h) - unit(x - h * v, t - h)) / (2 * h)
+    g = -cos.square() * (1.2 * unit(x, t) - v) - 0.4 * (cos * sin * x + cos * sin * rate)
+    g = g / (g.norm(dim=1, keepdim=True) + 0.1)
+    weight = torch.exp(torch.tensor(0.7, dtype=torch.float64))
+    expected = (-2 * weight * g / 3 * unit(x, t) / 0.5).mean(0)
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-7)
+    assert abs(bias - (weight * g.square().mean(1) - 1).mean()) < 1e-6
+
+
+def test_finite_differences_move_along_the_same_velocity():
+    for cls, settings in ((MeanFlow, {"times": SortedTimes(LEVELS, diagonal=0.2)}), (SCM, {"times": ToData(LEVELS)})):
+        process = RectifiedFlow() if cls is MeanFlow else TrigFlow(0.5)
+        settings |= {"velocity": TeacherVelocity(), "to_data": cls is SCM}
+        exact = loss_and_gradient(made(cls, process, 1.2, **settings))[1]
+        near = loss_and_gradient(made(cls, process, 1.2, derivative=FiniteDifference(1e-4), **settings))[1]
+        torch.testing.assert_close(exact, near, rtol=1e-5, atol=1e-7)
+
+
+def test_shortcut_by_hand():
+    """Two half jumps by the target network; the mean of their velocities. The rest is flow matching."""
+    law = DyadicTimes(bootstrap=0.5, levels=4)
+    method = made(Shortcut, RectifiedFlow(), 1.2, times=law)
+    state = method.state(micro_batch(64))
+    loss, _ = loss_and_gradient(method, micro_batch(64))
+    total = 0.0
+    for i in range(64):
+        x = state.x_t[i : i + 1]
+        t, s = state.times.t[i : i + 1], state.times.s[i : i + 1]
+        length = (t - s).item()
+
+        def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+            if torch.equal(t, s):
+                return 1.2 * exact_velocity(RectifiedFlow(), x, t)
+            return 1.2 * (x - exact_map(RectifiedFlow(), x, t, s)) / (t - s)[:, None]
+
+        target = (state.noise - state.x0)[i : i + 1]
+        if length > 0:
+            assert length in (1.0, 0.5, 0.25, 0.125) and (t.item() / length) % 1 == 0
+            r = t - length / 2
+            ends = (t, r) if length == 0.125 else (r, s)
+            first = u(x, t, ends[0])
+            target = 0.5 * (first + u(x - length / 2 * first, r, ends[1]))
+        total += (u(x, t, s) - target).square().mean() / 64
+    assert abs(loss - total) < 1e-12
+
+
+def test_guidance_enters_shortcut_once():
+    method = build(Shortcut, guidance_scale=1.5, times=DyadicTimes(bootstrap=1.0, levels=3))
+    method.configure_model()
+    with torch.no_grad():
+        method.student.second_time.out.weight.normal_()
+    draws = Draws(0, range(32), "test")
+    state = method.state(MicroBatch(draws.normal("x0", (2,)), {"label": torch.arange(32) % CLASSES}, draws))
+    guided = method.two_halves(state)
+    method.guidance_scale = 1.0
+    changed = (guided - method.two_halves(state)).abs().sum(1) > 1e-7
+    assert torch.equal(changed, state.times.t - state.times.s < 0.3)
+
+
+# ---------------------------------------------------------------------- oracles and coordinates
+
+
+def test_mixed_velocity():
+    """Omega = 1, kappa = 0 calls no network; dropped samples and times outside keep the plain velocity."""
+    method = build(MeanFlow, velocity=MixedVelocity(0.4, 0.5, low=0.2, high=0.7), condition_dropout=0.3)
+    method.configure_model()
+    draws = Draws(0, range(64), "test")
+    label = torch.arange(64) % CLASSES
+    state = method.state(MicroBatch(draws.normal("x0", (2,)), {"label": label}, draws))
+    plain = DataVelocity().at(method, state)
+    assert torch.equal(MixedVelocity().at(method, state), plain)
+    null = {"label": torch.full_like(label, CLASSES)}
+    mixed = 0.4 * plain + 0.5 * method.diagonal(state, state.condition) + 0.1 * method.diagonal(state, null)
+    active = (state.times.t >= 0.2) & (state.times.t <= 0.7) & ~state.dropped
+    assert 0 < int(active.sum()) < 64 and bool((state.condition["label"][state.dropped] == CLASSES).all())
+    torch.testing.assert_close(method.velocity.at(method, state), torch.where(active[:, None], mixed, plain))
+
+
+def test_teacher_velocity_is_guided():
+    method = build(SCM, guidance=TeacherGuidance(low=2.0))
+    method.configure_model()
+    draws = Draws(0, range(6), "test")
+    label = torch.arange(6) % CLASSES
+    state = method.state(MicroBatch(draws.normal("x0", (2,)), {"label": label}, draws))
+    view = Warped(method.teacher, method.coordinates)
+    cond, uncond = (view(state.x_t, state.times.t, {"label": y}).velocity for y in (label, label * 0 + CLASSES))
+    torch.testing.assert_close(method.velocity.at(method, state), 2 * cond - uncond, rtol=1e-4, atol=1e-4)
+    assert method.guided_teacher(state).inner.inner is method.teacher
+
+
+NETWORKS = {
+    "edm": lambda: network(0, EDM()).double(),
+    "vp_noise": lambda: DiT(VP(), "noise", width=16, depth=1, heads=2).double(),
+    "flow_velocity": lambda: DiT(width=16, depth=1, heads=2).double(),
+    "gaussian": lambda: GaussianDenoiser(EDM(), MEAN, COVARIANCE),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@by_process
+def test_views_predict_the_same(name: str, process: Process):
+    """EDM -> Trig, flow -> Trig and all others keep x0 and noise (specification 8.2, number 9)."""
+    inner = NETWORKS[name]()
+    g = torch.Generator().manual_seed(0)
+    for parameter in inner.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=g, dtype=torch.float64)
+    own = inner.process
+    t = own.time(torch.tensor([0.05, 0.4, 1.0, 9.0], dtype=torch.float64))
+    x0, noise = (torch.randn(4, *inner.sample_shape, generator=g, dtype=torch.float64) for _ in range(2))
+    condition = inner.example_condition(4)
+    expected = inner(own.add_noise(x0, noise, t), t, condition)
+    there = process.time(own.ratio(t))
+    found = Warped(inner, process)(process.add_noise(x0, noise, there), there, condition)
+    for kind in ("x0", "noise"):
+        assert (getattr(found, kind) - getattr(expected, kind)).abs().max() < 1e-9
+
+
+def test_the_wrapper_of_flows_is_that_of_the_papers():
+    """x0 = (x - sin t v) / (cos t + sin t) at t_rf = sin t / (cos t + sin t) for sigma_data = 1 (SANA-Sprint, rCM)."""
+    inner = NETWORKS["flow_velocity"]()
+    nn.init.normal_(inner.head.weight)
+    t = torch.tensor([0.2, 0.8, 1.4], dtype=torch.float64)
+    x = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    total = (torch.cos(t) + torch.sin(t))[:, None, None, None]
+    v = inner(x / total, torch.sin(t) / total.flatten(), {}).velocity
+    expected = (x - torch.sin(t)[:, None, None, None] * v) / total
+    torch.testing.assert_close(Warped(inner, TrigFlow(1.0))(x, t, {}).x0, expected, rtol=1e-9, atol=1e-9)
+
+
+# ---------------------------------------------------------------------- students
+
+
+@by_process
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_flow_map_samples_exactly_in_any_number_of_jumps(process: Process, steps: int):
+    times = [float(process.time(torch.tensor(level, dtype=torch.float64))) for level in (5.0, 1.0, 0.2)[:steps]]
+    student = ExactMap(process).requires_grad_(False)
+    draws = Draws(0, range(5), "sample")
+    x0 = StudentSampler(times, stochastic=False).sample(student, draws, {}, dtype=torch.float64)
+    t = torch.full((5,), times[0], dtype=torch.float64)
+    start = process.start(draws.normal("noise", (3,), torch.float64), t)
+    torch.testing.assert_close(
+        x0, exact_map(process, start, t, torch.full_like(t, process.t_clean)), rtol=1e-8, atol=1e-8
+    )
+
+
+def test_a_stochastic_sampler_jumps_to_data():
+    asked = []
+    student = ExactMap(RectifiedFlow()).requires_grad_(False)
+    student.register_forward_pre_hook(lambda _, args: asked.append(args[3][0].item()))
+    StudentSampler([0.9, 0.5]).sample(student, Draws(0, range(2)), {}, dtype=torch.float64)
+    StudentSampler([0.9, 0.5], stochastic=False).sample(student, Draws(0, range(2)), {}, dtype=torch.float64)
+    assert asked == [0.0, 0.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("cls", [MeanFlow, LCM])
+def test_adapters_keep_the_function_of_a_pretrained_network(cls: type[FlowMapDistiller]):
+    method = build(cls, student=None)
+    method.configure_model()
+    x, t, label = torch.randn(6, 2), torch.full((6,), 2.0, dtype=torch.float64), {"label": torch.arange(6) % CLASSES}
+    before = method.teacher(x, t, label).x0
+    if cls is MeanFlow:
+        assert method.student.takes_second_time and not method.teacher.takes_second_time
+        after = method.student(x, t, label, 0.3 * t).x0
+    else:
+        after = method.student(x, t, {**label, "guidance": torch.full((6,), 8.0)}).x0
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
+def test_an_embedded_guidance_is_told_when_sampling():
+    method = build(LCM, guidance=TeacherGuidance(2.0, 6.0, embedded=True, sampling=3.0))
+    method.configure_model()
+    seen = []
+    method.student.register_forward_pre_hook(lambda _, args: seen.append(args[2]["guidance"]))
+    method.sample([0, 1], {"label": torch.tensor([0, 1])})
+    assert seen[0].tolist() == [3.0, 3.0]
+    assert TeacherGuidance(2.0, 6.0).when_sampling() == 4.0
+
+
+class NoSecondTime(GaussianDenoiser):
+    """A network without adapters."""
+
+
+def test_networks_without_adapters_are_named():
+    factory = partial(NoSecondTime, EDM(), MEAN, COVARIANCE)
+    with pytest.raises(UserError, match="NoSecondTime cannot take a second time"):
+        MeanFlow(student=factory).configure_model()
+    with pytest.raises(UserError, match="embedded"):
+        LCM(student=factory, teacher=factory).configure_model()
+    with pytest.raises(UserError, match="asks a teacher"):
+        SCM(student=factory).configure_model()
+
+
+def test_the_target_may_be_an_average():
+    """Its weights lag behind; a name that nobody keeps is refused."""
+    method = build(ECT, target="slow")
+    run = trainer(3, EMA("slow", ConstantEMA(0.9)))
+    asked = []
+    original = method.target_network
+    method.target_network = lambda: asked.append(original()) or asked[-1]
+    run.fit(method, ToyData(batch_size=4))
+    assert len(asked) == 3 and all(net is method.averages["slow"] for net in asked)
+    with pytest.raises(UserError, match="add the callback EMA"):
+        trainer(1).fit(build(ECT, target="slow"), ToyData(batch_size=4))
+
+
+@pytest.mark.parametrize("cls", [ECT, SCM, MeanFlow, Shortcut])
+def test_passes_of_an_update_share_their_dropout(cls: type[FlowMapDistiller]):
+    """Student and target, or derivative and student, draw the same masks."""
+    labels = {"label": torch.arange(4)}
+
+    def unet() -> Denoiser:
+        torch.manual_seed(0)
+        return UNet(EDM(), num_classes=4, dropout=0.4)
+
+    method = cls(student=unet, teacher=unet)
+    method.configure_model()
+    # A mask is a function of the generator's state alone (test_tangents.py proves it for forward mode).
+    states: dict[str, list[Tensor]] = {}
+    for name, module in method.student.named_modules():
+        if type(module).__name__ == "Dropout":
+            module.register_forward_pre_hook(lambda *_, n=name: states.setdefault(n, []).append(torch.get_rng_state()))
+    draws = Draws(0, range(4), "test")
+    method.student_loss(MicroBatch(0.5 * draws.normal("x0", (1, 8, 8)), labels, draws))
+    assert len(states) > 2
+    for found in states.values():
+        assert len(found) == (3 if cls is Shortcut else 2)
+        assert all(torch.equal(state, found[0]) for state in found)
+    assert not torch.equal(*[found[0] for found in states.values()][:2])
+
+
+def test_resume_keeps_the_stage(tmp_path: Any):
+    """The stage of ECT follows the student updates of the checkpoint."""
+    path = str(tmp_path / "half.ckpt")
+    seen: list[tuple[int, int]] = []
+
+    def method() -> ECT:
+        result = build(ECT, times=EasyTimes(double=2))
+        original = result.times.sample
+        result.times.sample = lambda d, p, u: seen.append((result.iteration, u)) or original(d, p, u)
+        return result
+
+    trainer(5, StopAfter(5, 3, path)).fit(method(), ToyData(batch_size=4))
+    assert seen == [(i, i) for i in range(5)]
+    seen.clear()
+    trainer(5).fit(method(), ToyData(batch_size=4), ckpt_path=path, weights_only=True)
+    assert seen == [(3, 3), (4, 4)]
