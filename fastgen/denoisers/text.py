@@ -37,7 +37,7 @@ def t5(codec: PipelineCodec, prompts: Sequence[str], number: int, length: int) -
     Args:
         codec: Whose parts are used.
         prompts: B texts.
-        number: 3 for ``text_encoder_3`` and ``tokenizer_3``.
+        number: 2 for ``text_encoder_2`` and ``tokenizer_2`` (FLUX.1), 3 likewise (SD3).
         length: Number of tokens.
     """
     from transformers import T5EncoderModel, T5Tokenizer
