@@ -2,7 +2,10 @@
 
 from fastgen.denoisers.analytic import GaussianDenoiser, MixtureDenoiser
 from fastgen.denoisers.base import Codec, Denoiser
+from fastgen.denoisers.diffusers_flux import Flux
 from fastgen.denoisers.diffusers_sd import StableDiffusion
+from fastgen.denoisers.diffusers_sd3 import StableDiffusion3
+from fastgen.denoisers.diffusers_sdxl import StableDiffusionXL
 from fastgen.denoisers.dit import DiT
 from fastgen.denoisers.mixtures import EmpiricalDenoiser, ImageMixture, LowRankMixtureDenoiser, RingMixture
 from fastgen.denoisers.mlp import MLP
@@ -14,11 +17,14 @@ __all__ = [
     "Denoiser",
     "DiT",
     "EmpiricalDenoiser",
+    "Flux",
     "GaussianDenoiser",
     "ImageMixture",
     "LowRankMixtureDenoiser",
     "MixtureDenoiser",
     "RingMixture",
     "StableDiffusion",
+    "StableDiffusion3",
+    "StableDiffusionXL",
     "UNet",
 ]
