@@ -42,10 +42,10 @@ class Family(ABC):
     def build(self, folder: Path, **options: Any) -> Denoiser:
         return self.denoiser(str(folder), **{**self.options, **options})
 
-    def pipe(self, folder: Path) -> Any:
+    def pipe(self, folder: Path, **parts: Any) -> Any:
         import diffusers
 
-        pipe = getattr(diffusers, self.pipeline).from_pretrained(folder)
+        pipe = getattr(diffusers, self.pipeline).from_pretrained(folder, **parts)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
