@@ -78,7 +78,10 @@ class Flux(PipelineDenoiser):
 
     def condition_shapes(self) -> dict[str, tuple[int, ...]]:
         config = self.network.config
-        return {"prompt_embeds": (1, config.joint_attention_dim), "pooled_prompt_embeds": (config.pooled_projection_dim,)}
+        return {
+            "prompt_embeds": (1, config.joint_attention_dim),
+            "pooled_prompt_embeds": (config.pooled_projection_dim,),
+        }
 
     def make_codec(self) -> FluxCodec:
         """VAE and text encoders of the same pipeline."""

@@ -78,9 +78,7 @@ class StableDiffusionXL(PipelineDenoiser):
             "text_embeds": condition["pooled_prompt_embeds"],
             "time_ids": condition.get("time_ids", self.time_ids.expand(len(x_t), -1)),
         }
-        return self.network(
-            x_t, t, encoder_hidden_states=condition["prompt_embeds"], added_cond_kwargs=added
-        ).sample
+        return self.network(x_t, t, encoder_hidden_states=condition["prompt_embeds"], added_cond_kwargs=added).sample
 
     def condition_shapes(self) -> dict[str, tuple[int, ...]]:
         config = self.network.config

@@ -24,7 +24,7 @@ def conditional_pair(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Cond
 
 
 def guided(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, scale: float) -> Prediction:
-    """The guided prediction ``uncond + scale (cond - uncond)``; one plain call if ``scale`` is 1.
+    """The prediction guided by :meth:`Denoiser.guide`; one plain call if ``scale`` is 1.
 
     Raises:
         UserError: If there is nothing to guide to.
@@ -36,4 +36,4 @@ def guided(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, sca
             f"{type(denoiser).__name__} gets no condition, so a guidance scale of {scale:g} has no meaning; set it to 1."
         )
     cond, uncond = conditional_pair(denoiser, x_t, t, condition)
-    return cond.guided(uncond, scale)
+    return denoiser.guide(cond, uncond, scale)

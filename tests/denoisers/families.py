@@ -9,14 +9,18 @@ from typing import Any
 
 import torch
 from denoisers.tiny_flux import write_tiny_flux
+from denoisers.tiny_qwenimage import write_tiny_qwenimage
 from denoisers.tiny_sd3 import write_tiny_sd3
 from denoisers.tiny_sdxl import write_tiny_sdxl
+from denoisers.tiny_wan import write_tiny_wan
 from torch import Tensor
 
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.diffusers_flux import Flux
+from fastgen.denoisers.diffusers_qwenimage import QwenImage
 from fastgen.denoisers.diffusers_sd3 import StableDiffusion3
 from fastgen.denoisers.diffusers_sdxl import StableDiffusionXL
+from fastgen.denoisers.diffusers_wan import Wan
 from fastgen.denoisers.packing import pack, unpack
 
 
@@ -188,4 +192,102 @@ class FLUX(Family):
         return unpack(tokens, 8, 8)
 
 
-FAMILIES = {family.denoiser.__name__: family for family in (SDXL(), SD3(), FLUX())}
+class Qwen(Family):
+    write = staticmethod(write_tiny_qwenimage)
+    denoiser = QwenImage
+    pipeline = "QwenImagePipeline"
+    encoders = ("text_encoder", "tokenizer")
+    options = {"resolution": 16}
+
+    def embeddings(self, pipe, prompts):
+        found = {}
+        for prefix, texts in (("", list(prompts)), ("null_", [""] * len(prompts))):
+            embeds, mask = pipe.encode_prompt(texts, device="cpu")
+            found[f"{prefix}prompt_embeds"] = embeds
+            found[f"{prefix}prompt_mask"] = torch.ones(embeds.shape[:2], dtype=bool) if mask is None else mask.bool()
+        length = max(value.shape[1] for value in found.values())
+        return {
+            name: torch.cat([value, value.new_zeros(len(value), length - value.shape[1], *value.shape[2:])], dim=1)
+            for name, value in found.items()
+        }
+
+    def answer(self, pipe, x, t, condition):
+        tokens = pipe.transformer(
+            hidden_states=pipe._pack_latents(x, *x.shape),
+            timestep=t,
+            encoder_hidden_states=condition["prompt_embeds"],
+            encoder_hidden_states_mask=condition["prompt_mask"],
+            img_shapes=[[(1, 4, 4)]] * len(x),
+        ).sample
+        return pipe._unpack_latents(tokens, 16, 16, 2)[:, :, 0]
+
+    def latents(self, pipe, noise, prompts, steps, guidance):
+        tokens = pipe(
+            list(prompts),
+            negative_prompt=[""] * len(prompts),
+            latents=pack(noise),
+            height=16,
+            width=16,
+            num_inference_steps=steps,
+            true_cfg_scale=guidance,
+            output_type="latent",
+        ).images
+        return unpack(tokens, 8, 8)
+
+    def decoded(self, pipe, latents):
+        return video_decoded(pipe, latents.unsqueeze(2)).squeeze(2)
+
+    def encoded(self, pipe, images):
+        return video_encoded(pipe, images.unsqueeze(2)).squeeze(2)
+
+
+def statistics(pipe: Any) -> tuple[Tensor, Tensor]:
+    config = pipe.vae.config
+    return torch.tensor(config.latents_mean).reshape(-1, 1, 1, 1), torch.tensor(config.latents_std).reshape(-1, 1, 1, 1)
+
+
+def video_decoded(pipe: Any, latents: Tensor) -> Tensor:
+    mean, std = statistics(pipe)
+    return pipe.vae.decode(latents * std + mean).sample
+
+
+def video_encoded(pipe: Any, videos: Tensor) -> Tensor:
+    mean, std = statistics(pipe)
+    return (pipe.vae.encode(videos).latent_dist.mode() - mean) / std
+
+
+class WAN(Family):
+    write = staticmethod(write_tiny_wan)
+    denoiser = Wan
+    pipeline = "WanPipeline"
+    encoders = ("text_encoder", "tokenizer")
+    options = {"height": 16, "width": 16, "frames": 5, "max_tokens": 24}
+
+    def embeddings(self, pipe, prompts):
+        embeds, null = pipe.encode_prompt(list(prompts), device="cpu", max_sequence_length=24)
+        return {"prompt_embeds": embeds, "null_prompt_embeds": null}
+
+    def answer(self, pipe, x, t, condition):
+        return pipe.transformer(x, 1000 * t, condition["prompt_embeds"]).sample
+
+    def latents(self, pipe, noise, prompts, steps, guidance):
+        return pipe(
+            list(prompts),
+            latents=noise,
+            height=16,
+            width=16,
+            num_frames=5,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            max_sequence_length=24,
+            output_type="latent",
+        ).frames
+
+    def decoded(self, pipe, latents):
+        return video_decoded(pipe, latents)
+
+    def encoded(self, pipe, images):
+        return video_encoded(pipe, images)
+
+
+FAMILIES = {family.denoiser.__name__: family for family in (SDXL(), SD3(), FLUX(), Qwen(), WAN())}

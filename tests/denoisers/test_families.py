@@ -77,7 +77,7 @@ def test_the_network_equals_the_diffusers_module(case: Case):
 def test_every_input_has_an_effect(case: Case):
     x, t = case.noise(1), case.times(0.5)
     condition = case.codec.encode_condition({"prompt": ["a cat"]})
-    other = case.codec.encode_condition({"prompt": ["two dogs"]})
+    other = case.codec.encode_condition({"prompt": ["a dog"]})
     with torch.no_grad():
         base = case.denoiser.predict(x, t, condition)
         changed = {
@@ -101,6 +101,9 @@ def test_the_teachers_sampler_gives_the_pipelines_latents(case: Case, steps: int
     condition = case.codec.encode_condition({"prompt": prompts})
     with torch.no_grad():
         ours = Euler(steps, guidance).solve(case.denoiser, noise, condition)
+    if steps == 1 and case.pipe.scheduler.config.get("shift_terminal"):
+        assert theirs.isnan().all() and ours.isfinite().all()  # diffusers stretches one sigma by 0 / 0
+        return
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
@@ -223,7 +226,8 @@ def test_prompts_and_one_time_are_needed(case: Case):
 
 
 def test_resolution(case: Case):
-    doubled = case.family.build(case.folder, resolution=32)
+    sides = ("height", "width") if "height" in case.family.options else ("resolution",)
+    doubled = case.family.build(case.folder, **dict.fromkeys(sides, 32))
     assert doubled.sample_shape[-2:] == (16, 16)
     with pytest.raises(UserError, match="multiple of"):
-        case.family.build(case.folder, resolution=15)
+        case.family.build(case.folder, **dict.fromkeys(sides, 15))

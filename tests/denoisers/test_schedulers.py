@@ -79,9 +79,7 @@ def test_grid_of_unipc_on_flows(steps: int):
     description = {"_class_name": "UniPCMultistepScheduler", **scheduler.config}
     process = flow_from_scheduler(description, "test", 1024, even=False)
     assert process.shift == 5.0
-    torch.testing.assert_close(
-        torch.tensor(process.solver_grid(steps)), scheduler.sigmas[:-1], rtol=1e-5, atol=2e-6
-    )
+    torch.testing.assert_close(torch.tensor(process.solver_grid(steps)), scheduler.sigmas[:-1], rtol=1e-5, atol=2e-6)
 
 
 def test_shift_is_that_of_student_grids_too():
