@@ -12,11 +12,15 @@ from denoisers.families import FAMILIES
 from denoisers.tiny_sd import write_tiny_pipeline
 from PIL import Image
 
+from fastgen.checkpoints import method_from_checkpoint
+
 CONFIGS = {
     "sid_sd15": (write_tiny_pipeline, {}),
     "dmd2_sdxl": (FAMILIES["StableDiffusionXL"].write, {}),
     "dmd2_sd3": (FAMILIES["StableDiffusion3"].write, {"max_tokens": 16}),
     "dmd2_flux": (FAMILIES["Flux"].write, {"resolution": 16, "max_tokens": 16}),
+    "dmd2_qwenimage": (FAMILIES["QwenImage"].write, {"resolution": 16}),
+    "dmd2_wan": (FAMILIES["Wan"].write, FAMILIES["Wan"].options),
 }
 
 
@@ -54,7 +58,13 @@ def test_config_trains_two_steps_and_samples(name: str, tmp_path: Path):
     assert saved["global_step"] == 2
     assert not any(key.startswith(("teacher.", "codec.")) for key in saved["state_dict"])
     assert all(torch.isfinite(value).all() for value in saved["state_dict"].values())
+    method = method_from_checkpoint(checkpoint)
+    samples = method.sample([0, 1], {"prompt": ["a cat", "a dog"]})
+    assert samples.isfinite().all()
+    if name == "dmd2_wan":
+        assert samples.shape == (2, 3, 5, 16, 16)
+        return
+    assert samples.shape == (2, 3, 16, 16)
     picture = tmp_path / "grid.png"
-    sample = ("sample", f"--ckpt={checkpoint}", "--seeds=0-1", f"--out={picture}", "--prompt=a cat")
-    assert fastgen(*sample) == 0
+    assert fastgen("sample", f"--ckpt={checkpoint}", "--seeds=0-1", f"--out={picture}", "--prompt=a cat") == 0
     assert picture.exists()

@@ -6,21 +6,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from denoisers.families import FLUX, SD3, SDXL
+from denoisers.families import FLUX, SD3, SDXL, WAN, Qwen
 from denoisers.tiny_flux import write_tiny_flux
+from denoisers.tiny_qwenimage import write_tiny_qwenimage
 from denoisers.tiny_sd import write_tiny_pipeline
 from denoisers.tiny_sd3 import write_tiny_sd3
 from denoisers.tiny_sdxl import write_tiny_sdxl
+from denoisers.tiny_wan import write_tiny_wan
 
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.diffusers_flux import Flux
+from fastgen.denoisers.diffusers_qwenimage import QwenImage
 from fastgen.denoisers.diffusers_sd import StableDiffusion
 from fastgen.denoisers.diffusers_sd3 import StableDiffusion3
 from fastgen.denoisers.diffusers_sdxl import StableDiffusionXL
+from fastgen.denoisers.diffusers_wan import Wan
 from fastgen.denoisers.packing import pack, unpack
 from fastgen.errors import UserError
 from fastgen.extras.gan import GAN
 from fastgen.methods import DMD2
+from fastgen.processes import Prediction
 from fastgen.sampling.solvers import Euler
 
 
@@ -146,3 +151,78 @@ def test_flux_schnell_has_a_fixed_shift(tmp_path: Path):
     with torch.no_grad():
         ours = Euler(4).solve(denoiser, noise, denoiser.make_codec().encode_condition({"prompt": ["a cat"]}))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+# ---------------------------------------------------------------------- Qwen-Image
+
+
+def test_qwen_embeddings_and_samples_do_not_depend_on_the_batch(tmp_path: Path):
+    denoiser = loaded(QwenImage(str(write_tiny_qwenimage(tmp_path)), resolution=16))
+    codec, noise = denoiser.make_codec(), normal(2, 4, 8, 8)
+    together = codec.encode_condition({"prompt": ["a cat", "a far longer prompt than the first"]})
+    alone = codec.encode_condition({"prompt": ["a cat"]})
+    length = alone["prompt_mask"].shape[1]
+    assert together["prompt_mask"].sum(1).tolist() == [alone["prompt_mask"].sum(), together["prompt_mask"].shape[1]]
+    torch.testing.assert_close(together["prompt_embeds"][:1, :length], alone["prompt_embeds"], rtol=0, atol=1e-5)
+    with torch.no_grad():
+        both, one = Euler(3, 4.0).solve(denoiser, noise, together), Euler(3, 4.0).solve(denoiser, noise[:1], alone)
+    torch.testing.assert_close(both[:1], one, rtol=1e-4, atol=1e-4)
+
+
+def test_qwen_guidance_keeps_the_norm_of_every_token(tmp_path: Path):
+    denoiser = QwenImage(str(write_tiny_qwenimage(tmp_path)), resolution=16)
+    x, t = normal(2, 4, 8, 8), torch.tensor([0.3, 0.8])
+    cond, uncond = (Prediction(denoiser.process, x, t, normal(2, 4, 8, 8, seed=seed), "velocity") for seed in (1, 2))
+    guided, plain = denoiser.guide(cond, uncond, 4.0), cond.guided(uncond, 4.0)
+    torch.testing.assert_close(pack(guided.value).norm(dim=-1), pack(cond.value).norm(dim=-1))
+    cosine = torch.cosine_similarity(pack(guided.value), pack(plain.value), dim=-1)
+    torch.testing.assert_close(cosine, torch.ones_like(cosine))
+
+
+def test_qwen_long_prompts_are_cut(tmp_path: Path):
+    folder = write_tiny_qwenimage(tmp_path)
+    pipe = Qwen().pipe(folder)
+    full, _ = pipe.encode_prompt(["a cat on a mat"], device="cpu", max_sequence_length=20)
+    ours = (
+        QwenImage(str(folder), resolution=16, max_tokens=20)
+        .make_codec()
+        .encode_condition({"prompt": ["a cat on a mat"]})
+    )
+    assert ours["prompt_embeds"].shape[1] == 20
+    torch.testing.assert_close(ours["prompt_embeds"], full, rtol=0, atol=1e-5)
+
+
+# ---------------------------------------------------------------------- Wan
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_wan_on_the_grid_of_its_released_scheduler(tmp_path: Path, guidance: float):
+    """Order one of UniPC is Euler; it tells its network whole steps of 1/1000, and we do not round."""
+    folder = write_tiny_wan(tmp_path, unipc=True)
+    family = WAN()
+    pipe, denoiser = family.pipe(folder), loaded(family.build(folder))
+    noise, prompts = normal(2, 4, 3, 8, 8), ["a cat", "a dog"]
+    theirs = family.latents(pipe, noise, prompts, 5, guidance)
+    condition = denoiser.make_codec().encode_condition({"prompt": prompts})
+    exact = denoiser.answer
+    with torch.no_grad():
+        ours = Euler(5, guidance).solve(denoiser, noise, condition)
+        denoiser.answer = lambda x, t, c: exact(x, ((1000.0 * t - 1e-3).floor()) / 1000.0, c)
+        rounded = Euler(5, guidance).solve(denoiser, noise, condition)
+    torch.testing.assert_close(rounded, theirs, rtol=1e-4, atol=1e-4)
+    assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+def test_wan_refuses_two_experts_and_impossible_lengths(tmp_path: Path):
+    with pytest.raises(UserError, match="two experts"):
+        Wan(str(write_tiny_wan(tmp_path / "two", boundary=0.9)), height=16, width=16, frames=5)
+    folder = write_tiny_wan(tmp_path / "one")
+    with pytest.raises(UserError, match="one more than a multiple of 2"):
+        Wan(str(folder), height=16, width=16, frames=4)
+    assert Wan(str(folder), height=16, width=32, frames=1).sample_shape == (4, 1, 8, 16)
+
+
+def test_wan_prompts_are_cleaned_as_the_pipeline_does(tmp_path: Path):
+    codec = Wan(str(write_tiny_wan(tmp_path)), height=16, width=16, frames=5).make_codec()
+    dirty, clean = (codec.encode_condition({"prompt": [text]}) for text in (" a &amp;amp;  cat\n", "a & cat"))
+    assert torch.equal(dirty["prompt_embeds"], clean["prompt_embeds"])
