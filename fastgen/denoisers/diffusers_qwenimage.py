@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.packing import pack, unpack
-from fastgen.denoisers.pipelines import NULL, PipelineCodec, PipelineDenoiser, PipelineFolder, latent_side
+from fastgen.denoisers.pipelines import NULL, PipelineCodec, PipelineDenoiser, PipelineFolder, TextDtype, latent_side
 from fastgen.denoisers.schedulers import flow_from_scheduler
 from fastgen.processes import Prediction
 
@@ -42,6 +42,7 @@ class QwenImage(PipelineDenoiser):
         variant: Infix of the weight files; weights become fp32 all the same.
         resolution: Height and width of images in pixels.
         max_tokens: Longer prompts are cut.
+        text_dtype: What the text encoders compute in; ``bfloat16`` halves their memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
 
     Raises:
@@ -55,6 +56,7 @@ class QwenImage(PipelineDenoiser):
         variant: str | None = None,
         resolution: int = 1024,
         max_tokens: int = 512,
+        text_dtype: TextDtype = "float32",
         gradient_checkpointing: bool = False,
     ) -> None:
         from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, QwenImageTransformer2DModel
@@ -70,6 +72,7 @@ class QwenImage(PipelineDenoiser):
         shape = (transformer.config.in_channels // 4, side, side)
         super().__init__(pipeline, transformer, process, "velocity", shape, gradient_checkpointing)
         self.max_tokens = max_tokens
+        self.text_dtype: TextDtype = text_dtype
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """The velocity ``noise - x0`` as a latent map."""
@@ -100,7 +103,7 @@ class QwenImage(PipelineDenoiser):
 
     def make_codec(self) -> QwenImageCodec:
         """VAE and text encoder of the same pipeline."""
-        return QwenImageCodec(self.pipeline, self.max_tokens)
+        return QwenImageCodec(self.pipeline, self.text_dtype, self.max_tokens)
 
     @property
     def feature_path(self) -> str:
@@ -113,11 +116,12 @@ class QwenImageCodec(PipelineCodec):
 
     Args:
         pipeline: Where the parts are.
+        text_dtype: What the text encoders compute in.
         max_tokens: Longer prompts are cut.
     """
 
-    def __init__(self, pipeline: PipelineFolder, max_tokens: int) -> None:
-        super().__init__(pipeline)
+    def __init__(self, pipeline: PipelineFolder, text_dtype: TextDtype, max_tokens: int) -> None:
+        super().__init__(pipeline, text_dtype)
         self.max_tokens = max_tokens
 
     def vae_class(self) -> Any:

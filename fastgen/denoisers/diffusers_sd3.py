@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgen.denoisers.pipelines import PipelineCodec, PipelineDenoiser, PipelineFolder, latent_side
+from fastgen.denoisers.pipelines import PipelineCodec, PipelineDenoiser, PipelineFolder, TextDtype, latent_side
 from fastgen.denoisers.schedulers import flow_from_scheduler
 from fastgen.denoisers.text import penultimate_clip, t5
 
@@ -29,6 +29,7 @@ class StableDiffusion3(PipelineDenoiser):
         variant: Infix of the weight files, e.g. ``fp16`` for half the download; weights become fp32 all the same.
         resolution: Height and width of images in pixels; None is the resolution that the transformer was trained at.
         max_tokens: Length of T5's part of the prompt.
+        text_dtype: What the text encoders compute in; ``bfloat16`` halves their memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
 
     Raises:
@@ -42,6 +43,7 @@ class StableDiffusion3(PipelineDenoiser):
         variant: str | None = None,
         resolution: int | None = None,
         max_tokens: int = 256,
+        text_dtype: TextDtype = "float32",
         gradient_checkpointing: bool = False,
     ) -> None:
         from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
@@ -57,6 +59,7 @@ class StableDiffusion3(PipelineDenoiser):
         shape = (config.in_channels, side, side)
         super().__init__(pipeline, transformer, process, "velocity", shape, gradient_checkpointing)
         self.max_tokens = max_tokens
+        self.text_dtype: TextDtype = text_dtype
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """The velocity ``noise - x0``."""
@@ -76,7 +79,9 @@ class StableDiffusion3(PipelineDenoiser):
 
     def make_codec(self) -> StableDiffusion3Codec:
         """VAE and text encoders of the same pipeline."""
-        return StableDiffusion3Codec(self.pipeline, self.max_tokens, self.network.config.joint_attention_dim)
+        return StableDiffusion3Codec(
+            self.pipeline, self.text_dtype, self.max_tokens, self.network.config.joint_attention_dim
+        )
 
     @property
     def feature_path(self) -> str:
@@ -89,12 +94,13 @@ class StableDiffusion3Codec(PipelineCodec):
 
     Args:
         pipeline: Where the parts are.
+        text_dtype: What the text encoders compute in.
         max_tokens: Length of T5's part.
         width: Width of an embedded token.
     """
 
-    def __init__(self, pipeline: PipelineFolder, max_tokens: int, width: int) -> None:
-        super().__init__(pipeline)
+    def __init__(self, pipeline: PipelineFolder, text_dtype: TextDtype, max_tokens: int, width: int) -> None:
+        super().__init__(pipeline, text_dtype)
         self.max_tokens = max_tokens
         self.width = width
 

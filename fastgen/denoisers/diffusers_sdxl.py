@@ -61,7 +61,7 @@ class StableDiffusionXL(PipelineDenoiser):
         if (
             unet.config.addition_embed_type != "text_time"
             or unet.config.out_channels != channels
-            or pipeline.index().get("requires_aesthetics_score")
+            or pipeline.index.get("requires_aesthetics_score")
         ):
             raise UserError(
                 f"The U-Net of '{pretrained}' is not one of Stable Diffusion XL base (SD1.5, refiner or inpainting?); "
@@ -111,6 +111,6 @@ class StableDiffusionXLCodec(PipelineCodec):
     def embed_nothing(self) -> dict[str, Tensor]:
         """Zeros, as SDXL was trained, unless the pipeline says that the empty prompt is to be embedded."""
         embeds = self.embed([""])
-        if not self.pipeline.index().get("force_zeros_for_empty_prompt", True):
+        if not self.pipeline.index.get("force_zeros_for_empty_prompt", True):
             return embeds
         return {name: torch.zeros_like(value) for name, value in embeds.items()}

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastgen.denoisers.pipelines import PipelineCodec, PipelineDenoiser, PipelineFolder, latent_side
+from fastgen.denoisers.pipelines import PipelineCodec, PipelineDenoiser, PipelineFolder, TextDtype, latent_side
 from fastgen.denoisers.schedulers import flow_from_scheduler
 from fastgen.errors import UserError
 
@@ -30,6 +30,7 @@ class Wan(PipelineDenoiser):
         width: Width of videos in pixels.
         frames: Frames of videos; one more than a multiple of the VAE's 4.
         max_tokens: Longer prompts are cut.
+        text_dtype: What the text encoders compute in; ``bfloat16`` halves their memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
 
     Raises:
@@ -45,6 +46,7 @@ class Wan(PipelineDenoiser):
         width: int = 832,
         frames: int = 81,
         max_tokens: int = 512,
+        text_dtype: TextDtype = "float32",
         gradient_checkpointing: bool = False,
     ) -> None:
         from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
@@ -54,7 +56,7 @@ class Wan(PipelineDenoiser):
         transformer = WanTransformer3DModel.from_config(pipeline.config("transformer", WanTransformer3DModel))
         vae = pipeline.config("vae", AutoencoderKLWan)
         config = transformer.config
-        index = pipeline.index()
+        index = pipeline.index
         channels = config.in_channels
         if (
             index.get("boundary_ratio") is not None
@@ -80,6 +82,7 @@ class Wan(PipelineDenoiser):
         shape = (channels, count, rows, columns)
         super().__init__(pipeline, transformer, process, "velocity", shape, gradient_checkpointing)
         self.max_tokens = max_tokens
+        self.text_dtype: TextDtype = text_dtype
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """The velocity ``noise - x0``."""
@@ -91,7 +94,7 @@ class Wan(PipelineDenoiser):
 
     def make_codec(self) -> WanCodec:
         """VAE and text encoder of the same pipeline."""
-        return WanCodec(self.pipeline, self.max_tokens)
+        return WanCodec(self.pipeline, self.text_dtype, self.max_tokens)
 
     @property
     def feature_path(self) -> str:
@@ -103,11 +106,12 @@ class WanCodec(PipelineCodec):
 
     Args:
         pipeline: Where the parts are.
+        text_dtype: What the text encoders compute in.
         max_tokens: Longer prompts are cut.
     """
 
-    def __init__(self, pipeline: PipelineFolder, max_tokens: int) -> None:
-        super().__init__(pipeline)
+    def __init__(self, pipeline: PipelineFolder, text_dtype: TextDtype, max_tokens: int) -> None:
+        super().__init__(pipeline, text_dtype)
         self.max_tokens = max_tokens
 
     def vae_class(self) -> Any:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from fastgen.errors import UserError
 from fastgen.processes import PredictionKind, Process
 
 T = TypeVar("T")
+
+TextDtype = Literal["float32", "bfloat16"]
+"""What large text encoders compute in."""
 
 NULL = "null_"
 """Prefix of the unconditional counterpart of an entry of a condition."""
@@ -39,6 +43,7 @@ class PipelineFolder:
     revision: str | None = None
     variant: str | None = None
 
+    @cached_property
     def index(self) -> dict[str, Any]:
         """``model_index.json``: the parts with their classes (None for a part left out) and the pipeline's settings."""
         from diffusers import DiffusionPipeline
@@ -47,14 +52,14 @@ class PipelineFolder:
 
     def has(self, part: str) -> bool:
         """Whether the pipeline was saved with a part that its family may leave out."""
-        return self.index().get(part, [None])[0] is not None
+        return self.index.get(part, [None])[0] is not None
 
     def config(self, part: str, kind: Any) -> dict[str, Any]:
         """The JSON configuration of a part, e.g. ``unet``; ``kind`` is the diffusers class that it describes."""
         return self._read(part, lambda: kind.load_config(self._place, subfolder=part, revision=self.revision))
 
-    def model(self, part: str, kind: Any) -> nn.Module:
-        """A part with its weights: frozen, in eval mode, in fp32.
+    def model(self, part: str, kind: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
+        """A part with its weights: frozen, in eval mode, in ``dtype``.
 
         Raises:
             UserError: If a file is missing, broken, incomplete or pickled.
@@ -78,7 +83,7 @@ class PipelineFolder:
                 f"'{self.pretrained}/{part}' is incomplete: {len(missing)} tensors are missing, first '{missing[0]}'; "
                 "copy or download it again."
             )
-        return model.float().requires_grad_(False).eval()
+        return model.to(dtype).requires_grad_(False).eval()
 
     def tokenizer(self, part: str, kind: Any) -> Any:
         """A tokenizer of the transformers class ``kind``."""
@@ -234,19 +239,22 @@ class PipelineDenoiser(Denoiser):
 class PipelineCodec(Codec):
     """VAE, tokenizers and text encoders of a diffusers pipeline; each is read when it is first used.
 
-    Always frozen, in eval mode and in fp32, also under autocast: latents and embeddings are inputs of every network,
-    and their rounding would be shared by all of them.
+    Always frozen, in eval mode and, unless asked otherwise, in fp32, also under autocast: latents and embeddings are
+    inputs of every network, and their rounding would be shared by all of them.
 
     Args:
         pipeline: Where the parts are.
+        text_dtype: What the text encoders compute in; ``bfloat16`` halves the memory of those with billions of
+            parameters.
     """
 
     place: Tensor
     """An empty tensor that moves with the codec: parts are read to its device."""
 
-    def __init__(self, pipeline: PipelineFolder) -> None:
+    def __init__(self, pipeline: PipelineFolder, text_dtype: TextDtype = "float32") -> None:
         super().__init__()
         self.pipeline = pipeline
+        self.text_dtype = getattr(torch, text_dtype)
         self.parts = nn.ModuleDict()
         self.tokenizers: dict[str, Any] = {}
         self.null: dict[str, Tensor] = {}
@@ -273,7 +281,8 @@ class PipelineCodec(Codec):
     def module(self, part: str, kind: Any) -> Any:
         """A frozen part, read at the first call."""
         if part not in self.parts:
-            self.parts[part] = self.pipeline.model(part, kind).to(self.place.device)
+            dtype = torch.float32 if part == "vae" else self.text_dtype
+            self.parts[part] = self.pipeline.model(part, kind, dtype).to(self.place.device)
         return self.parts[part]
 
     def tokenize(self, part: str, kind: Any, prompts: Sequence[str], **options: Any) -> Any:

@@ -108,6 +108,17 @@ def test_sd3_without_t5(tmp_path: Path):
     assert not ours["prompt_embeds"][:, 16:].any()
 
 
+def test_text_encoders_in_half_precision_give_fp32_embeddings_nearby(tmp_path: Path):
+    folder = write_tiny_sd3(tmp_path)
+    exact, half = (StableDiffusion3(str(folder), text_dtype=dtype).make_codec() for dtype in ("float32", "bfloat16"))
+    ours, theirs = (codec.encode_condition({"prompt": ["a cat"]}) for codec in (half, exact))
+    for name, value in theirs.items():
+        assert ours[name].dtype == torch.float32
+        assert 0 < (ours[name] - value).norm() < 0.03 * value.norm()
+    half.decode(normal(1, 4, 8, 8))
+    assert half.parts["vae"].dtype == torch.float32 and half.parts["text_encoder_3"].dtype == torch.bfloat16
+
+
 def test_sd3_with_dynamic_shift(tmp_path: Path):
     folder = write_tiny_sd3(tmp_path, use_dynamic_shifting=True, base_image_seq_len=4, max_image_seq_len=64)
     family, noise = SD3(), normal(1, 4, 8, 8)
