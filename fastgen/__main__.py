@@ -17,6 +17,7 @@ commands:
   predict    write samples of a checkpoint for the data module's conditions
   sample     a picture from a checkpoint alone: fastgen sample --ckpt last.ckpt --seeds 0-63 --out grid.png
              (--layout geneval, dpg, vbench, hpsv3 or vqascore: the folder that this judge's scripts read)
+  export     a student as a diffusers folder: fastgen export --ckpt last.ckpt --out my_student
   compare    the final numbers of runs side by side: fastgen compare runs/sid_digits runs/dmd2_digits
   report     a page with samples, curves and settings of runs: fastgen report RUN1 RUN2 --out report
   scores     read a judge's result file into a run's table: fastgen scores RUN geneval=results.jsonl
@@ -31,7 +32,7 @@ shows the resolved configuration and builds nothing.
 
 LIGHT = ("compare", "report", "scores")
 """Commands that read run folders and need neither torch nor Lightning (a report does if it must sample)."""
-COMMANDS = ("fit", "validate", "test", "predict", "sample", *LIGHT)
+COMMANDS = ("fit", "validate", "test", "predict", "sample", "export", *LIGHT)
 
 
 def main(arguments: list[str] | None = None) -> int:

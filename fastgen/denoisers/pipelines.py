@@ -83,12 +83,22 @@ class PipelineFolder:
                 f"'{self.pretrained}/{part}' is incomplete: {len(missing)} tensors are missing, first '{missing[0]}'; "
                 "copy or download it again."
             )
-        return model.to(dtype).requires_grad_(False).eval()
+        # Diffusers' own .to() warns about dtypes even where nothing is at stake.
+        return nn.Module.to(model, dtype).requires_grad_(False).eval()
 
     def tokenizer(self, part: str, kind: Any) -> Any:
         """A tokenizer of the transformers class ``kind``."""
         return self._read(
             part, lambda: kind.from_pretrained(self._place, subfolder=part, revision=self.revision or "main")
+        )
+
+    def assemble(self, kind: Any, parts: Mapping[str, Any]) -> Any:
+        """The whole pipeline, read by the diffusers class ``kind``, with some parts replaced."""
+        return self._read(
+            None,
+            lambda: kind.from_pretrained(
+                self._place, revision=self.revision, variant=self.variant, use_safetensors=True, **parts
+            ),
         )
 
     @property
