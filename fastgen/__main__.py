@@ -21,6 +21,7 @@ commands:
              --out reference.safetensors
   pairs      noise and what a teacher's solver makes of it, to distil from:
              fastgen pairs --config configs/kd_digits.yaml --out pairs/digits --count 20000
+  export     a student as a diffusers folder: fastgen export --ckpt last.ckpt --out my_student
   compare    the final numbers of runs side by side: fastgen compare runs/sid_digits runs/dmd2_digits
   report     a page with samples, curves and settings of runs: fastgen report RUN1 RUN2 --out report
   scores     read a judge's result file into a run's table: fastgen scores RUN geneval=results.jsonl
@@ -35,7 +36,7 @@ shows the resolved configuration and builds nothing.
 
 LIGHT = ("compare", "report", "scores")
 """Commands that read run folders and need neither torch nor Lightning (a report does if it must sample)."""
-COMMANDS = ("fit", "validate", "test", "predict", "sample", "pairs", "stats", *LIGHT)
+COMMANDS = ("fit", "validate", "test", "predict", "sample", "pairs", "stats", "export", *LIGHT)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -174,6 +174,10 @@ def run(words: list[str]) -> int:
 
             silence_noise()
             pairs(words[1:])
+        elif words[0] == "export":
+            from fastgen.commands.export import export
+
+            export(words[1:])
         else:
             silence_noise()
             sys.argv = [sys.argv[0], *words]  # the first word stays: Lightning starts further processes with it

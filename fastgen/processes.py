@@ -76,6 +76,10 @@ class Process(ABC):
         """The input of a sampler that begins at ``t``: noise around the zero sample, ``sigma(t) noise``."""
         return expand(self.sigma(t), noise) * noise
 
+    def solver_start(self, noise: Tensor, t: Tensor) -> Tensor:
+        """The input of a many-step solver whose grid begins at ``t``."""
+        return self.start(noise, t)
+
     def jump(self, prediction: Prediction, s: Tensor) -> Tensor:
         """Move to time ``s`` along the predicted x0 and the predicted noise (DDIM, Song et al. 2020, 2010.02502)."""
         return self.add_noise(prediction.x0, prediction.noise, s)

@@ -3,7 +3,12 @@
 from fastgen.denoisers.adapters import AdaptedDenoiser, LoRA
 from fastgen.denoisers.analytic import GaussianDenoiser, MixtureDenoiser
 from fastgen.denoisers.base import Codec, Denoiser
+from fastgen.denoisers.diffusers_flux import Flux
+from fastgen.denoisers.diffusers_qwenimage import QwenImage
 from fastgen.denoisers.diffusers_sd import StableDiffusion
+from fastgen.denoisers.diffusers_sd3 import StableDiffusion3
+from fastgen.denoisers.diffusers_sdxl import StableDiffusionXL
+from fastgen.denoisers.diffusers_wan import Wan
 from fastgen.denoisers.dit import DiT
 from fastgen.denoisers.mixtures import EmpiricalDenoiser, ImageMixture, LowRankMixtureDenoiser, RingMixture
 from fastgen.denoisers.mlp import MLP
@@ -16,12 +21,17 @@ __all__ = [
     "Denoiser",
     "DiT",
     "EmpiricalDenoiser",
+    "Flux",
     "GaussianDenoiser",
     "ImageMixture",
     "LoRA",
     "LowRankMixtureDenoiser",
     "MixtureDenoiser",
+    "QwenImage",
     "RingMixture",
     "StableDiffusion",
+    "StableDiffusion3",
+    "StableDiffusionXL",
     "UNet",
+    "Wan",
 ]

@@ -98,6 +98,10 @@ class Denoiser(nn.Module, ABC):
             )
         return condition
 
+    def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
+        """The guided prediction, ``uncond + scale (cond - uncond)`` unless this network is sampled in another way."""
+        return conditional.guided(unconditional, scale)
+
     def example_condition(self, count: int, device: torch.device | str = "cpu") -> Condition:
         """Any valid condition for ``count`` samples, e.g. to probe shapes."""
         return {"label": torch.zeros(count, dtype=torch.int64, device=device)} if self.num_classes else {}

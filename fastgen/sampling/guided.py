@@ -31,9 +31,7 @@ class GuidedPrediction(Prediction):
         uncond: The prediction without it; ``None`` if the scale is 1.
     """
 
-    def __init__(self, cond: Prediction | None, uncond: Prediction | None, scale: float) -> None:
-        mixed = cond.guided(uncond, scale) if cond and uncond else cond or uncond
-        assert mixed is not None
+    def __init__(self, mixed: Prediction, cond: Prediction | None, uncond: Prediction | None) -> None:
         super().__init__(mixed.process, mixed.x_t, mixed.t, mixed.value, mixed.kind)
         self.cond = cond
         self.uncond = uncond
@@ -45,21 +43,24 @@ class GuidedPrediction(Prediction):
 
 
 def guided(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, scale: float) -> GuidedPrediction:
-    """The guided prediction ``uncond + scale (cond - uncond)``; one plain call if ``scale`` is 1 or 0.
+    """The prediction guided by :meth:`Denoiser.guide`; one plain call if ``scale`` is 1 or 0.
 
     Raises:
         UserError: If there is nothing to guide to.
     """
     if scale == 1.0:
-        return GuidedPrediction(denoiser(x_t, t, condition), None, scale)
+        cond = denoiser(x_t, t, condition)
+        return GuidedPrediction(cond, cond, None)
     if scale == 0.0:
-        return GuidedPrediction(None, denoiser(x_t, t, denoiser.null_condition(condition)), scale)
+        uncond = denoiser(x_t, t, denoiser.null_condition(condition))
+        return GuidedPrediction(uncond, None, uncond)
     if not condition:
         raise UserError(
             f"{type(denoiser).__name__} gets no condition, so a guidance scale of {scale:g} has no meaning; "
             "set the scale to 1."
         )
-    return GuidedPrediction(*conditional_pair(denoiser, x_t, t, condition), scale)
+    cond, uncond = conditional_pair(denoiser, x_t, t, condition)
+    return GuidedPrediction(denoiser.guide(cond, uncond, scale), cond, uncond)
 
 
 class Guided(Denoiser):

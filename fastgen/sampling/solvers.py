@@ -39,7 +39,7 @@ class Solver(ABC):
         process = denoiser.process
         times = process.solver_grid(steps or self.steps)
         t = torch.full((len(noise),), times[0], dtype=torch.float64, device=noise.device)
-        x = process.start(noise, t)
+        x = process.solver_start(noise, t)
         for i, end in enumerate([*times[1:], process.t_clean]):
             s = torch.full_like(t, end)
             x = self.step(denoiser, x, t, s, condition, last=i == len(times) - 1)

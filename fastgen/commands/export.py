@@ -1,0 +1,43 @@
+"""``fastgen export``: a student as a folder that diffusers loads without fastgen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastgen.checkpoints import method_from_checkpoint
+from fastgen.commands.parser import Parser
+from fastgen.errors import UserError
+
+
+def export(words: Sequence[str]) -> None:
+    """Write a diffusers pipeline folder from a checkpoint.
+
+    Raises:
+        UserError: On bad options, or if the student cannot be expressed in diffusers.
+    """
+    parser = Parser("fastgen export", description=__doc__)
+    parser.add_argument("--ckpt", required=True, help="checkpoint of 'fastgen fit'")
+    parser.add_argument("--out", required=True, help="folder to write, new or empty")
+    parser.add_argument("--steps", type=int, default=None, help="network calls per sample; default as trained")
+    parser.add_argument("--role", default="average", help="average (EMA, default), student or an EMA's name")
+    arguments = parser.parse_args(list(words))
+    if arguments.role == "teacher":
+        raise UserError("--role teacher has nothing to export; use the teacher's own folder.")
+    if arguments.steps is not None and arguments.steps < 1:
+        raise UserError(f"--steps must be at least 1, got {arguments.steps}.")
+
+    from fastgen.denoisers.pipelines import PipelineDenoiser
+    from fastgen.export import export_pipeline
+
+    method = method_from_checkpoint(arguments.ckpt)
+    student = method.network(arguments.role)
+    if not isinstance(student, PipelineDenoiser):
+        raise UserError(
+            f"{type(student).__name__} is no network of a diffusers pipeline, so there is no pipeline to export it "
+            "into; take student.safetensors beside the checkpoint."
+        )
+    times = method.sampler.schedule(student.process, arguments.steps)
+    facts = {"method": type(method).__name__, "role": arguments.role, "student_updates": method.student_updates}
+    out = export_pipeline(student, times, method.sampler.stochastic, Path(arguments.out), facts)
+    print(f"{type(student).__name__} with {len(times)} steps: {out}")

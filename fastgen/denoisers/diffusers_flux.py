@@ -1,0 +1,129 @@
+"""FLUX.1 in the diffusers format: the transformer as a denoiser, VAE, CLIP and T5 as its codec.
+
+Source: Black Forest Labs 2024, github.com/black-forest-labs/flux; the layout of folders is that of diffusers'
+``FluxPipeline``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgen.denoisers.packing import pack, unpack
+from fastgen.denoisers.pipelines import PipelineCodec, PipelineDenoiser, PipelineFolder, TextDtype, latent_side
+from fastgen.denoisers.schedulers import flow_from_scheduler
+from fastgen.denoisers.text import t5
+
+
+class Flux(PipelineDenoiser):
+    """The transformer of FLUX.1 (dev or schnell): a rectified flow, called with ``t`` in [0, 1].
+
+    Samples are latent maps (16, h, w); they are packed to tokens for the network alone. Conditions: ``prompt_embeds``
+    (B, L, D) and ``pooled_prompt_embeds`` (B, P) with their ``null_`` counterparts. FLUX.1-dev has guidance distilled
+    into it, as an input: keep guidance scales at 1 and set ``embedded_guidance``.
+
+    Args:
+        pretrained: Local pipeline folder, or hub id such as ``black-forest-labs/FLUX.1-dev``.
+        revision: Branch, tag or commit of the hub repository; None is its default branch.
+        variant: Infix of the weight files; weights become fp32 all the same.
+        resolution: Height and width of images in pixels.
+        embedded_guidance: The guidance scale that the network is told; a network without that input ignores it.
+        max_tokens: Length of T5's prompt; schnell was trained with 256.
+        text_dtype: What the text encoders compute in; ``bfloat16`` halves their memory.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+
+    Raises:
+        UserError: If a configuration cannot be read or the scheduler is not one for flows.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        revision: str | None = None,
+        variant: str | None = None,
+        resolution: int = 1024,
+        embedded_guidance: float = 3.5,
+        max_tokens: int = 512,
+        text_dtype: TextDtype = "float32",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+
+        pipeline = PipelineFolder(pretrained, revision, variant)
+        scheduler = pipeline.config("scheduler", FlowMatchEulerDiscreteScheduler)
+        transformer = FluxTransformer2DModel.from_config(pipeline.config("transformer", FluxTransformer2DModel))
+        factor = 2 ** (len(pipeline.config("vae", AutoencoderKL)["block_out_channels"]) - 1)
+        side = latent_side(resolution, resolution, 2 * factor, factor, pretrained)
+        process = flow_from_scheduler(scheduler, pretrained, (side // 2) ** 2, even=True)
+        shape = (transformer.config.in_channels // 4, side, side)
+        super().__init__(pipeline, transformer, process, "velocity", shape, gradient_checkpointing)
+        self.embedded_guidance = embedded_guidance
+        self.max_tokens = max_tokens
+        self.text_dtype: TextDtype = text_dtype
+
+    def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
+        """The velocity ``noise - x0`` as a latent map."""
+        height, width = x_t.shape[-2:]
+        text = condition["prompt_embeds"]
+        tokens = self.network(
+            hidden_states=pack(x_t),
+            timestep=t,
+            guidance=torch.full_like(t, self.embedded_guidance) if self.network.config.guidance_embeds else None,
+            encoder_hidden_states=text,
+            pooled_projections=condition["pooled_prompt_embeds"],
+            txt_ids=torch.zeros(text.shape[1], 3, device=x_t.device),
+            img_ids=positions(height // 2, width // 2, x_t.device),
+        ).sample
+        return unpack(tokens, height, width)
+
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        config = self.network.config
+        return {
+            "prompt_embeds": (1, config.joint_attention_dim),
+            "pooled_prompt_embeds": (config.pooled_projection_dim,),
+        }
+
+    def make_codec(self) -> FluxCodec:
+        """VAE and text encoders of the same pipeline."""
+        return FluxCodec(self.pipeline, self.text_dtype, self.max_tokens)
+
+    @property
+    def feature_path(self) -> str:
+        """The image tokens in the last of the two-stream blocks; the block itself gives the text first."""
+        return f"transformer.transformer_blocks.{len(self.network.transformer_blocks) - 1}.norm2"
+
+
+def positions(rows: int, columns: int, device: torch.device) -> Tensor:
+    """``(0, row, column)`` of every token, (rows columns, 3)."""
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.stack([torch.zeros_like(row), row, column], dim=-1).reshape(-1, 3).float().to(device)
+
+
+class FluxCodec(PipelineCodec):
+    """VAE, CLIP (pooled only) and T5 of a FLUX.1 pipeline.
+
+    Args:
+        pipeline: Where the parts are.
+        text_dtype: What the text encoders compute in.
+        max_tokens: Length of T5's prompt.
+    """
+
+    def __init__(self, pipeline: PipelineFolder, text_dtype: TextDtype, max_tokens: int) -> None:
+        super().__init__(pipeline, text_dtype)
+        self.max_tokens = max_tokens
+
+    def vae_class(self) -> Any:
+        from diffusers import AutoencoderKL
+
+        return AutoencoderKL
+
+    def embed(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """T5's hidden states and CLIP's pooled output."""
+        from transformers import CLIPTextModel, CLIPTokenizer
+
+        tokens = self.tokenize("tokenizer", CLIPTokenizer, prompts)
+        pooled = self.module("text_encoder", CLIPTextModel)(tokens.input_ids).pooler_output.float()
+        return {"prompt_embeds": t5(self, prompts, 2, self.max_tokens), "pooled_prompt_embeds": pooled}

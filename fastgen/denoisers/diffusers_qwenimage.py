@@ -1,0 +1,165 @@
+"""Qwen-Image in the diffusers format: the transformer as a denoiser, VAE and Qwen2.5-VL as its codec.
+
+Source: Wu et al. 2025, arXiv 2508.02324; the layout of folders is that of diffusers' ``QwenImagePipeline``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastgen.conditions import Condition
+from fastgen.denoisers.packing import pack, unpack
+from fastgen.denoisers.pipelines import NULL, PipelineCodec, PipelineDenoiser, PipelineFolder, TextDtype, latent_side
+from fastgen.denoisers.schedulers import flow_from_scheduler
+from fastgen.processes import Prediction
+
+TEMPLATE = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
+    "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
+"""The chat that Qwen-Image was trained with."""
+TEMPLATE_TOKENS = 34
+"""Tokens before the prompt, which the network does not see."""
+TOKENIZER_LIMIT = 1024
+"""Tokens of a chat beside those."""
+
+
+class QwenImage(PipelineDenoiser):
+    """The transformer of Qwen-Image: a rectified flow, called with ``t`` in [0, 1].
+
+    Samples are latent maps (16, h, w); they are packed to tokens for the network alone. Conditions: ``prompt_embeds``
+    (B, L, D), padded with zeros, and ``prompt_mask`` (B, L), true where there is text, with their ``null_``
+    counterparts of the same L.
+
+    Args:
+        pretrained: Local pipeline folder, or hub id such as ``Qwen/Qwen-Image``.
+        revision: Branch, tag or commit of the hub repository; None is its default branch.
+        variant: Infix of the weight files; weights become fp32 all the same.
+        resolution: Height and width of images in pixels.
+        max_tokens: Longer prompts are cut.
+        text_dtype: What the text encoders compute in; ``bfloat16`` halves their memory.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+
+    Raises:
+        UserError: If a configuration cannot be read or the scheduler is not one for flows.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        revision: str | None = None,
+        variant: str | None = None,
+        resolution: int = 1024,
+        max_tokens: int = 512,
+        text_dtype: TextDtype = "float32",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, QwenImageTransformer2DModel
+
+        pipeline = PipelineFolder(pretrained, revision, variant)
+        scheduler = pipeline.config("scheduler", FlowMatchEulerDiscreteScheduler)
+        transformer = QwenImageTransformer2DModel.from_config(
+            pipeline.config("transformer", QwenImageTransformer2DModel)
+        )
+        factor = 2 ** len(pipeline.config("vae", AutoencoderKLQwenImage)["temperal_downsample"])
+        side = latent_side(resolution, resolution, 2 * factor, factor, pretrained)
+        process = flow_from_scheduler(scheduler, pretrained, (side // 2) ** 2, even=True)
+        shape = (transformer.config.in_channels // 4, side, side)
+        super().__init__(pipeline, transformer, process, "velocity", shape, gradient_checkpointing)
+        self.max_tokens = max_tokens
+        self.text_dtype: TextDtype = text_dtype
+
+    def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
+        """The velocity ``noise - x0`` as a latent map."""
+        height, width = x_t.shape[-2:]
+        tokens = self.network(
+            hidden_states=pack(x_t),
+            timestep=t,
+            encoder_hidden_states=condition["prompt_embeds"],
+            encoder_hidden_states_mask=condition["prompt_mask"],
+            img_shapes=[[(1, height // 2, width // 2)]] * len(x_t),
+        ).sample
+        return unpack(tokens, height, width)
+
+    def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
+        """Guidance that leaves each token the norm it has with the prompt, as the pipeline samples."""
+        plain = conditional.guided(unconditional, scale)
+        with_prompt, tokens = pack(conditional.value), pack(plain.value)
+        tokens = tokens * (with_prompt.norm(dim=-1, keepdim=True) / tokens.norm(dim=-1, keepdim=True))
+        value = unpack(tokens, *plain.value.shape[-2:])
+        return Prediction(plain.process, plain.x_t, plain.t, value, plain.kind)
+
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"prompt_embeds": (1, self.network.config.joint_attention_dim), "prompt_mask": (1,)}
+
+    def example_condition(self, count: int, device: torch.device | str = "cpu") -> Condition:
+        condition = super().example_condition(count, device)
+        return {name: value.bool().fill_(True) if "mask" in name else value for name, value in condition.items()}
+
+    def make_codec(self) -> QwenImageCodec:
+        """VAE and text encoder of the same pipeline."""
+        return QwenImageCodec(self.pipeline, self.text_dtype, self.max_tokens)
+
+    @property
+    def feature_path(self) -> str:
+        """The image tokens in the middle block; the block itself gives the text first."""
+        return f"transformer.transformer_blocks.{len(self.network.transformer_blocks) // 2}.img_norm2"
+
+
+class QwenImageCodec(PipelineCodec):
+    """VAE and Qwen2.5-VL of a Qwen-Image pipeline. The VAE is one for videos; images are videos of one frame.
+
+    Args:
+        pipeline: Where the parts are.
+        text_dtype: What the text encoders compute in.
+        max_tokens: Longer prompts are cut.
+    """
+
+    def __init__(self, pipeline: PipelineFolder, text_dtype: TextDtype, max_tokens: int) -> None:
+        super().__init__(pipeline, text_dtype)
+        self.max_tokens = max_tokens
+
+    def vae_class(self) -> Any:
+        from diffusers import AutoencoderKLQwenImage
+
+        return AutoencoderKLQwenImage
+
+    def encode(self, images: Tensor) -> Tensor:
+        return super().encode(images.unsqueeze(2)).squeeze(2)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        return super().decode(x0.unsqueeze(2)).squeeze(2)
+
+    def embed(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """The last hidden states of the prompts inside the chat, moved to the front and padded with zeros."""
+        from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+        chats = [TEMPLATE.format(prompt) for prompt in prompts]
+        limit = TOKENIZER_LIMIT + TEMPLATE_TOKENS
+        tokens = self.tokenize("tokenizer", Qwen2Tokenizer, chats, padding=True, max_length=limit)
+        encoder = self.module("text_encoder", Qwen2_5_VLForConditionalGeneration)
+        hidden = encoder(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True
+        ).hidden_states[-1]
+        texts = [
+            states[mask.bool()][TEMPLATE_TOKENS : TEMPLATE_TOKENS + self.max_tokens].float()
+            for states, mask in zip(hidden, tokens.attention_mask, strict=True)
+        ]
+        lengths = torch.tensor([len(text) for text in texts], device=hidden.device)
+        embeds = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
+        mask = torch.arange(embeds.shape[1], device=hidden.device) < lengths[:, None]
+        return {"prompt_embeds": embeds, "prompt_mask": mask}
+
+    def matched(self, embeds: dict[str, Tensor], nulls: dict[str, Tensor]) -> Condition:
+        """Both padded to the longer of the two."""
+        length = max(embeds["prompt_mask"].shape[1], nulls["prompt_mask"].shape[1])
+        entries = {**embeds, **{NULL + name: value for name, value in nulls.items()}}
+        return {
+            name: F.pad(value, (*(0, 0) * (value.ndim - 2), 0, length - value.shape[1]))
+            for name, value in entries.items()
+        }

@@ -1,0 +1,125 @@
+"""Stable Diffusion 3 and 3.5 in the diffusers format: transformer as a denoiser, VAE and three encoders as its codec.
+
+Source: Esser et al. 2024, arXiv 2403.03206; the layout of folders is that of diffusers' ``StableDiffusion3Pipeline``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastgen.denoisers.pipelines import PipelineCodec, PipelineDenoiser, PipelineFolder, TextDtype, latent_side
+from fastgen.denoisers.schedulers import flow_from_scheduler
+from fastgen.denoisers.text import penultimate_clip, t5
+
+
+class StableDiffusion3(PipelineDenoiser):
+    """The transformer of SD3 or SD3.5: a rectified flow, called with ``1000 t``.
+
+    Shift and grid are the scheduler's: many-step solvers call the network where the pipeline does. Conditions:
+    ``prompt_embeds`` (B, L, D) and ``pooled_prompt_embeds`` (B, P) with their ``null_`` counterparts.
+
+    Args:
+        pretrained: Local pipeline folder, or hub id such as ``stabilityai/stable-diffusion-3.5-medium``.
+        revision: Branch, tag or commit of the hub repository; None is its default branch.
+        variant: Infix of the weight files, e.g. ``fp16`` for half the download; weights become fp32 all the same.
+        resolution: Height and width of images in pixels; None is the resolution that the transformer was trained at.
+        max_tokens: Length of T5's part of the prompt.
+        text_dtype: What the text encoders compute in; ``bfloat16`` halves their memory.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+
+    Raises:
+        UserError: If a configuration cannot be read or the scheduler is not one for flows.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        revision: str | None = None,
+        variant: str | None = None,
+        resolution: int | None = None,
+        max_tokens: int = 256,
+        text_dtype: TextDtype = "float32",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+
+        pipeline = PipelineFolder(pretrained, revision, variant)
+        scheduler = pipeline.config("scheduler", FlowMatchEulerDiscreteScheduler)
+        transformer = SD3Transformer2DModel.from_config(pipeline.config("transformer", SD3Transformer2DModel))
+        config = transformer.config
+        factor = 2 ** (len(pipeline.config("vae", AutoencoderKL)["block_out_channels"]) - 1)
+        patch = config.patch_size
+        side = latent_side(resolution, config.sample_size * factor, factor * patch, factor, pretrained)
+        process = flow_from_scheduler(scheduler, pretrained, (side // patch) ** 2, even=False)
+        shape = (config.in_channels, side, side)
+        super().__init__(pipeline, transformer, process, "velocity", shape, gradient_checkpointing)
+        self.max_tokens = max_tokens
+        self.text_dtype: TextDtype = text_dtype
+
+    def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
+        """The velocity ``noise - x0``."""
+        return self.network(
+            hidden_states=x_t,
+            timestep=1000.0 * t,
+            encoder_hidden_states=condition["prompt_embeds"],
+            pooled_projections=condition["pooled_prompt_embeds"],
+        ).sample
+
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        config = self.network.config
+        return {
+            "prompt_embeds": (1, config.joint_attention_dim),
+            "pooled_prompt_embeds": (config.pooled_projection_dim,),
+        }
+
+    def make_codec(self) -> StableDiffusion3Codec:
+        """VAE and text encoders of the same pipeline."""
+        return StableDiffusion3Codec(
+            self.pipeline, self.text_dtype, self.max_tokens, self.network.config.joint_attention_dim
+        )
+
+    @property
+    def feature_path(self) -> str:
+        """The image tokens in the middle block; the block itself gives the text first."""
+        return f"transformer.transformer_blocks.{len(self.network.transformer_blocks) // 2}.norm2"
+
+
+class StableDiffusion3Codec(PipelineCodec):
+    """VAE, both CLIP text encoders and T5 of an SD3 pipeline; without T5 its part of the prompt is zeros.
+
+    Args:
+        pipeline: Where the parts are.
+        text_dtype: What the text encoders compute in.
+        max_tokens: Length of T5's part.
+        width: Width of an embedded token.
+    """
+
+    def __init__(self, pipeline: PipelineFolder, text_dtype: TextDtype, max_tokens: int, width: int) -> None:
+        super().__init__(pipeline, text_dtype)
+        self.max_tokens = max_tokens
+        self.width = width
+
+    def vae_class(self) -> Any:
+        from diffusers import AutoencoderKL
+
+        return AutoencoderKL
+
+    def embed(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Penultimate hidden states of both CLIPs side by side, T5's after them; both pooled outputs side by side."""
+        first, pooled = penultimate_clip(self, prompts, 1, projected=True)
+        second, pooled_2 = penultimate_clip(self, prompts, 2, projected=True)
+        clip = torch.cat([first, second], dim=-1)
+        if self.pipeline.has("text_encoder_3"):
+            long = t5(self, prompts, 3, self.max_tokens)
+        else:
+            long = clip.new_zeros(len(clip), self.max_tokens, self.width)
+        clip = F.pad(clip, (0, long.shape[-1] - clip.shape[-1]))
+        return {
+            "prompt_embeds": torch.cat([clip, long], dim=1),
+            "pooled_prompt_embeds": torch.cat([pooled, pooled_2], dim=-1),
+        }

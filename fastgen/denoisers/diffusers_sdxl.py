@@ -1,0 +1,116 @@
+"""Stable Diffusion XL in the diffusers format: the U-Net as a denoiser, VAE and two CLIP encoders as its codec.
+
+Source: Podell et al. 2023, arXiv 2307.01952; the layout of folders is that of diffusers' ``StableDiffusionXLPipeline``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgen.denoisers.diffusers_sd import prediction_from_scheduler
+from fastgen.denoisers.pipelines import PipelineCodec, PipelineDenoiser, PipelineFolder, latent_side
+from fastgen.denoisers.schedulers import PipelineVP
+from fastgen.denoisers.text import penultimate_clip
+from fastgen.errors import UserError
+
+
+class StableDiffusionXL(PipelineDenoiser):
+    """The base U-Net of SDXL. Many-step solvers call it where the pipeline's ``EulerDiscreteScheduler`` does.
+
+    Conditions: ``prompt_embeds`` (B, L, D) and ``pooled_prompt_embeds`` (B, P) with their ``null_`` counterparts. A
+    condition may also hold ``time_ids`` (B, 6): height and width of the original image, top and left of the crop,
+    height and width wanted, in pixels (arXiv 2307.01952, section 2.2); without it, uncropped images of ``resolution``.
+
+    Args:
+        pretrained: Local pipeline folder, or hub id such as ``stabilityai/stable-diffusion-xl-base-1.0``.
+        revision: Branch, tag or commit of the hub repository; None is its default branch.
+        variant: Infix of the weight files, e.g. ``fp16`` for half the download; weights become fp32 all the same.
+        resolution: Height and width of images in pixels; None is the resolution that the U-Net was trained at.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+
+    Raises:
+        UserError: If a configuration cannot be read, or describes another family (SD1.5, the refiner).
+    """
+
+    part = "unet"
+    time_ids: Tensor
+
+    def __init__(
+        self,
+        pretrained: str,
+        revision: str | None = None,
+        variant: str | None = None,
+        resolution: int | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+
+        pipeline = PipelineFolder(pretrained, revision, variant)
+        scheduler = pipeline.config("scheduler", EulerDiscreteScheduler)
+        config = pipeline.config("unet", UNet2DConditionModel)
+        factor = 2 ** (len(pipeline.config("vae", AutoencoderKL)["block_out_channels"]) - 1)
+        kind = prediction_from_scheduler(scheduler, pretrained)
+        side = latent_side(resolution, config["sample_size"] * factor, factor, factor, pretrained)
+        process = PipelineVP.from_scheduler(scheduler, pretrained)
+        unet = UNet2DConditionModel.from_config(config)
+        channels = unet.config.in_channels
+        if (
+            unet.config.addition_embed_type != "text_time"
+            or unet.config.out_channels != channels
+            or pipeline.index.get("requires_aesthetics_score")
+        ):
+            raise UserError(
+                f"The U-Net of '{pretrained}' is not one of Stable Diffusion XL base (SD1.5, refiner or inpainting?); "
+                "give a text-to-image pipeline of SDXL."
+            )
+        super().__init__(pipeline, unet, process, kind, (channels, side, side), gradient_checkpointing)
+        pixels = float(side * factor)
+        ids = torch.tensor([[pixels, pixels, 0.0, 0.0, pixels, pixels]])
+        self.register_buffer("time_ids", ids, persistent=False)
+
+    def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
+        """The U-Net's answer at steps ``t``, which may lie between integers."""
+        added = {
+            "text_embeds": condition["pooled_prompt_embeds"],
+            "time_ids": condition.get("time_ids", self.time_ids.expand(len(x_t), -1)),
+        }
+        return self.network(x_t, t, encoder_hidden_states=condition["prompt_embeds"], added_cond_kwargs=added).sample
+
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        config = self.network.config
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        return {"prompt_embeds": (1, config.cross_attention_dim), "pooled_prompt_embeds": (pooled,)}
+
+    def make_codec(self) -> StableDiffusionXLCodec:
+        """VAE and text encoders of the same pipeline."""
+        return StableDiffusionXLCodec(self.pipeline)
+
+    @property
+    def feature_path(self) -> str:
+        return "unet.mid_block"
+
+
+class StableDiffusionXLCodec(PipelineCodec):
+    """VAE and both CLIP text encoders of an SDXL pipeline."""
+
+    def vae_class(self) -> Any:
+        from diffusers import AutoencoderKL
+
+        return AutoencoderKL
+
+    def embed(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Penultimate hidden states of both encoders side by side, and the pooled output of the second."""
+        first, _ = penultimate_clip(self, prompts, 1, projected=False)
+        second, pooled = penultimate_clip(self, prompts, 2, projected=True)
+        return {"prompt_embeds": torch.cat([first, second], dim=-1), "pooled_prompt_embeds": pooled}
+
+    def embed_nothing(self) -> dict[str, Tensor]:
+        """Zeros, as SDXL was trained, unless the pipeline says that the empty prompt is to be embedded."""
+        embeds = self.embed([""])
+        if not self.pipeline.index.get("force_zeros_for_empty_prompt", True):
+            return embeds
+        return {name: torch.zeros_like(value) for name, value in embeds.items()}

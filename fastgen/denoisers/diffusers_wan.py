@@ -1,0 +1,131 @@
+"""Wan 2.1 text-to-video in the diffusers format: the transformer as a denoiser, video VAE and UMT5 as its codec.
+
+Source: Wan team 2025, arXiv 2503.20314; the layout of folders is that of diffusers' ``WanPipeline``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fastgen.denoisers.pipelines import PipelineCodec, PipelineDenoiser, PipelineFolder, TextDtype, latent_side
+from fastgen.denoisers.schedulers import flow_from_scheduler
+from fastgen.errors import UserError
+
+
+class Wan(PipelineDenoiser):
+    """The transformer of Wan 2.1: a rectified flow on videos, called with ``1000 t``.
+
+    Samples are latents (16, F, h, w). Shift and grid are the scheduler's; the pipeline's UniPC is a multistep solver of
+    higher order, of which ours is the first-order one on the same grid. Conditions: ``prompt_embeds`` (B, L, D) and
+    ``null_prompt_embeds``.
+
+    Args:
+        pretrained: Local pipeline folder, or hub id such as ``Wan-AI/Wan2.1-T2V-1.3B-Diffusers``.
+        revision: Branch, tag or commit of the hub repository; None is its default branch.
+        variant: Infix of the weight files; weights become fp32 all the same.
+        height: Height of videos in pixels.
+        width: Width of videos in pixels.
+        frames: Frames of videos; one more than a multiple of the VAE's 4.
+        max_tokens: Longer prompts are cut.
+        text_dtype: What the text encoders compute in; ``bfloat16`` halves their memory.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+
+    Raises:
+        UserError: If a configuration cannot be read, or describes image-to-video or the two experts of Wan 2.2.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        revision: str | None = None,
+        variant: str | None = None,
+        height: int = 480,
+        width: int = 832,
+        frames: int = 81,
+        max_tokens: int = 512,
+        text_dtype: TextDtype = "float32",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+
+        pipeline = PipelineFolder(pretrained, revision, variant)
+        scheduler = pipeline.config("scheduler", FlowMatchEulerDiscreteScheduler)
+        transformer = WanTransformer3DModel.from_config(pipeline.config("transformer", WanTransformer3DModel))
+        vae = pipeline.config("vae", AutoencoderKLWan)
+        config = transformer.config
+        index = pipeline.index
+        channels = config.in_channels
+        if (
+            index.get("boundary_ratio") is not None
+            or index.get("expand_timesteps")
+            or config.image_dim is not None
+            or config.out_channels != channels
+        ):
+            raise UserError(
+                f"'{pretrained}' is not a pipeline of Wan 2.1 text-to-video (image-to-video, or Wan 2.2 with two "
+                "experts or a time per token?); give a text-to-video pipeline with one transformer."
+            )
+        factor, slowing = vae.get("scale_factor_spatial", 8), vae.get("scale_factor_temporal", 4)
+        if frames < 1 or frames % slowing != 1 % slowing:
+            raise UserError(f"frames is one more than a multiple of {slowing} for '{pretrained}', got {frames}.")
+        _, *patch = config.patch_size
+        rows, columns = (
+            latent_side(pixels, pixels, factor * size, factor, pretrained)
+            for pixels, size in zip((height, width), patch, strict=True)
+        )
+        count = (frames - 1) // slowing + 1
+        tokens = count * (rows // patch[0]) * (columns // patch[1])
+        process = flow_from_scheduler(scheduler, pretrained, tokens, even=False)
+        shape = (channels, count, rows, columns)
+        super().__init__(pipeline, transformer, process, "velocity", shape, gradient_checkpointing)
+        self.max_tokens = max_tokens
+        self.text_dtype: TextDtype = text_dtype
+
+    def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
+        """The velocity ``noise - x0``."""
+        embeds = condition["prompt_embeds"]
+        return self.network(hidden_states=x_t, timestep=1000.0 * t, encoder_hidden_states=embeds).sample
+
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"prompt_embeds": (1, self.network.config.text_dim)}
+
+    def make_codec(self) -> WanCodec:
+        """VAE and text encoder of the same pipeline."""
+        return WanCodec(self.pipeline, self.text_dtype, self.max_tokens)
+
+    @property
+    def feature_path(self) -> str:
+        return f"transformer.blocks.{len(self.network.blocks) // 2}"
+
+
+class WanCodec(PipelineCodec):
+    """Video VAE and UMT5 of a Wan pipeline; its pictures are videos (B, 3, frames, height, width).
+
+    Args:
+        pipeline: Where the parts are.
+        text_dtype: What the text encoders compute in.
+        max_tokens: Longer prompts are cut.
+    """
+
+    def __init__(self, pipeline: PipelineFolder, text_dtype: TextDtype, max_tokens: int) -> None:
+        super().__init__(pipeline, text_dtype)
+        self.max_tokens = max_tokens
+
+    def vae_class(self) -> Any:
+        from diffusers import AutoencoderKLWan
+
+        return AutoencoderKLWan
+
+    def embed(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """UMT5's last hidden states of the cleaned prompts, zero where there is no text."""
+        from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+        from transformers import T5Tokenizer, UMT5EncoderModel
+
+        texts = [prompt_clean(prompt) for prompt in prompts]
+        tokens = self.tokenize("tokenizer", T5Tokenizer, texts, max_length=self.max_tokens)
+        mask = tokens.attention_mask
+        hidden = self.module("text_encoder", UMT5EncoderModel)(tokens.input_ids, mask).last_hidden_state
+        return {"prompt_embeds": hidden.float() * mask.unsqueeze(-1)}

@@ -1,0 +1,377 @@
+"""What all families in the diffusers format share: reading a pipeline, a network as a denoiser, encoders as a codec.
+
+Only JSON and safetensors files are read, by classes that our code names: nothing from a folder or the hub is executed.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fastgen.conditions import Condition
+from fastgen.denoisers.base import Codec, Denoiser, load_strictly
+from fastgen.errors import UserError
+from fastgen.processes import PredictionKind, Process
+
+T = TypeVar("T")
+
+TextDtype = Literal["float32", "bfloat16"]
+"""What large text encoders compute in."""
+
+NULL = "null_"
+"""Prefix of the unconditional counterpart of an entry of a condition."""
+
+
+@dataclass(frozen=True)
+class PipelineFolder:
+    """A diffusers pipeline, in a local folder or on the Hugging Face hub, read part by part.
+
+    Args:
+        pretrained: Local folder, or hub id such as ``stable-diffusion-v1-5/stable-diffusion-v1-5``.
+        revision: Branch, tag or commit of the hub repository; None is its default branch.
+        variant: Infix of the weight files, e.g. ``fp16``; None is the plain files.
+    """
+
+    pretrained: str
+    revision: str | None = None
+    variant: str | None = None
+
+    @cached_property
+    def index(self) -> dict[str, Any]:
+        """``model_index.json``: the parts with their classes (None for a part left out) and the pipeline's settings."""
+        from diffusers import DiffusionPipeline
+
+        return self._read(None, lambda: dict(DiffusionPipeline.load_config(self._place, revision=self.revision)))
+
+    def has(self, part: str) -> bool:
+        """Whether the pipeline was saved with a part that its family may leave out."""
+        return self.index.get(part, [None])[0] is not None
+
+    def config(self, part: str, kind: Any) -> dict[str, Any]:
+        """The JSON configuration of a part, e.g. ``unet``; ``kind`` is the diffusers class that it describes."""
+        return self._read(part, lambda: kind.load_config(self._place, subfolder=part, revision=self.revision))
+
+    def model(self, part: str, kind: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
+        """A part with its weights: frozen, in eval mode, in ``dtype``.
+
+        Raises:
+            UserError: If a file is missing, broken, incomplete or pickled.
+        """
+        self._refuse_pickles(part)
+
+        def load() -> tuple[nn.Module, dict[str, Any]]:
+            return kind.from_pretrained(
+                self._place,
+                subfolder=part,
+                revision=self.revision,
+                variant=self.variant,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+
+        model, report = self._read(part, load)
+        # Both libraries fill missing tensors with random numbers and only warn.
+        if missing := sorted(report["missing_keys"]):
+            raise UserError(
+                f"'{self.pretrained}/{part}' is incomplete: {len(missing)} tensors are missing, first '{missing[0]}'; "
+                "copy or download it again."
+            )
+        # Diffusers' own .to() warns about dtypes even where nothing is at stake.
+        return nn.Module.to(model, dtype).requires_grad_(False).eval()
+
+    def tokenizer(self, part: str, kind: Any) -> Any:
+        """A tokenizer of the transformers class ``kind``."""
+        return self._read(
+            part, lambda: kind.from_pretrained(self._place, subfolder=part, revision=self.revision or "main")
+        )
+
+    def assemble(self, kind: Any, parts: Mapping[str, Any]) -> Any:
+        """The whole pipeline, read by the diffusers class ``kind``, with some parts replaced."""
+        return self._read(
+            None,
+            lambda: kind.from_pretrained(
+                self._place, revision=self.revision, variant=self.variant, use_safetensors=True, **parts
+            ),
+        )
+
+    @property
+    def _place(self) -> str:
+        folder = Path(self.pretrained).expanduser()
+        return str(folder) if folder.is_dir() else self.pretrained
+
+    def _read(self, part: str | None, read: Callable[[], T]) -> T:
+        from safetensors import SafetensorError
+
+        folder = Path(self._place)
+        if folder.is_dir() and part is not None and not (folder / part).is_dir():
+            raise UserError(
+                f"'{self.pretrained}' has no folder '{part}'; give a folder that was written by save_pretrained of a "
+                "diffusers pipeline of this family."
+            )
+        if not folder.is_dir() and (folder.is_absolute() or folder.parts[:1] in ((), ("..",), ("~",))):
+            raise UserError(f"'{self.pretrained}' is not a folder; give a diffusers pipeline folder or a hub id.")
+        name = "model_index.json" if part is None else part
+        try:
+            return read()
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if folder.is_dir():
+                message = f"'{self.pretrained}/{name}' cannot be read ({reason}); copy or download it again."
+            else:
+                message = (
+                    f"'{self.pretrained}' is not a folder and its '{name}' cannot be read from the hub ({reason}); "
+                    "check the spelling, the connection and HF_TOKEN, or give a local pipeline folder."
+                )
+            raise UserError(message) from error
+
+    def _refuse_pickles(self, part: str) -> None:
+        """Say in our words that a local part has pickled weights only; from the hub none are asked for."""
+        names = sorted(file.name for file in (Path(self._place) / part).glob("*"))
+        pickles = [name for name in names if name.endswith((".bin", ".ckpt", ".pt", ".pth"))]
+        if pickles and not any(name.endswith(".safetensors") for name in names):
+            raise UserError(
+                f"'{self.pretrained}/{part}' has its weights only as a pickle ('{pickles[0]}'), which is never opened "
+                "because it can run code; save the pipeline again with safe_serialization=True."
+            )
+
+
+def latent_side(resolution: int | None, default: int, multiple: int, factor: int, source: str) -> int:
+    """Side of the latents of an image of ``resolution`` (None: ``default``) pixels.
+
+    Args:
+        resolution: What the user asked for.
+        default: Pixels that the network was trained at.
+        multiple: Pixels must be a multiple of this: ``factor`` times the network's patch.
+        factor: Pixels per latent.
+        source: Name of the pipeline, for messages.
+
+    Raises:
+        UserError: If the side is no positive multiple.
+    """
+    pixels = default if resolution is None else resolution
+    if pixels <= 0 or pixels % multiple:
+        raise UserError(f"resolution is a positive multiple of {multiple} pixels for '{source}', got {pixels}.")
+    return pixels // factor
+
+
+class PipelineDenoiser(Denoiser):
+    """The network of a diffusers pipeline as a denoiser: nothing but that network, so that a copy is a copy of it.
+
+    A condition holds what the codec of the family makes of prompts: tensors by name, and for each that differs without
+    a prompt its counterpart under ``null_<name>``.
+
+    Args:
+        pipeline: Where configurations and weights are.
+        network: The module of the part ``self.part``, built from its configuration.
+        process: How data becomes noise.
+        prediction: What the network predicts.
+        sample_shape: Shape of one latent sample.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+    """
+
+    takes_prompts = True
+    part: str = "transformer"
+    """Folder of the network in the pipeline and its name in this module."""
+
+    def __init__(
+        self,
+        pipeline: PipelineFolder,
+        network: Any,
+        process: Process,
+        prediction: PredictionKind,
+        sample_shape: tuple[int, ...],
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__(process, prediction, sample_shape)
+        self.pipeline = pipeline
+        self.add_module(self.part, network)
+        if gradient_checkpointing:
+            network.enable_gradient_checkpointing()
+
+    @property
+    def network(self) -> Any:
+        """The diffusers module."""
+        return self.get_submodule(self.part)
+
+    def load_weights(self) -> None:
+        """Fill the network from the pipeline's safetensors.
+
+        Raises:
+            UserError: If the file is missing, broken, incomplete or pickled.
+        """
+        weights = self.pipeline.model(self.part, type(self.network)).state_dict()
+        load_strictly(self.network, weights, f"{self.pipeline.pretrained}/{self.part}")
+
+    @abstractmethod
+    def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
+        """The network's answer; ``x_t`` and the floating-point entries of ``condition`` are in the network's dtype.
+
+        Args:
+            x_t: Latents, (B, *sample_shape).
+            t: Times of the process, (B,), fp32.
+            condition: See :meth:`condition_shapes`.
+        """
+
+    @abstractmethod
+    def condition_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes, without the batch axis, of the smallest condition that the network takes."""
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
+        """The raw answer at latents ``x_t`` (B, ...) and times ``t`` (B,)."""
+        name = type(self).__name__
+        if s is not None:
+            raise UserError(f"{name} has one time input; give a flow-map student a second one with an adapter.")
+        if "prompt_embeds" not in condition:
+            raise UserError(f"{name} needs prompts; use a data module whose condition is a list of prompts.")
+        dtype = self.network.dtype
+        ready = {key: value.to(dtype) if value.is_floating_point() else value for key, value in condition.items()}
+        return self.answer(x_t.to(dtype), t.float(), ready)
+
+    def null_condition(self, condition: Condition) -> Condition:
+        """The condition of no prompt for every sample, with the names and shapes of ``condition``."""
+        nulls = {name.removeprefix(NULL): value for name, value in condition.items() if name.startswith(NULL)}
+        return {**condition, **nulls}
+
+    def example_condition(self, count: int, device: torch.device | str = "cpu") -> Condition:
+        """Zeros of the right shapes."""
+        shapes = self.condition_shapes()
+        names = (*shapes, *(NULL + name for name in shapes))
+        return {name: torch.zeros(count, *shapes[name.removeprefix(NULL)], device=device) for name in names}
+
+
+class PipelineCodec(Codec):
+    """VAE, tokenizers and text encoders of a diffusers pipeline; each is read when it is first used.
+
+    Always frozen, in eval mode and, unless asked otherwise, in fp32, also under autocast: latents and embeddings are
+    inputs of every network, and their rounding would be shared by all of them.
+
+    Args:
+        pipeline: Where the parts are.
+        text_dtype: What the text encoders compute in; ``bfloat16`` halves the memory of those with billions of
+            parameters.
+    """
+
+    place: Tensor
+    """An empty tensor that moves with the codec: parts are read to its device."""
+
+    def __init__(self, pipeline: PipelineFolder, text_dtype: TextDtype = "float32") -> None:
+        super().__init__()
+        self.pipeline = pipeline
+        self.text_dtype = getattr(torch, text_dtype)
+        self.parts = nn.ModuleDict()
+        self.tokenizers: dict[str, Any] = {}
+        self.null: dict[str, Tensor] = {}
+        self.register_buffer("place", torch.empty(0), persistent=False)
+
+    @abstractmethod
+    def embed(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Embeddings of B prompts by name, each (B, ...)."""
+
+    @abstractmethod
+    def vae_class(self) -> Any:
+        """The diffusers class of the VAE."""
+
+    def embed_nothing(self) -> dict[str, Tensor]:
+        """Embeddings of no prompt, each (1, ...)."""
+        return self.embed([""])
+
+    def train(self, mode: bool = True) -> PipelineCodec:
+        """A codec stays in eval mode, whatever the method around it does."""
+        return super().train(False)
+
+    # Lightning validates in inference mode; what is made there could never be used in training, so it is left here.
+    @torch.inference_mode(False)
+    def module(self, part: str, kind: Any) -> Any:
+        """A frozen part, read at the first call."""
+        if part not in self.parts:
+            dtype = torch.float32 if part == "vae" else self.text_dtype
+            self.parts[part] = self.pipeline.model(part, kind, dtype).to(self.place.device)
+        return self.parts[part]
+
+    def tokenize(self, part: str, kind: Any, prompts: Sequence[str], **options: Any) -> Any:
+        """Tokens of ``prompts`` on the codec's device; the tokenizer is read at the first call.
+
+        Args:
+            part: Folder of the tokenizer.
+            kind: Its transformers class.
+            prompts: Texts.
+            options: What the tokenizer gets; default padded and cut to the length that it was made for.
+        """
+        if part not in self.tokenizers:
+            self.tokenizers[part] = self.pipeline.tokenizer(part, kind)
+        tokenizer = self.tokenizers[part]
+        options = {"padding": "max_length", "max_length": tokenizer.model_max_length, "truncation": True, **options}
+        return tokenizer(list(prompts), return_tensors="pt", **options).to(self.place.device)
+
+    def encode_condition(self, condition: Mapping[str, Any]) -> Condition:
+        """``{"prompt": list of B strings}`` to tensors (B, ...) in fp32, and their counterparts without a prompt.
+
+        Prompts longer than the tokenizer's limit are cut, as in the pipeline. The counterparts are views of one
+        embedding, expanded over the batch.
+
+        Raises:
+            UserError: If there are no prompts.
+        """
+        if "prompt" not in condition:
+            raise UserError(
+                f"{type(self).__name__} needs prompts; use a data module whose condition is a list of prompts."
+            )
+        with torch.inference_mode(False), torch.no_grad(), self.full_precision():
+            embeds = self.embed(condition["prompt"])
+            if not self.null:
+                self.null = self.embed_nothing()
+            count = len(condition["prompt"])
+            nulls = {
+                name: value.to(self.place.device).expand(count, *value.shape[1:]) for name, value in self.null.items()
+            }
+            return self.matched(embeds, nulls)
+
+    def matched(self, embeds: dict[str, Tensor], nulls: dict[str, Tensor]) -> Condition:
+        """Both as one condition; overridden where their shapes may differ."""
+        return {**embeds, **{NULL + name: value for name, value in nulls.items()}}
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] to normalised latents: the mode of the VAE's posterior."""
+        vae = self.vae()
+        with self.full_precision():
+            latents = vae.encode(images.to(vae.dtype)).latent_dist.mode().float()
+        mean, std = self.statistics(latents)
+        return (latents - mean) / std
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Normalised latents to images, nominally in [-1, 1]. Differentiable in ``x0``."""
+        vae = self.vae()
+        mean, std = self.statistics(x0)
+        with self.full_precision():
+            return vae.decode((x0 * std + mean).to(vae.dtype)).sample.float()
+
+    def vae(self) -> Any:
+        """The VAE."""
+        new = "vae" not in self.parts
+        vae = self.module("vae", self.vae_class())
+        if new:
+            # One image at a time: the decoder needs gigabytes per 512 x 512 image, and results do not depend on B.
+            vae.enable_slicing()
+        return vae
+
+    def statistics(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of raw latents, per channel where the VAE says so, to broadcast."""
+        config = self.vae().config
+        shape = (1, -1, *[1] * (latents.ndim - 2))
+
+        def numbers(value: Any) -> Tensor:
+            return torch.as_tensor(value, dtype=torch.float32, device=latents.device).reshape(shape)
+
+        mean = config.get("latents_mean") or config.get("shift_factor") or 0.0
+        return numbers(mean), numbers(config.get("latents_std") or 1.0) / (config.get("scaling_factor") or 1.0)
+
+    def full_precision(self) -> torch.autocast:
+        """Autocast does not reach inside."""
+        return torch.autocast(self.place.device.type, enabled=False)
