@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -13,11 +14,11 @@ from fastgen.methods.batch import MicroBatch
 from fastgen.sampling.students import StudentSampler
 
 
-class TrajectoryDistiller(Distiller):
+class TrajectoryDistiller(Distiller, ABC):
     """The student learns from pairs of noise and what the teacher's solver makes of it; nothing else is trained.
 
-    Pairs lie in files (``fastgen pairs`` writes them, the data module ``Pairs`` reads them); the teacher may then be left
-    out. With any other data module the solver makes the pairs inside the step, from its conditions alone.
+    Pairs lie in files (``fastgen pairs`` writes them, the data module ``Pairs`` reads them); the teacher may then be
+    left out. With any other data module the solver makes the pairs inside the step, from its conditions alone.
 
     Args:
         sampler: How the student generates; default one call at ``t_max``, more without fresh noise.
@@ -25,6 +26,10 @@ class TrajectoryDistiller(Distiller):
 
     def __init__(self, sampler: StudentSampler | None = None, **kwargs: Any) -> None:
         super().__init__(sampler=sampler or StudentSampler(stochastic=False), **kwargs)
+
+    @abstractmethod
+    def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
+        """The named losses of the student on a micro-batch."""
 
     @torch.no_grad()
     def pair(self, part: MicroBatch) -> tuple[Tensor, Tensor]:
