@@ -4,6 +4,7 @@ from fastgen.methods.base import Distiller
 from fastgen.methods.dmd2 import DMD2
 from fastgen.methods.kd import KD
 from fastgen.methods.optimal_steps import OptimalSteps
+from fastgen.methods.pi_flow import PiFlow
 from fastgen.methods.progressive import Progressive
 from fastgen.methods.reflow import Reflow
 from fastgen.methods.score import ScoreDistiller
@@ -16,6 +17,7 @@ __all__ = [
     "KD",
     "Distiller",
     "OptimalSteps",
+    "PiFlow",
     "Progressive",
     "Reflow",
     "ScoreDistiller",
