@@ -34,12 +34,16 @@ def parser() -> Parser:
         error_handler=None,
         exit_on_error=False,
     )
-    found.add_argument("--config", action=ActionConfigFile, help="a config of 'fastgen fit'; its teacher makes the pairs")
+    found.add_argument(
+        "--config", action=ActionConfigFile, help="a config of 'fastgen fit'; its teacher makes the pairs"
+    )
     found.add_lightning_class_args(Distiller, "model", subclass_mode=True, required=False)
     for name in FIT_OPTIONS:
         found.add_argument(f"--{name}", type=Any, default=None, help=argparse.SUPPRESS)
     found.add_argument("--ckpt", type=str | None, default=None, help="make pairs with a checkpoint's network instead")
-    found.add_argument("--role", type=str | None, default=None, help="teacher (default), or average, student, ... of --ckpt")
+    found.add_argument(
+        "--role", type=str | None, default=None, help="teacher (default), or average, student, ... of --ckpt"
+    )
     found.add_argument("--out", type=str, default="pairs", help="the folder; may be interrupted and repeated")
     found.add_argument("--count", type=int, default=10000, help="number of pairs")
     found.add_argument("--steps", type=int | None, default=None, help="steps of the solver; default as configured")
@@ -48,10 +52,14 @@ def parser() -> Parser:
     )
     found.add_argument("--with-noise", action="store_true", help="store the noise too, not only its seed")
     found.add_argument("--labels", type=str | None, default=None, help="classes to cycle through, e.g. 0-9")
-    found.add_argument("--prompts", type=str | None, default=None, help="text file with one prompt per line to cycle through")
+    found.add_argument(
+        "--prompts", type=str | None, default=None, help="text file with one prompt per line to cycle through"
+    )
     found.add_argument("--shard-size", type=int, default=4096, help="pairs per file")
     found.add_argument("--batch-size", type=int, default=256, help="pairs made at once")
-    found.add_argument("--part", type=str, default="0/1", help="i/n: make only every n-th shard, for n processes at once")
+    found.add_argument(
+        "--part", type=str, default="0/1", help="i/n: make only every n-th shard, for n processes at once"
+    )
     found.add_argument("--device", type=str, default="cuda" if torch.cuda.is_available() else "cpu")
     return found
 
@@ -92,7 +100,9 @@ def source(options: Namespace, settings: Parser) -> tuple[Distiller, str]:
     return method.to(options.device), role
 
 
-def make(method: Distiller, role: str, options: Namespace, seeds: list[int], condition: dict[str, Any]) -> dict[str, Any]:
+def make(
+    method: Distiller, role: str, options: Namespace, seeds: list[int], condition: dict[str, Any]
+) -> dict[str, Any]:
     """The tensors of some pairs, and their encoded condition."""
     with torch.no_grad():
         encoded = method.encode_condition(condition)
@@ -144,7 +154,9 @@ def pairs(words: Sequence[str]) -> None:
     )
     from tqdm import tqdm
 
-    starts = [start for start in range(0, options.count, options.shard_size) if start // options.shard_size % parts == part]
+    starts = [
+        start for start in range(0, options.count, options.shard_size) if start // options.shard_size % parts == part
+    ]
     ends = [min(start + options.shard_size, options.count) for start in starts]
     with tqdm(total=sum(ends) - sum(starts), desc="pairs", unit="pair") as bar:
         for start, end in zip(starts, ends, strict=True):

@@ -26,7 +26,9 @@ def twin_of(layer: nn.Module, values: Tensor) -> nn.Linear | nn.Conv2d:
     elif isinstance(layer, nn.Conv2d):
         twin = nn.Conv2d(layer.in_channels, len(values), layer.kernel_size, layer.stride, layer.padding)  # type: ignore
     else:
-        raise UserError(f"A policy reads what the last layer reads, a linear layer or Conv2d, not {type(layer).__name__}.")
+        raise UserError(
+            f"A policy reads what the last layer reads, a linear layer or Conv2d, not {type(layer).__name__}."
+        )
     twin.to(layer.weight.device, layer.weight.dtype)
     nn.init.zeros_(twin.weight)
     with torch.no_grad():
@@ -54,7 +56,9 @@ class PolicyDenoiser(Denoiser):
         self.num_classes, self.takes_prompts = network.num_classes, network.takes_prompts
         layer = dict(network.named_modules()).get(head)
         if layer is None:
-            raise UserError(f"{type(network).__name__} has no layer '{head}'; give model.init_args.head its last layer.")
+            raise UserError(
+                f"{type(network).__name__} has no layer '{head}'; give model.init_args.head its last layer."
+            )
         channels = network.sample_shape[0]
         self.network, self.family, self.head = network, family, head
         self.extra = twin_of(layer, family.initial(channels))

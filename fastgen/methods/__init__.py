@@ -2,6 +2,7 @@
 
 from fastgen.methods.base import Distiller
 from fastgen.methods.dmd2 import DMD2
+from fastgen.methods.gdd import GDD
 from fastgen.methods.kd import KD
 from fastgen.methods.optimal_steps import OptimalSteps
 from fastgen.methods.pi_flow import PiFlow
@@ -14,6 +15,7 @@ from fastgen.methods.trajectory import TrajectoryDistiller
 
 __all__ = [
     "DMD2",
+    "GDD",
     "KD",
     "Distiller",
     "OptimalSteps",

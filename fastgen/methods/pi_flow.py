@@ -32,10 +32,10 @@ class PiFlow(TrajectoryDistiller):
     teacher is asked for its velocity there, and the policy's mean velocity over a short window is regressed on it. At
     first the teacher leads between these times; its share falls to zero over ``mixing_updates``.
 
-    Segments begin at ``sampler.times``. With real samples in the batch a segment begins at a noised one; without, at the
-    end of the student's own earlier segments, of which one is drawn per update (the paper updates after each in turn).
-    Everything happens in the time of rectified flow. Not here: dropout of components, a shorter last segment, the
-    sampler's temperature and fresh noise between segments.
+    Segments begin at ``sampler.times``. With real samples in the batch a segment begins at a noised one; without, at
+    the end of the student's own earlier segments, of which one is drawn per update (the paper updates after each in
+    turn). Everything happens in the time of rectified flow. Not here: dropout of components, a shorter last segment,
+    the sampler's temperature and fresh noise between segments.
 
     Args:
         policy: What policies are made of; default a mixture of 8 Gaussians.
@@ -91,7 +91,7 @@ class PiFlow(TrajectoryDistiller):
         return prediction.noise - prediction.x0
 
     def chain(self, denoiser: Denoiser, noise: Tensor, condition: Condition, edges: list[float], stop: int) -> Tensor:
-        """From noise through the first ``stop`` segments: one call each, then its policy; in the process's own scale."""
+        """From noise through the first ``stop`` segments, one call and its policy each; in the process's own scale."""
         assert isinstance(denoiser, PolicyDenoiser)
         process = denoiser.process
         t = noise.new_full((len(noise),), edges[0], dtype=torch.float64)

@@ -16,8 +16,8 @@ from fastgen.sampling.students import StudentSampler
 class TrajectoryDistiller(Distiller):
     """The student learns from pairs of noise and what the teacher's solver makes of it; nothing else is trained.
 
-    Pairs lie in files (``fastgen pairs`` writes them, the data module ``Pairs`` reads them); the teacher may then be left
-    out. With any other data module the solver makes the pairs inside the step, from its conditions alone.
+    Pairs lie in files (``fastgen pairs`` writes them, the data module ``Pairs`` reads them); the teacher may then be
+    left out. With any other data module the solver makes the pairs inside the step, from its conditions alone.
 
     Args:
         sampler: How the student generates; default one call at ``t_max``, more without fresh noise.

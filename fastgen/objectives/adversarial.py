@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,3 +15,12 @@ def generator_loss(fake_logits: Tensor) -> Tensor:
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     """``mean softplus(-D(real)) + mean softplus(D(fake))``."""
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def gradient_penalty(logits: Tensor, x: Tensor) -> Tensor:
+    """``mean 1/2 |grad_x D(x)|^2``, R1 at real samples ``x`` (B, ...) (Mescheder et al. 2018, arXiv 1801.04406, eq. 9).
+
+    ``logits`` (B,) must come from ``x``; the result carries a graph to the discriminator.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+    return 0.5 * gradient.flatten(1).square().sum(1).mean()

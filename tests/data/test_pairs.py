@@ -219,5 +219,3 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path):
     folder = make(config(tmp_path), "--count=8")
     with pytest.raises(UserError, match="held_out_count = 256"):
         Pairs(str(folder)).setup()
-
-
