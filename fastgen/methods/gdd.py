@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
@@ -118,7 +120,9 @@ class GDD(Distiller):
         # Validation runs without gradients, but R1 is one.
         with torch.inference_mode(False), torch.set_grad_enabled(penalised or torch.is_grad_enabled()):
             x0 = part.x0.clone().requires_grad_(penalised)
-            real = self.logits(x0, part.condition, draws.scoped("real"))
+            # Fused attention has no second derivative.
+            with sdpa_kernel(SDPBackend.MATH) if penalised else nullcontext():
+                real = self.logits(x0, part.condition, draws.scoped("real"))
             losses = {}
             if penalised:
                 penalty = gradient_penalty(real.sum(1), x0)

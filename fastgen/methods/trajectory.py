@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from fastgen.methods.batch import MicroBatch
 from fastgen.sampling.students import StudentSampler
 
 
-class TrajectoryDistiller(Distiller):
+class TrajectoryDistiller(Distiller, ABC):
     """The student learns from pairs of noise and what the teacher's solver makes of it; nothing else is trained.
 
     Pairs lie in files (``fastgen pairs`` writes them, the data module ``Pairs`` reads them); the teacher may then be
@@ -38,3 +39,7 @@ class TrajectoryDistiller(Distiller):
             )
         noise = part.draws.normal("pair", self.teacher.sample_shape, self.noise_dtype())
         return noise, self.solver.solve(self.teacher, noise, part.condition)
+
+    @abstractmethod
+    def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
+        """The regression; leaves a ``Rollout`` in ``part.memory["student"]`` for the extras."""
