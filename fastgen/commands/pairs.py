@@ -129,9 +129,8 @@ def pairs(words: Sequence[str]) -> None:
         torch.set_num_threads(options.threads)
     method, role = source(options, settings)
     network, out = method.network(role), Path(options.out)
-    asked = conditions(
-        method, options.count, argparse.Namespace(prompt=[], prompts=options.prompts, labels=options.labels)
-    )
+    given = argparse.Namespace(prompt=[], prompts=options.prompts, labels=options.labels)
+    asked = conditions(network, options.count, given)
     example = method.encode_condition(slices(asked, slice(0, 1)))
     claim(
         out,

@@ -12,14 +12,13 @@ import torch
 from fastgen.commands.loading import method_on
 from fastgen.commands.parser import Parser, integers
 from fastgen.data.prompts import read_prompts
+from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
-from fastgen.methods import Distiller
 
 
-def conditions(method: Distiller, count: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def conditions(network: Denoiser, count: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One condition per sample, cycling through what the user gave."""
-    student = method.student
-    if student.takes_prompts:
+    if network.takes_prompts:
         prompts = list(arguments.prompt)
         if arguments.prompts:
             prompts += read_prompts(arguments.prompts)
@@ -28,13 +27,13 @@ def conditions(method: Distiller, count: int, arguments: argparse.Namespace) -> 
         return {"prompt": [prompts[i % len(prompts)] for i in range(count)]}
     if arguments.prompt or arguments.prompts:
         raise UserError("This checkpoint takes no prompts; leave --prompt and --prompts out.")
-    if not student.num_classes:
+    if not network.num_classes:
         if arguments.labels:
             raise UserError("This checkpoint takes no labels; leave --labels out.")
         return {}
-    labels = integers(arguments.labels) if arguments.labels else list(range(student.num_classes))
-    if max(labels) >= student.num_classes:
-        raise UserError(f"--labels must be below {student.num_classes}, the number of classes, got {max(labels)}.")
+    labels = integers(arguments.labels) if arguments.labels else list(range(network.num_classes))
+    if max(labels) >= network.num_classes:
+        raise UserError(f"--labels must be below {network.num_classes}, the number of classes, got {max(labels)}.")
     return {"label": torch.tensor([labels[i % len(labels)] for i in range(count)])}
 
 
@@ -83,7 +82,7 @@ def sample(words: Sequence[str]) -> None:
     seeds = integers(arguments.seeds)
 
     method = method_on(arguments.ckpt, arguments.device, with_teacher=arguments.role == "teacher")
-    condition = conditions(method, len(seeds), arguments)
+    condition = conditions(method.student, len(seeds), arguments)
     from tqdm import tqdm
 
     rows = [slice(i, i + arguments.batch_size) for i in range(0, len(seeds), arguments.batch_size)]

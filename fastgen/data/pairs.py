@@ -71,8 +71,8 @@ class Pairs(DistillationData):
         train = self.folder.count - self.held_out_count
         if train < 1 or self.held_out_count < 1:
             raise UserError(
-                f"'{self.path}' holds {self.folder.count} pairs, of which data.held_out_count = {self.held_out_count} are "
-                "for validation; hold out at least 1 and fewer than there are."
+                f"'{self.path}' holds {self.folder.count} pairs, of which data.held_out_count = {self.held_out_count} "
+                "are for validation; hold out at least 1 and fewer than there are."
             )
         return _PairSource(self.folder, 0, train), _PairSource(self.folder, train, self.held_out_count)
 
@@ -100,9 +100,7 @@ class Pairs(DistillationData):
         if self.like is not None:
             return self.like.evaluation_conditions(indices)
         if set(self.folder.manifest["condition"]) - {"label"}:
-            raise UserError(
-                "These pairs were made from prompts; give data.like, e.g. Prompts with the prompts to evaluate."
-            )
+            raise UserError("These pairs were made from prompts; give data.like, e.g. Prompts with those to evaluate.")
         return super().evaluation_conditions(indices)
 
     def reference(self) -> dict[str, Tensor] | None:

@@ -2,5 +2,6 @@
 
 from fastgen.extras.base import Extra
 from fastgen.extras.gan import GAN
+from fastgen.extras.reward import DigitLogProbability, Reward, RewardModel
 
-__all__ = ["GAN", "Extra"]
+__all__ = ["GAN", "DigitLogProbability", "Extra", "Reward", "RewardModel"]

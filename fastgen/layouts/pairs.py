@@ -1,8 +1,8 @@
 """A folder of pairs: a manifest and safetensors shards of (seed, noise?, x0, condition), all in the denoiser's space.
 
 Pair ``i`` is row ``i % shard_size`` of shard ``i // shard_size``. It is made from the seed ``first_seed + i``, as
-``fastgen sample`` would make it, so the noise need not be stored. A tensor of the condition that is the same for a whole
-shard (e.g. the embedding of the empty prompt) is stored once.
+``fastgen sample`` would make it, so the noise need not be stored. A tensor of the condition that is the same for a
+whole shard (e.g. the embedding of the empty prompt) is stored once.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def claim(folder: Path, wanted: dict[str, Any]) -> None:
         for key in wanted.keys() - {"count"}:
             if found.get(key) != wanted[key]:
                 raise UserError(
-                    f"'{folder}' was begun with another {key} ({found.get(key)}, now {wanted[key]}); give another --out, or "
-                    "delete it."
+                    f"'{folder}' was begun with another {key} ({found.get(key)}, now {wanted[key]}); give another "
+                    "--out, or delete it."
                 )
         if found["count"] >= wanted["count"]:
             return
@@ -103,7 +103,7 @@ class PairFolder:
         if missing:
             raise UserError(
                 f"{len(missing)} of the {len(shards)} shards in '{folder}' are missing, first "
-                f"'{shard_path(folder, missing[0]).name}'; repeat the 'fastgen pairs' command, it makes what is missing."
+                f"'{shard_path(folder, missing[0]).name}'; repeat the 'fastgen pairs' command, it makes the missing."
             )
         self._open: dict[int, dict[str, Tensor]] = {}
 

@@ -4,16 +4,18 @@ from fastgen.methods.base import Distiller
 from fastgen.methods.decoupled_dmd import DecoupledDMD
 from fastgen.methods.diff_instruct import DiffInstruct
 from fastgen.methods.dmd2 import DMD2
+from fastgen.methods.ect import ECT
 from fastgen.methods.f_distill import FDistill
 from fastgen.methods.few_step_sid import FewStepSiD
-from fastgen.methods.kd import KD
-from fastgen.methods.optimal_steps import OptimalSteps
-from fastgen.methods.progressive import Progressive
-from fastgen.methods.reflow import Reflow
-from fastgen.methods.ect import ECT
 from fastgen.methods.flow_map import FlowMapDistiller
+from fastgen.methods.gdd import GDD
+from fastgen.methods.kd import KD
 from fastgen.methods.lcm import LCM
 from fastgen.methods.mean_flow import MeanFlow
+from fastgen.methods.optimal_steps import OptimalSteps
+from fastgen.methods.pi_flow import PiFlow
+from fastgen.methods.progressive import Progressive
+from fastgen.methods.reflow import Reflow
 from fastgen.methods.scm import SCM
 from fastgen.methods.score import ScoreDistiller
 from fastgen.methods.shortcut import Shortcut
@@ -26,6 +28,7 @@ from fastgen.methods.trajectory import TrajectoryDistiller
 __all__ = [
     "DMD2",
     "ECT",
+    "GDD",
     "KD",
     "LCM",
     "SCM",
@@ -38,6 +41,7 @@ __all__ = [
     "FlowMapDistiller",
     "MeanFlow",
     "OptimalSteps",
+    "PiFlow",
     "Progressive",
     "Reflow",
     "ScoreDistiller",

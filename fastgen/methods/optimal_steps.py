@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -22,9 +23,9 @@ from fastgen.sampling.students import StudentSampler
 class OptimalSteps(Distiller):
     """Optimal Stepsize for Diffusion Sampling (Pei et al. 2025, arXiv 2503.21774; github.com/bebebe666/OptimalSteps).
 
-    The student is the teacher with a better grid of times: for each sample the search finds the grid on which Euler (DDIM)
-    steps end nearest to the end of the teacher's fine trajectory, and the student takes the median over samples. An
-    "update" searches one batch and takes the median over all batches so far; ``trainer.max_steps`` is the number of
+    The student is the teacher with a better grid of times: for each sample the search finds the grid on which Euler
+    (DDIM) steps end nearest to the end of the teacher's fine trajectory, and the student takes the median over samples.
+    An "update" searches one batch and takes the median over all batches so far; ``trainer.max_steps`` is the number of
     batches. No gradient is computed. The official code takes the median of an even number of samples by integer means;
     here it is the lower median, which is always a grid.
 
@@ -62,7 +63,7 @@ class OptimalSteps(Distiller):
         times = [*process.solver_grid(self.fine_steps), process.t_clean]
         noise = part.draws.normal("noise", self.teacher.sample_shape)
         states = [process.start(noise, noise.new_full((len(noise),), times[0], dtype=torch.float64))]
-        for start, end in zip(times[:-1], times[1:], strict=True):
+        for start, end in pairwise(times):
             states.append(self.moved(states[-1], start, end, part.condition))
         return times, states
 
@@ -105,7 +106,7 @@ class OptimalSteps(Distiller):
         times, states = self.trajectory(part)
         x = states[0]
         grid = [*self.student.times.tolist(), times[-1]]
-        for start, end in zip(grid[:-1], grid[1:], strict=True):
+        for start, end in pairwise(grid):
             x = self.moved(x, start, end, part.condition)
         return {"distance": (x - states[-1]).square().mean()}
 

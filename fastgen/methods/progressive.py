@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
@@ -26,8 +26,8 @@ class Progressive(TrajectoryDistiller):
     first and then the student as the last stage left it. At a stage's begin the optimizer's state is dropped and the
     learning-rate schedule starts anew. Samples are drawn with the steps of the current stage.
 
-    The steps of all stages lie on one grid of ``2 steps[0]`` times, the process's own. Targets are not clipped. The first
-    stage's teacher is guided by ``solver.guidance``.
+    The steps of all stages lie on one grid of ``2 steps[0]`` times, the process's own. Targets are not clipped. The
+    first stage's teacher is guided by ``solver.guidance``.
 
     Args:
         steps: The student's steps in each stage; each is half of the one before.
@@ -102,10 +102,9 @@ class Progressive(TrajectoryDistiller):
     @torch.no_grad()
     def begin_stage(self, stage: int) -> None:
         """The student becomes the teacher; its optimizer and schedule begin anew."""
-        for kept, current in zip(self.snapshot.parameters(), self.student.parameters(), strict=True):
-            kept.copy_(current)
-        for kept, current in zip(self.snapshot.buffers(), self.student.buffers(), strict=True):
-            kept.copy_(current)
+        for part in (nn.Module.parameters, nn.Module.buffers):
+            for kept, current in zip(part(self.snapshot), part(self.student), strict=True):
+                kept.copy_(current)
         optimizer, schedule = self.optimizer_of("student"), self.lr_scheduler_of("student")
         optimizer.state.clear()
         if schedule is not None:

@@ -18,9 +18,9 @@ class Reflow(TrajectoryDistiller):
     """Reflow of Rectified Flow (Liu et al. 2022, arXiv 2209.03003, eq. 1; github.com/gnobitab/RectifiedFlow).
 
     Loss: ``|v(x_t, t) - (noise - x)|^2`` at x_t between the ends of a pair, which is flow matching on the teacher's
-    coupling. Twice the loss, summed over a sample, is the straightness of the paths. For k-rectified flow make new pairs
-    by ``fastgen pairs --ckpt`` from the student; for InstaFlow (arXiv 2309.06380) make guided pairs, reflow, and finish
-    with ``KD``.
+    coupling. Twice the loss, summed over a sample, is the straightness of the paths. For k-rectified flow make new
+    pairs by ``fastgen pairs --ckpt`` from the student; for InstaFlow (arXiv 2309.06380) make guided pairs, reflow, and
+    finish with ``KD``.
 
     Works on any process, with ``v = noise - x0``. Samplers of EDM and VP do not begin at alpha = 0 though, so that
     training sees ``alpha x`` beside the noise and the sampler does not; give the student ``RectifiedFlow`` to be exact.

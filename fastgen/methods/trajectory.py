@@ -43,3 +43,7 @@ class TrajectoryDistiller(Distiller, ABC):
             )
         noise = part.draws.normal("pair", self.teacher.sample_shape, self.noise_dtype())
         return noise, self.solver.solve(self.teacher, noise, part.condition)
+
+    @abstractmethod
+    def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
+        """The regression; leaves a ``Rollout`` in ``part.memory["student"]`` for the extras."""

@@ -39,9 +39,9 @@ def optimal_steps(
 ) -> tuple[Tensor, Tensor]:
     """Dynamic programming over a teacher's trajectory (Pei et al. 2025, arXiv 2503.21774, algorithm 1).
 
-    Cell (k, j) holds the best k-step path that ends at time j, with its own state: one step from the best paths of k - 1
-    steps, compared with the teacher's state at j. The search is exact for one and two steps and greedy beyond, since a
-    path is judged where it ends and not where it may lead.
+    Cell (k, j) holds the best k-step path that ends at time j, with its own state: one step from the best paths of
+    k - 1 steps, compared with the teacher's state at j. The search is exact for one and two steps and greedy beyond,
+    since a path is judged where it ends and not where it may lead.
 
     Args:
         states: The teacher's states at times 0 (noise) to M (data), each (B, ...).

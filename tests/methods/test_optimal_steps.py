@@ -142,7 +142,7 @@ def test_a_copy_borrows_the_network_and_a_checkpoint_holds_the_grid_alone():
 
 def test_what_it_does_not_train_is_refused():
     teacher = partial(GaussianDenoiser, EDM(), MEAN, COVARIANCE)
-    with pytest.raises(UserError, match="leave model.init_args.student out"):
+    with pytest.raises(UserError, match=r"leave model\.init_args\.student out"):
         OptimalSteps(teacher=teacher, student=teacher)
     with pytest.raises(UserError, match="chooses 5 of 4"):
         OptimalSteps(teacher=teacher, steps=5, fine_steps=4)

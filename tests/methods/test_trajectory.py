@@ -43,7 +43,7 @@ class Linear(Denoiser):
 
 
 class Straight(Denoiser):
-    """The exact denoiser of the coupling (z, x = A z + b) of rectified flow: x_t determines z, so lines are straight."""
+    """The exact denoiser of the coupling (z, A z + b) of rectified flow: x_t determines z, so lines are straight."""
 
     def __init__(self, a: Tensor, b: Tensor, bend: float = 0.0) -> None:
         super().__init__(RectifiedFlow(), "velocity", (len(b),))

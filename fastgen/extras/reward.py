@@ -1,0 +1,98 @@
+"""Reward: a differentiable judge of the student's samples, as a term of any method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgen.errors import UserError
+from fastgen.extras.base import Extra
+
+if TYPE_CHECKING:
+    from fastgen.methods.base import Distiller
+    from fastgen.methods.batch import MicroBatch
+
+
+class RewardModel(nn.Module, ABC):
+    """Judges samples. Its weights are frozen, keep their dtype and enter no checkpoint.
+
+    A subclass loads its weights in the constructor, from a path that the user gives, and does its own resizing and
+    normalisation, differentiably. Rewards should be of order one: subtract the mean and divide by the standard
+    deviation that they have on the teacher's samples.
+    """
+
+    @abstractmethod
+    def forward(self, samples: Tensor, condition: Mapping[str, Any]) -> Tensor:
+        """Rewards (B,), larger is better, differentiable in ``samples``.
+
+        Args:
+            samples: What people see: images (B, C, H, W), nominally in [-1, 1] and not clamped, or points (B, D).
+            condition: As the data module gave it: ``{"prompt": list of B strings}``, ``{"label": (B,)}`` or ``{}``.
+        """
+
+
+class DigitLogProbability(RewardModel):
+    """log p(label | image) of the digits classifier that ships with fastgen, at most 0.
+
+    It is also the network of the digits' metrics, so numbers of a student that was trained with it flatter it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        from fastgen.metrics.classifier import DigitsClassifier
+
+        self.network = DigitsClassifier().build()
+
+    def forward(self, samples: Tensor, condition: Mapping[str, Any]) -> Tensor:
+        if "label" not in condition:
+            raise UserError("DigitLogProbability judges digits by their label; the data module gives none.")
+        return -nn.functional.cross_entropy(self.network(samples), condition["label"], reduction="none")
+
+
+class Reward(Extra):
+    """Reward feedback: ``weight * mean(-r)``, or ``weight * mean relu(margin - r)``, on the student's own samples.
+
+    ReFL (Xu et al. 2023, arXiv 2304.05977) beside a distillation loss that keeps the student near the teacher, as in
+    DMDR (Jiang et al. 2025, arXiv 2511.13649, a classifier's cross-entropy with weight 0.05) and Hyper-SD (Ren et al.
+    2024, arXiv 2404.13686, a margin). Samples are decoded with gradients. Start when samples can be judged.
+
+    Args:
+        model: Builds the reward model, e.g. ``{class_path: DigitLogProbability}``.
+        weight: Factor of the term.
+        start: Student update from which it is active.
+        margin: Reward from which a sample is good enough; ``None`` for never.
+    """
+
+    model: RewardModel
+
+    def __init__(
+        self,
+        model: Callable[[], RewardModel],
+        weight: float = 0.05,
+        start: int = 0,
+        margin: float | None = None,
+    ) -> None:
+        super().__init__(weight, start)
+        self.factory = model
+        self.margin = margin
+
+    def build(self, method: Distiller) -> None:
+        model = self.factory().requires_grad_(False).eval()
+        object.__setattr__(self, "model", model)  # no submodule: neither saved nor cast
+
+    def losses(self, method: Distiller, role: str, part: MicroBatch) -> dict[str, Tensor]:
+        if role != "student":
+            return {}
+        if "student" not in part.memory:
+            raise UserError(f"The Reward extra judges samples, and {type(method).__name__} leaves none for it.")
+        x0 = part.memory["student"].x0
+        if next(self.model.parameters(), x0).device != x0.device:
+            self.model.to(x0.device)
+        with torch.autocast(x0.device.type, enabled=False):
+            rewards = self.model(method.codec.decode(x0).float(), part.asked)
+        method.record("health/reward", rewards.mean())
+        return {"reward": self.weight * (-rewards if self.margin is None else (self.margin - rewards).relu()).mean()}

@@ -1,0 +1,151 @@
+"""pi-Flow: the student's output is a policy, not a prediction."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgen.conditions import Condition
+from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.policy import FLOW, PolicyDenoiser, flow_time
+from fastgen.errors import UserError
+from fastgen.methods.batch import MicroBatch
+from fastgen.methods.trajectory import TrajectoryDistiller
+from fastgen.processes import expand
+from fastgen.randomness import Draws
+from fastgen.sampling.guided import guided
+from fastgen.sampling.policies import GMFlow, Policy, PolicyFamily
+from fastgen.sampling.students import Rollout
+
+EARLIEST = 1e-3
+"""The teacher is asked no nearer than this to the end of a segment."""
+
+
+class PiFlow(TrajectoryDistiller):
+    """pi-Flow by imitation distillation (Chen et al. 2025, arXiv 2510.14974, algorithm 1; github.com/Lakonik/piFlow).
+
+    One call gives a policy for a segment; following it takes many substeps but no network. The policy learns where it
+    leads itself: the student's policy, cut from the graph, is followed to ``states`` random times of the segment, the
+    teacher is asked for its velocity there, and the policy's mean velocity over a short window is regressed on it. At
+    first the teacher leads between these times; its share falls to zero over ``mixing_updates``.
+
+    Segments begin at ``sampler.times``. With real samples in the batch a segment begins at a noised one; without, at
+    the end of the student's own earlier segments, of which one is drawn per update (the paper updates after each in
+    turn). Everything happens in the time of rectified flow. Not here: dropout of components, a shorter last segment,
+    the sampler's temperature and fresh noise between segments.
+
+    Args:
+        policy: What policies are made of; default a mixture of 8 Gaussians.
+        head: Module path of the network's last layer.
+        states: Times of a segment at which the teacher is asked.
+        window: Length over which the policy's velocity is averaged.
+        substeps: Substeps of a policy from pure noise to data.
+        mixing_updates: Student updates until the student alone leads.
+        loss_scale: Factor of the mean squared error.
+    """
+
+    teacher: Denoiser
+    student: PolicyDenoiser
+
+    def __init__(
+        self,
+        policy: PolicyFamily | None = None,
+        head: str = "head",
+        states: int = 2,
+        window: float = 3 / 128,
+        substeps: int = 128,
+        mixing_updates: int = 2000,
+        loss_scale: float = 30.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.policy = policy or GMFlow()
+        self.head, self.states, self.window, self.substeps = head, states, window, substeps
+        self.mixing_updates, self.loss_scale = mixing_updates, loss_scale
+
+    def build_roles(self) -> None:
+        if self.teacher is None:
+            raise UserError("PiFlow needs a teacher to imitate; give model.init_args.teacher.")
+        if not isinstance(self.student, PolicyDenoiser):
+            self.student = PolicyDenoiser(self.student, self.policy, self.head)
+
+    def teacher_share(self) -> float:
+        """The part of a segment in which the teacher leads: 1 at first, 0 from ``mixing_updates`` on."""
+        return max(0.0, 1.0 - self.student_updates / self.mixing_updates) if self.mixing_updates else 0.0
+
+    def substeps_of(self, length: float) -> int:
+        """Substeps for a stretch of time; a function of settings alone, so that no sample depends on its batch."""
+        return max(1, math.ceil(self.substeps * length - 1e-9))
+
+    def edges(self, denoiser: Denoiser, steps: int | None = None) -> list[float]:
+        """The ends of the segments in the process's time, from noise to data."""
+        return [*self.sampler.schedule(denoiser.process, steps), denoiser.process.t_clean]
+
+    def velocity_of_teacher(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
+        """The guided teacher's velocity in rectified flow."""
+        x_t, t = FLOW.warp(x, time, self.teacher.process)
+        prediction = guided(self.teacher, x_t, t, condition, self.solver.guidance)
+        return prediction.noise - prediction.x0
+
+    def chain(self, denoiser: Denoiser, noise: Tensor, condition: Condition, edges: list[float], stop: int) -> Tensor:
+        """From noise through the first ``stop`` segments, one call and its policy each; in the process's own scale."""
+        assert isinstance(denoiser, PolicyDenoiser)
+        process = denoiser.process
+        t = noise.new_full((len(noise),), edges[0], dtype=torch.float64)
+        x_t = process.start(noise, t)
+        for end in edges[1 : stop + 1]:
+            s = torch.full_like(t, end)
+            start_time, end_time = flow_time(process, t), flow_time(process, s)
+            policy = denoiser.policy(x_t, t, condition, end_time)
+            substeps = self.substeps_of(float(start_time[0] - end_time[0]))
+            x, _ = policy.follow(policy.x_source, start_time, end_time, substeps)
+            (x_t, _), t = FLOW.warp(x, end_time, process), s
+        return x_t
+
+    def generate(self, denoiser: Denoiser, draws: Draws, condition: Condition, steps: int | None) -> Tensor:
+        """One call per segment."""
+        edges = self.edges(denoiser, steps)
+        return self.chain(denoiser, draws.normal("noise", denoiser.sample_shape), condition, edges, len(edges) - 1)
+
+    def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
+        """Imitate the teacher at states that the policy reaches itself."""
+        process, draws, edges = self.student.process, part.draws.scoped("student"), self.edges(self.student)
+        segment = part.draws.shared_integer("segment", len(edges) - 1)
+        noise = draws.normal("noise", self.student.sample_shape, self.noise_dtype())
+        t = noise.new_full((len(noise),), edges[segment], dtype=torch.float64)
+        s = torch.full_like(t, edges[segment + 1])
+        if part.x0 is None:
+            with torch.no_grad():
+                x_t = self.chain(self.student, noise, part.condition, edges, segment)
+        else:
+            x_t = process.add_noise(part.x0, noise, t)
+        end = flow_time(process, s)
+        policy = self.student.policy(x_t, t, part.condition, end)
+        x0 = policy.x0(policy.x_source, policy.t_source)
+        part.memory["student"] = Rollout(x0, part.condition, t, segment, x0, torch.full_like(t, process.t_clean))
+        return {"imitation": self.loss_scale * self.imitation(policy, end, part.condition, draws)}
+
+    def imitation(self, policy: Policy, end: Tensor, condition: Condition, draws: Draws) -> Tensor:
+        """Mean squared difference of the policy's and the teacher's velocities on the policy's own path."""
+        frozen, share = policy.detach(), self.teacher_share()
+        x, time = frozen.x_source, policy.t_source
+        length = time - end
+        cuts = torch.stack([draws.uniform(f"cut{i}") for i in range(self.states)], dim=1).sort(1).values
+        whole = float(length[0])  # the same for all: segments are
+        errors = []
+        for i in range(self.states):
+            asked = policy.t_source - length * ((1.0 - share) * cuts[:, i] + share * i / self.states)
+            asked = torch.minimum(torch.maximum(asked, end + EARLIEST), time)
+            left = torch.maximum(asked - length * share / self.states, end)
+            with torch.no_grad():
+                x, _ = frozen.follow(x, time, asked, self.substeps_of((1.0 - share) * whole))
+                target = self.velocity_of_teacher(x, asked, condition).to(x.dtype)
+            until = torch.maximum(left - self.window, end)
+            stretch = self.substeps_of(share * whole / self.states + self.window)
+            _, velocity = policy.follow(x, asked, until, stretch)
+            errors.append((velocity - target).square().mean())
+            x, time = x - expand(asked - left, x) * target, left
+        return torch.stack(errors).mean()

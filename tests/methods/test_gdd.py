@@ -1,0 +1,110 @@
+"""GAN-only distillation: values by hand, R1 by central differences, frozen layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from toys import ToyData, build, trainer
+
+from fastgen.errors import UserError
+from fastgen.methods import GDD
+from fastgen.methods.batch import MicroBatch
+from fastgen.objectives.adversarial import gradient_penalty
+from fastgen.randomness import Draws
+from fastgen.times import UniformTime
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+LABEL = torch.tensor([0, 1, 2, 0])
+
+
+def made(**kwargs: Any) -> GDD:
+    method = build(GDD, **kwargs)
+    method.configure_model()
+    return method.double()
+
+
+def part(step: int = 0) -> MicroBatch:
+    x0 = torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return MicroBatch(x0, {"label": LABEL}, Draws(0, range(4), "train", step=step))
+
+
+def test_the_gradient_penalty_of_a_quadratic():
+    """D = 1/2 x^T A x + b x has the gradient A x + b."""
+    g = torch.Generator().manual_seed(0)
+    a, b = torch.randn(3, 3, generator=g, dtype=torch.float64), torch.randn(3, generator=g, dtype=torch.float64)
+    a = (a + a.T).requires_grad_()
+    x = torch.randn(5, 3, generator=g, dtype=torch.float64, requires_grad=True)
+    penalty = gradient_penalty(0.5 * ((x @ a) * x).sum(1) + x @ b, x)
+    slope = (x @ a.detach() + b).detach()
+    torch.testing.assert_close(penalty.item(), 0.5 * slope.square().sum(1).mean().item())
+    (found,) = torch.autograd.grad(penalty, a)
+    left = slope.T @ x.detach() / 5
+    torch.testing.assert_close(found, 0.5 * (left + left.T), rtol=1e-10, atol=1e-12)
+
+
+def test_losses_are_sums_over_heads():
+    method = made(layers=["blocks.0", "blocks.1"], r1_gamma=0.0)
+    piece = part()
+    loss = method.student_loss(piece)["gan"]
+    fake = piece.memory["student"].x0
+    logits = method.logits(fake, piece.condition, piece.draws.scoped("student/fake"))
+    assert logits.shape == (4, 2)
+    torch.testing.assert_close(loss, torch.log1p(torch.exp(-logits)).sum(1).mean())
+    draws = piece.draws.scoped("discriminator")
+    with torch.no_grad():
+        fake = method.sampler.rollout(method.student, draws.scoped("rollout"), piece.condition, torch.float64).x0
+    real = method.logits(piece.x0, piece.condition, draws.scoped("real"))
+    fakes = method.logits(fake, piece.condition, draws.scoped("fake"))
+    expected = (torch.log1p(torch.exp(-real)) + torch.log1p(torch.exp(fakes))).sum(1).mean()
+    torch.testing.assert_close(method.discriminator_loss(piece)["gan"], expected)
+
+
+def test_r1_is_lazy_and_is_the_slope_at_real_samples():
+    method = made(r1_gamma=0.2, r1_interval=4, time=UniformTime(0.3, 0.6))
+    assert ["r1" in method.discriminator_loss(part(step)) for step in range(6)] == [
+        True,
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
+    piece, h = part(), 1e-5
+    draws = piece.draws.scoped("discriminator").scoped("real")
+
+    def logit(x0: Tensor) -> Tensor:
+        return method.logits(x0, piece.condition, draws).sum(1).detach()
+
+    slopes = []
+    for axis in torch.eye(2, dtype=torch.float64):
+        slopes.append((logit(piece.x0 + h * axis) - logit(piece.x0 - h * axis)) / (2 * h))
+    expected = 0.2 * 4 * 0.5 * torch.stack(slopes).square().sum(0).mean()
+    torch.testing.assert_close(method.discriminator_loss(piece)["r1"].detach(), expected, rtol=1e-6, atol=1e-12)
+
+
+def test_frozen_layers_stay_as_the_teachers_and_out_of_the_optimizer():
+    frozen = ["blocks.*.hidden.*", "stem.*"]
+    method = build(GDD, frozen=frozen)
+    run = trainer(3)
+    method.configure_model()
+    before = {name: p.detach().clone() for name, p in method.student.named_parameters()}
+    run.fit(method, ToyData(batch_size=4))
+    for name, parameter in method.student.named_parameters():
+        stays = ".hidden." in name or name.startswith("stem.")
+        assert torch.equal(before[name], parameter) == stays, name
+        assert parameter.requires_grad != stays
+    count = sum(p.numel() for group in run.optimizers[0].param_groups for p in group["params"])
+    assert (
+        count
+        == sum(p.numel() for p in method.student.parameters() if p.requires_grad)
+        < sum(p.numel() for p in method.student.parameters())
+    )
+
+
+@pytest.mark.parametrize(("frozen", "message"), [(["conv*"], "'conv\\*' matches no"), (["*"], "Every parameter")])
+def test_patterns_that_cannot_be_meant_are_refused(frozen: list[str], message: str):
+    with pytest.raises(UserError, match=message):
+        made(frozen=frozen)
