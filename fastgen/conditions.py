@@ -37,12 +37,11 @@ class Guidance:
 
     The guided prediction is ``uncond + w (cond - uncond)``; a scale of 0 is the unconditional network alone.
 
-    | policy                      | teacher | critic | critic_training | source                        |
-    |-----------------------------|---------|--------|-----------------|-------------------------------|
-    | long and short guidance     | w       | w      | w               | SiD-LSG, arXiv 2406.01561     |
-    | Zero-CFG: critic never sees | 1       | 0      | 0               | few-step SiD, arXiv 2505.12674|
-    | the condition               |         |        |                 |                               |
-    | Anti-CFG                    | 1       | < 0    | 1               | few-step SiD, arXiv 2505.12674|
+    | policy                               | teacher | critic | critic_training | source     |
+    |--------------------------------------|---------|--------|-----------------|------------|
+    | Long and short guidance (SiD-LSG)    | w       | w      | w               | 2406.01561 |
+    | Zero-CFG: the critic is never told   | 1       | 0      | 0               | 2505.12674 |
+    | Anti-CFG (its scale is not verified) | 1       | < 0    | 1               | 2505.12674 |
 
     Args:
         teacher: Scale of the teacher in the student's loss (w of DMD2, kappa4 of SiD-LSG).

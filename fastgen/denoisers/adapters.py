@@ -49,8 +49,8 @@ class LowRank(nn.Module):
             self.down = nn.Linear(layer.in_features, rank, **where)
             self.up = nn.Linear(rank, layer.out_features, **where)
         else:
-            sizes = (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-            self.down = nn.Conv2d(layer.in_channels, rank, *cast(Any, sizes), padding_mode=layer.padding_mode, **where)
+            names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+            self.down = nn.Conv2d(layer.in_channels, rank, **{name: getattr(layer, name) for name in names}, **where)
             self.up = nn.Conv2d(rank, layer.out_channels, 1, **where)
         nn.init.zeros_(cast(Tensor, self.up.weight))
 
