@@ -27,10 +27,6 @@ class TrajectoryDistiller(Distiller, ABC):
     def __init__(self, sampler: StudentSampler | None = None, **kwargs: Any) -> None:
         super().__init__(sampler=sampler or StudentSampler(stochastic=False), **kwargs)
 
-    @abstractmethod
-    def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
-        """The named losses of the student on a micro-batch."""
-
     @torch.no_grad()
     def pair(self, part: MicroBatch) -> tuple[Tensor, Tensor]:
         """Standard normal noise and the teacher's x0 for it, both (B, ...)."""
