@@ -21,6 +21,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, pstdev
@@ -299,9 +300,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
             axis.text(column + 0.48, row + 0.47, text, ha="center", va="center", color="k" if seen == "-" else "w")
         axis.text(len(faults) + 0.05, row + 0.47, f"untouched {mean(clean):.3g}", va="center", color="#555555")
     axis.set(xlim=(0, len(faults) + 1.3), ylim=(len(DIRECTION), 0))
-    axis.set_xticks(
-        [i + 0.48 for i in range(len(faults))], [fault.replace(" + ", "\n+ ") for fault in faults], rotation=20
-    )
+    titles = ["\n".join(textwrap.wrap(fault, 12)) for fault in faults]
+    axis.set_xticks([i + 0.48 for i in range(len(faults))], titles)
     axis.set_yticks([i + 0.47 for i in range(len(DIRECTION))], list(DIRECTION))
     axis.tick_params(length=0)
     for spine in axis.spines.values():
