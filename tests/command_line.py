@@ -48,7 +48,7 @@ def start(*words: object, cwd: Path | None = None) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 120.0) -> tuple[str, str]:
+def finish(process: subprocess.Popen[str], timeout: float = 400.0) -> tuple[str, str]:
     """Standard output and error of a process that must end well."""
     out, err = process.communicate(timeout=timeout)
     assert process.returncode == 0, err[-3000:]

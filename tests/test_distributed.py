@@ -100,7 +100,7 @@ def test_two_processes_measure_what_one_does(tmp_path: Path):
 def test_plain_ddp_is_refused_in_one_sentence(tmp_path: Path):
     config = write(tmp_path / "config.yaml", mixture(tmp_path))
     process = start("fit", "--config", config, *TWO, "--trainer.strategy=ddp")
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=400)
     assert process.returncode == 2 and "Traceback" not in err and "terminate called" not in err
     lines = [line for line in err.splitlines() if line.startswith("fastgen")]
     assert [line for line in lines if line.startswith("fastgen: ")] and "ddp_find_unused_parameters_true" in lines[0]
@@ -118,7 +118,7 @@ def test_a_script_of_ones_own_starts_both_processes(tmp_path: Path):
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]

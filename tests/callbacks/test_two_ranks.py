@@ -21,7 +21,7 @@ def start(*words):
 def test_two_ranks_equal_one(tmp_path):
     for devices in (1, 2):
         process = start(tmp_path / str(devices), 5, devices)
-        _, errors = process.communicate(timeout=150)
+        _, errors = process.communicate(timeout=400)
         assert process.returncode == 0, errors
     one, two = (
         torch.load(tmp_path / str(devices) / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
@@ -47,7 +47,7 @@ def test_sigterm_to_one_rank_stops_both_after_the_same_batch(tmp_path):
         if line.strip() == "in batch 5":
             process.send_signal(signal.SIGTERM)
             break
-    _, errors = process.communicate(timeout=100)
+    _, errors = process.communicate(timeout=400)
     assert process.returncode == 128 + signal.SIGTERM, errors
     checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == checkpoint["fastgen"]["iteration"] // 2 >= 3

@@ -240,7 +240,7 @@ def run(folder, ckpt, devices, limit=10**9):
     program = folder / "program.py"
     program.write_text(PROGRAM.format(tests=str(Path(__file__).parent)))
     command = [sys.executable, program, folder / "run", ckpt, devices, limit]
-    return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, timeout=200)
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False, timeout=400)
 
 
 @pytest.mark.distributed

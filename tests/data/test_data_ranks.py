@@ -60,7 +60,7 @@ torch.distributed.destroy_process_group()
 def test_lightning_leaves_the_shards_alone(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path)]
-    done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     ranks = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     for rank, (seen, held_out, predicted, state) in enumerate(ranks):

@@ -92,7 +92,7 @@ def test_gan_reads_the_unet_by_default(tmp_path: Path):
     folder = write_tiny_sdxl(tmp_path)
     method = DMD2(teacher=lambda: StableDiffusionXL(str(folder)), extras=[GAN()])
     method.configure_model()
-    assert method.extras[0].head.in_shape == (64, 4, 4)
+    assert method.extras[0].heads[0].in_shape == (64, 4, 4)
 
 
 # ---------------------------------------------------------------------- SD3

@@ -62,7 +62,7 @@ def numbers(folder: Path, world_size: int, first: int) -> list[dict[str, float]]
         [sys.executable, str(program), str(r), str(world_size), str(first), str(store)] for r in range(world_size)
     ]
     running = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for c in commands]
-    results = [process.communicate(timeout=240) for process in running]
+    results = [process.communicate(timeout=400) for process in running]
     assert all(process.returncode == 0 for process in running), results
     return [json.loads(out.splitlines()[-1]) for out, _ in results]
 

@@ -176,7 +176,7 @@ def test_two_ranks_equal_one(files: dict[str, str], tmp_path: Path) -> None:
         [sys.executable, str(program), str(rank), str(tmp_path / "store"), json.dumps(files)] for rank in range(2)
     ]
     running = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for c in commands]
-    results = [process.communicate(timeout=240) for process in running]
+    results = [process.communicate(timeout=400) for process in running]
     assert all(process.returncode == 0 for process in running), results
     for out, _ in results:
         for line in out.splitlines()[-len(SPLITS) :]:
