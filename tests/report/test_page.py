@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def test_it_opens_from_disk_and_asks_for_nothing_else(page: Path, browser: Brows
     browser.open(page)
     browser.ask("document.querySelectorAll('img').forEach(image => { image.loading = 'eager' })")
     browser.ask("Promise.all([...document.images].map(image => image.decode()))")
+    wait_for(browser, "[...document.images].every(image => image.complete)")
     sizes = browser.ask("[...document.images].map(image => image.naturalWidth)")
     assert sizes == [8] * (5 * 6)  # teacher, two runs with two step counts each, six seeds
     assert browser.complaints == []
@@ -83,6 +85,13 @@ def test_it_opens_from_disk_and_asks_for_nothing_else(page: Path, browser: Brows
     assert browser.ask("document.documentElement.scrollWidth <= innerWidth")
 
 
+def wait_for(browser: Browser, condition: str) -> None:
+    """Images load after the click; a busy machine takes its time."""
+    end = time.monotonic() + 30
+    while not browser.ask(condition) and time.monotonic() < end:
+        time.sleep(0.05)
+
+
 def test_a_click_enlarges_a_sample_beside_the_teacher_s(page: Path, browser: Browser):
     browser.open(page)
     large = "[...document.querySelectorAll('#large-body img')]"
@@ -95,6 +104,7 @@ def test_a_click_enlarges_a_sample_beside_the_teacher_s(page: Path, browser: Bro
     sources = browser.ask(f"{large}.map(image => image.getAttribute('src'))")
     assert [Path(source).name for source in sources] == ["000003.png"] * 2
     assert [Path(source).parent.name for source in sources] == ["teacher-35", "average-2"]
+    wait_for(browser, f"{large}.every(image => image.complete && image.naturalWidth > 0)")
     boxes = browser.ask(f"{large}.map(image => [image.naturalWidth, image.getBoundingClientRect().width])")
     assert all(natural == 8 and shown > 200 for natural, shown in boxes)
     left, right = browser.ask(f"{large}.map(image => image.getBoundingClientRect().left)")
@@ -185,6 +195,7 @@ def test_samples_are_kept_and_made_anew_for_a_new_checkpoint(
 def test_without_samples_the_pictures_of_training_are_shown(runs: dict[str, Path], tmp_path: Path, browser: Browser):
     assert fastgen("report", runs["images"], runs["points"], "--out", tmp_path, "--no-samples") == 0
     browser.open(tmp_path / "index.html")
+    wait_for(browser, "[...document.images].every(image => image.complete)")
     assert browser.ask("[...document.images].map(image => image.naturalWidth > 100)") == [True, True]
     browser.click("button.sample")
     assert browser.ask("document.querySelectorAll('#large-body img').length") == 1
