@@ -68,10 +68,11 @@ def test_the_number_of_processes_may_change_on_resume(method: str, tmp_path: Pat
     straight = run(tmp_path / "straight", problem(method, steps=6), *ONE)
     first = run(tmp_path / "two", problem(method), *TWO)
     one = run(tmp_path / "then_one", problem(method, steps=6), *ONE, "--ckpt_path", first)
-    assert_same_training(straight, one, **CLOSE)
+    # Six updates in fp32: Adam divides by small moments, so rounding grows; the updates themselves are above 1e-3.
+    assert_same_training(straight, one, rtol=1e-5, atol=1e-4)
     first = run(tmp_path / "one", problem(method), *ONE)
     two = run(tmp_path / "then_two", problem(method, steps=6), *TWO, "--ckpt_path", first)
-    assert_same_training(straight, two, **CLOSE)
+    assert_same_training(straight, two, rtol=1e-5, atol=1e-4)
 
 
 def test_two_processes_measure_what_one_does(tmp_path: Path):
