@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from command_line import (
     EDM,
     EMA,
@@ -63,16 +64,21 @@ def test_two_processes_equal_one(method: str, pieces: int, tmp_path: Path):
         assert (before[name] - after[name]).abs().max() > 1e-3
 
 
+def assert_same_weights(one: Path, other: Path) -> None:
+    """The networks of two checkpoints; six fp32 updates that DMD divides by small gaps let rounding grow to 2e-5."""
+    left, right = (torch.load(path, weights_only=True)["state_dict"] for path in (one, other))
+    torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("method", ["SiD", "DMD2"])
 def test_the_number_of_processes_may_change_on_resume(method: str, tmp_path: Path):
     straight = run(tmp_path / "straight", problem(method, steps=6), *ONE)
     first = run(tmp_path / "two", problem(method), *TWO)
     one = run(tmp_path / "then_one", problem(method, steps=6), *ONE, "--ckpt_path", first)
-    # Six updates in fp32: Adam divides by small moments, so rounding grows; the updates themselves are above 1e-3.
-    assert_same_training(straight, one, rtol=1e-5, atol=1e-4)
+    assert_same_weights(straight, one)
     first = run(tmp_path / "one", problem(method), *ONE)
     two = run(tmp_path / "then_two", problem(method, steps=6), *TWO, "--ckpt_path", first)
-    assert_same_training(straight, two, rtol=1e-5, atol=1e-4)
+    assert_same_weights(straight, two)
 
 
 def test_two_processes_measure_what_one_does(tmp_path: Path):
