@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from command_line import (
     EDM,
     EMA,
@@ -28,8 +27,10 @@ pytestmark = pytest.mark.distributed
 
 TWO = ("--trainer.devices=2", "--trainer.strategy=ddp_find_unused_parameters_true", "--data.init_args.batch_size=32")
 ONE = ("--data.init_args.batch_size=64",)
-RATES = {"SiD": 0.2, "DMD2": 10.0}
-"""DMD2's normalised gradient is a mean over elements, SiD's loss a sum; with these both students move."""
+RATES = {"SiD": 0.2, "DMD2": 5.0, "FDistill": 5.0}
+"""A normalised gradient is a mean over elements, SiD's loss a sum; with these every student moves."""
+LEVELS = {"class_path": "LogNormalLevel"}
+"""At DMD2's own levels EDM's critic weight 1 / sigma^2 reaches 250,000, and rounding grows with it."""
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
@@ -45,7 +46,7 @@ def run(folder: Path, config: dict[str, Any], *words: object) -> Path:
 
 def problem(method: str, steps: int = 4, **more: Any) -> dict[str, Any]:
     """Plain gradient descent, so that rounding errors of tiny gradients are not blown up."""
-    config = mixture(Path(), method, steps, **more)
+    config = mixture(Path(), method, steps, **{"renoise_time": LEVELS, "critic_time": LEVELS} | more)
     for role, lr in (("student", RATES[method]), ("critic", RATES["SiD"])):
         sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": lr, "momentum": 0.9}}
         config["model"]["init_args"] |= {f"{role}_optimizer": sgd, "gradient_clip": 1.0}
@@ -64,21 +65,15 @@ def test_two_processes_equal_one(method: str, pieces: int, tmp_path: Path):
         assert (before[name] - after[name]).abs().max() > 1e-3
 
 
-def assert_same_weights(one: Path, other: Path) -> None:
-    """The networks of two checkpoints; six fp32 updates that DMD divides by small gaps let rounding grow to 2e-5."""
-    left, right = (torch.load(path, weights_only=True)["state_dict"] for path in (one, other))
-    torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-4)
-
-
 @pytest.mark.parametrize("method", ["SiD", "DMD2"])
 def test_the_number_of_processes_may_change_on_resume(method: str, tmp_path: Path):
     straight = run(tmp_path / "straight", problem(method, steps=6), *ONE)
     first = run(tmp_path / "two", problem(method), *TWO)
     one = run(tmp_path / "then_one", problem(method, steps=6), *ONE, "--ckpt_path", first)
-    assert_same_weights(straight, one)
+    assert_same_training(straight, one, **CLOSE)
     first = run(tmp_path / "one", problem(method), *ONE)
     two = run(tmp_path / "then_two", problem(method, steps=6), *TWO, "--ckpt_path", first)
-    assert_same_weights(straight, two)
+    assert_same_training(straight, two, **CLOSE)
 
 
 def test_two_processes_measure_what_one_does(tmp_path: Path):
