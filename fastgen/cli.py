@@ -196,7 +196,7 @@ def run(words: list[str]) -> int:
     except (UserError, MisconfigurationException) as error:
         message = one_sentence(str(error)) if isinstance(error, ParserError) else as_sentence(str(error))
         rank = getattr(rank_zero_only, "rank", None) or 0
-        print(f"fastgen{f' (rank {rank})' if rank else ''}: {message}", file=sys.stderr)
+        sys.stderr.write(f"fastgen{f' (rank {rank})' if rank else ''}: {message}\n")  # one call: ranks write at once
         return 2
     except KeyboardInterrupt:
         return 130
