@@ -155,7 +155,7 @@ def test_density_ratios_are_measured_over_all_processes(tmp_path: Path):
     two = run(tmp_path / "two", json.loads(json.dumps(config)), *TWO)
     assert_same_training(one, two, **CLOSE)
     means = trained(one)[".state_dict.ratio_means"]
-    assert (means != 1.0).sum() > 5
+    assert (means != 1.0).sum() >= 4  # the bins where these levels lie
 
 
 def test_adapters_on_two_processes_equal_one(tmp_path: Path):
