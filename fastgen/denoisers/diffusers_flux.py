@@ -91,6 +91,10 @@ class Flux(PipelineDenoiser):
         return FluxCodec(self.pipeline, self.text_dtype, self.max_tokens)
 
     @property
+    def time_path(self) -> str:
+        return "transformer.time_text_embed.timestep_embedder"
+
+    @property
     def feature_path(self) -> str:
         """The image tokens in the last of the two-stream blocks; the block itself gives the text first."""
         return f"transformer.transformer_blocks.{len(self.network.transformer_blocks) - 1}.norm2"

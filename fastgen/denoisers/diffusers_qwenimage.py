@@ -106,6 +106,10 @@ class QwenImage(PipelineDenoiser):
         return QwenImageCodec(self.pipeline, self.text_dtype, self.max_tokens)
 
     @property
+    def time_path(self) -> str:
+        return "transformer.time_text_embed.timestep_embedder"
+
+    @property
     def feature_path(self) -> str:
         """The image tokens in the middle block; the block itself gives the text first."""
         return f"transformer.transformer_blocks.{len(self.network.transformer_blocks) // 2}.img_norm2"

@@ -94,6 +94,10 @@ class StableDiffusion(PipelineDenoiser):
         return StableDiffusionCodec(self.pipeline)
 
     @property
+    def time_path(self) -> str:
+        return "unet.time_embedding"
+
+    @property
     def feature_path(self) -> str:
         return "unet.mid_block"
 

@@ -90,6 +90,10 @@ class StableDiffusionXL(PipelineDenoiser):
         return StableDiffusionXLCodec(self.pipeline)
 
     @property
+    def time_path(self) -> str:
+        return "unet.time_embedding"
+
+    @property
     def feature_path(self) -> str:
         return "unet.mid_block"
 

@@ -97,6 +97,10 @@ class Wan(PipelineDenoiser):
         return WanCodec(self.pipeline, self.text_dtype, self.max_tokens)
 
     @property
+    def time_path(self) -> str:
+        return "transformer.condition_embedder.time_embedder"
+
+    @property
     def feature_path(self) -> str:
         return f"transformer.blocks.{len(self.network.blocks) // 2}"
 

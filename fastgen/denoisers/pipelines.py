@@ -226,13 +226,12 @@ class PipelineDenoiser(Denoiser):
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
         """The raw answer at latents ``x_t`` (B, ...) and times ``t`` (B,)."""
         name = type(self).__name__
-        if s is not None:
-            raise UserError(f"{name} has one time input; give a flow-map student a second one with an adapter.")
         if "prompt_embeds" not in condition:
             raise UserError(f"{name} needs prompts; use a data module whose condition is a list of prompts.")
         dtype = self.network.dtype
         ready = {key: value.to(dtype) if value.is_floating_point() else value for key, value in condition.items()}
-        return self.answer(x_t.to(dtype), t.float(), ready)
+        with self.added_inputs(t, condition, s):
+            return self.answer(x_t.to(dtype), t.float(), ready)
 
     def null_condition(self, condition: Condition) -> Condition:
         """The condition of no prompt for every sample, with the names and shapes of ``condition``."""
