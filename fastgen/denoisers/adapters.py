@@ -176,8 +176,8 @@ def _tensors(output: Any) -> list[Tensor]:
 class AdaptedDenoiser(Denoiser):
     """A denoiser that runs another one's weights with changes of its own.
 
-    Only the changes and inputs of its own are parameters: they alone are trained, averaged and saved. A copy shares the base too. The base
-    stays in the mode (training or not) and under the care of its owner.
+    Only the changes are parameters, and inputs that the base lacks: they alone are trained, averaged and saved. A copy
+    shares the base too. The base stays in the mode (training or not) and under the care of its owner.
 
     Args:
         base: The shared network.

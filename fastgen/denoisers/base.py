@@ -153,7 +153,10 @@ class Denoiser(nn.Module, ABC):
         return condition
 
     def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
-        """The guided prediction, ``uncond + scale (cond - uncond)`` unless this network is sampled in another way."""
+        """The guided prediction of solvers: ``uncond + scale (cond - uncond)`` unless the family samples otherwise.
+
+        Losses with a guidance scale of their own take that mixture for every family.
+        """
         return conditional.guided(unconditional, scale)
 
     def example_condition(self, count: int, device: torch.device | str = "cpu") -> Condition:

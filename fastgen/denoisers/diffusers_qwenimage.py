@@ -87,7 +87,7 @@ class QwenImage(PipelineDenoiser):
         return unpack(tokens, height, width)
 
     def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
-        """Guidance that leaves each token the norm it has with the prompt, as the pipeline samples."""
+        """Guidance that leaves each token the norm it has with the prompt, as the pipeline samples; not in losses."""
         plain = conditional.guided(unconditional, scale)
         with_prompt, tokens = pack(conditional.value), pack(plain.value)
         tokens = tokens * (with_prompt.norm(dim=-1, keepdim=True) / tokens.norm(dim=-1, keepdim=True))
