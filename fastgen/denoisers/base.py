@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.conditions import Condition
-from fastgen.denoisers.guidance_input import GuidanceInput
-from fastgen.denoisers.second_time import SecondTime
+from fastgen.denoisers.added_inputs import GuidanceInput, SecondTime
 from fastgen.errors import UserError
 from fastgen.files import load_tensors
 from fastgen.processes import Prediction, PredictionKind, Process

@@ -58,6 +58,17 @@ class PipelineFolder:
         """The JSON configuration of a part, e.g. ``unet``; ``kind`` is the diffusers class that it describes."""
         return self._read(part, lambda: kind.load_config(self._place, subfolder=part, revision=self.revision))
 
+    def network(self, part: str, kind: Any) -> Any:
+        """The module of the diffusers class ``kind`` that a part's configuration describes, with random weights."""
+        return kind.from_config(self.config(part, kind))
+
+    @cached_property
+    def latent_factor(self) -> int:
+        """Pixels per latent of an ``AutoencoderKL``."""
+        from diffusers import AutoencoderKL
+
+        return 2 ** (len(self.config("vae", AutoencoderKL)["block_out_channels"]) - 1)
+
     def model(self, part: str, kind: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
         """A part with its weights: frozen, in eval mode, in ``dtype``.
 
@@ -273,9 +284,11 @@ class PipelineCodec(Codec):
     def embed(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Embeddings of B prompts by name, each (B, ...)."""
 
-    @abstractmethod
     def vae_class(self) -> Any:
         """The diffusers class of the VAE."""
+        from diffusers import AutoencoderKL
+
+        return AutoencoderKL
 
     def embed_nothing(self) -> dict[str, Tensor]:
         """Embeddings of no prompt, each (1, ...)."""

@@ -84,7 +84,7 @@ def sampled(checkpoint: Path, out: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_config_trains_two_steps_and_samples(name: str, tmp_path: Path):
+def test_config_trains_two_steps_and_samples(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     config = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
     named = config["model"]["init_args"]["teacher"]["class_path"]
     assert named == CONFIGS[name]["teacher"]
@@ -93,6 +93,9 @@ def test_config_trains_two_steps_and_samples(name: str, tmp_path: Path):
     added = [x for x in ("second_time", "guidance_input") if getattr(method.student, x) is not None]
     assert added == ([ADDED[name]] if name in ADDED else [])
     assert all(getattr(method.student, x).out.weight.abs().sum() > 0 for x in added)
+    if added:
+        assert fastgen("export", f"--ckpt={checkpoint}", f"--out={tmp_path / 'exported'}") != 0
+        assert "no pipeline of diffusers has" in capsys.readouterr().err
     samples = method.sample([0, 1], {"prompt": ["a cat", "a dog"]})
     assert samples.isfinite().all()
     assert samples.shape == ((2, 3, 5, 16, 16) if named == "Wan" else (2, 3, 16, 16))
