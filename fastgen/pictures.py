@@ -13,6 +13,7 @@ from torch import Tensor
 from fastgen.errors import UserError
 from fastgen.files import save_tensors, write_atomically
 from fastgen.metrics.images import to_uint8
+from fastgen.videos import save_animation, strips
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -52,12 +53,14 @@ def grid(blocks: Sequence[Tensor], columns: int | None = None, captions: Sequenc
     """Blocks of images below each other, each under its caption.
 
     Args:
-        blocks: Images (N, C, H, W) in [-1, 1] or uint8, one tensor per block.
-        columns: Images per row; default nearly square.
+        blocks: Images (N, C, H, W) or videos (N, C, F, H, W) in [-1, 1] or uint8, one tensor per block.
+        columns: Images per row; default nearly square, and one strip of frames for videos.
         captions: One line per block.
     """
     from PIL import Image, ImageDraw, ImageFont
 
+    if blocks[0].ndim == 5:
+        return grid([strips(block) for block in blocks], columns or 1, captions)
     columns = min(columns or math.ceil(math.sqrt(len(blocks[0]))), max(len(block) for block in blocks))
     tiles = [Image.fromarray(tile(block, columns).numpy()) for block in blocks]
     lines = list(captions or [""] * len(tiles))
@@ -115,9 +118,10 @@ def save_samples(
     """Write samples: one picture, one ``.safetensors`` file, or a folder with a file per image.
 
     Args:
-        samples: Images (N, C, H, W) in [-1, 1] or points (N, D).
-        path: ``.png`` (or another picture format): a grid, or a scatter plot of points. ``.safetensors``: the numbers.
-            No suffix: a folder of ``000042.png``, or ``points.safetensors`` in it.
+        samples: Images (N, C, H, W) or videos (N, C, F, H, W) in [-1, 1], or points (N, D).
+        path: ``.png`` (or another picture format): a grid, or a scatter plot of points; frames of videos side by side,
+            or a grid that plays in ``.webp`` and ``.gif``. ``.safetensors``: the numbers. No suffix: a folder of
+            ``000042.png``, ``000042.webp`` for videos, or ``points.safetensors`` in it.
         columns: Columns of the grid; default nearly square.
         names: Numbers (seeds) that name the files of a folder; default 0, 1, ...
 
@@ -128,6 +132,9 @@ def save_samples(
     numbers = list(range(len(samples))) if names is None else [int(name) for name in names]
     if target.suffix == ".safetensors":
         return save_tensors(target, {"samples": samples, "seed": torch.tensor(numbers)})
+    video = samples.ndim == 5
+    if video and target.suffix in (".webp", ".gif"):
+        return save_animation([grid([frames], columns) for frames in samples.unbind(2)], target)
     if target.suffix:
         picture = scatter({f"{len(samples)} samples": samples}) if samples.ndim == 2 else grid([samples], columns)
         try:
@@ -138,6 +145,10 @@ def save_samples(
         return save_samples(samples, target / "points.safetensors", names=numbers).parent
     from PIL import Image
 
-    for number, picture in zip(numbers, pixels(samples), strict=True):
-        save_picture(Image.fromarray(picture.numpy()), target / f"{number:06d}.png")
+    for number, sample in zip(numbers, samples, strict=True):
+        frames = [Image.fromarray(frame.numpy()) for frame in pixels(sample.movedim(1, 0) if video else sample[None])]
+        if video:
+            save_animation(frames, target / f"{number:06d}.webp")
+        else:
+            save_picture(frames[0], target / f"{number:06d}.png")
     return target

@@ -80,3 +80,34 @@ def test_mistakes_are_told(tmp_path):
         grid([torch.zeros(2, 4, 8, 8)])
     with pytest.raises(UserError, match="picture format"):
         save_samples(checker(2), tmp_path / "a.xyz")
+
+
+def clips(count=2, frames=11):
+    """Frame f of clip k has the grey value 10 f + 100 k everywhere."""
+    grey = 10.0 * torch.arange(frames) + 100.0 * torch.arange(count)[:, None]
+    return (grey / 127.5 - 1)[:, None, :, None, None].expand(count, 3, frames, 64, 48)
+
+
+def test_a_grid_of_videos_shows_frames_from_first_to_last():
+    picture = np.asarray(grid([clips()]))
+    assert picture.shape == (64 + GAP + 64, 8 * 48, 3)
+    greys = [picture[row, 48 * i + 5, 0] for row in (5, 64 + GAP + 5) for i in range(8)]
+    frames = [0, 1, 3, 4, 6, 7, 9, 10]
+    assert greys == [10 * f for f in frames] + [100 + 10 * f for f in frames]
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".gif"])
+def test_videos_play(suffix, tmp_path):
+    path = save_samples(clips(), tmp_path / f"grid{suffix}", columns=2)
+    with Image.open(path) as played:
+        assert played.n_frames == 11 and played.size == (48 + GAP + 48, 64)
+        for frame in range(11):
+            played.seek(frame)
+            shown = np.asarray(played.convert("RGB")).astype(int)
+            assert abs(shown[:, :48] - 10 * frame).max() <= 4
+            assert abs(shown[:, 48 + GAP :] - 100 - 10 * frame).max() <= 4
+    folder = save_samples(clips(), tmp_path / "folder", names=[7, 9])
+    assert sorted(file.name for file in folder.iterdir()) == ["000007.webp", "000009.webp"]
+    with Image.open(folder / "000009.webp") as played:
+        played.seek(10)
+        assert played.n_frames == 11 and abs(np.asarray(played.convert("RGB")).astype(int) - 200).max() <= 4

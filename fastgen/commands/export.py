@@ -38,6 +38,11 @@ def export(words: Sequence[str]) -> None:
             "into; take student.safetensors beside the checkpoint."
         )
     times = method.sampler.schedule(student.process, arguments.steps)
+    if student.second_time is not None or student.guidance_input is not None:
+        raise UserError(
+            f"{type(method).__name__} gave its student an input that no pipeline of diffusers has (where a jump ends, "
+            "or the guidance scale); sample from the checkpoint with 'fastgen sample'."
+        )
     facts = {"method": type(method).__name__, "role": arguments.role, "student_updates": method.student_updates}
     out = export_pipeline(student, times, method.sampler.stochastic, Path(arguments.out), facts)
     print(f"{type(student).__name__} with {len(times)} steps: {out}")

@@ -51,7 +51,9 @@ def sample(words: Sequence[str]) -> None:
     parser = Parser("fastgen sample", description=__doc__)
     parser.add_argument("--ckpt", required=True, help="checkpoint of 'fastgen fit'")
     parser.add_argument(
-        "--out", default="samples.png", help="a .png grid or scatter plot, or a folder for one file each"
+        "--out",
+        default="samples.png",
+        help="a .png grid or scatter plot (videos: .webp or .gif plays), or a folder for one file each",
     )
     parser.add_argument("--seeds", default="0-63", help="e.g. 0-63 or 1,5,9; one sample per seed")
     parser.add_argument("--steps", type=int, default=None, help="network calls per sample; default as trained")

@@ -176,8 +176,8 @@ def _tensors(output: Any) -> list[Tensor]:
 class AdaptedDenoiser(Denoiser):
     """A denoiser that runs another one's weights with changes of its own.
 
-    Only the changes are parameters: they alone are trained, averaged and saved. A copy shares the base too. The base
-    stays in the mode (training or not) and under the care of its owner.
+    Only the changes are parameters, and inputs that the base lacks: they alone are trained, averaged and saved. A copy
+    shares the base too. The base stays in the mode (training or not) and under the care of its owner.
 
     Args:
         base: The shared network.
@@ -207,8 +207,9 @@ class AdaptedDenoiser(Denoiser):
     def forward(
         self, x_t: Tensor, t: Tensor, condition: Condition | None = None, s: Tensor | None = None
     ) -> Prediction:
-        with self.active():
-            return self.base(x_t, t, condition, s)
+        own = s is not None and not self.base.takes_second_time
+        with self.active(), self.added_inputs(t, condition or {}, s if own else None):
+            return self.base(x_t, t, condition, None if own else s)
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
         return self(x_t, t, condition, s).value
@@ -220,13 +221,21 @@ class AdaptedDenoiser(Denoiser):
             for path, change in self.by_path().items():
                 weight = cast(Tensor, network.get_submodule(path).weight)
                 weight += change.change().to(weight.dtype)
+        self.copy_inputs(network)
         return network
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AdaptedDenoiser:
         duplicate = AdaptedDenoiser(self.base, copy.deepcopy(self.by_path(), memo))
-        for name, module in duplicate.changes.items():
-            module.train(self.changes[name].training)
-        return duplicate.train(self.training)
+        self.copy_inputs(duplicate)
+        for module, own in zip(duplicate.modules(), self.modules(), strict=True):
+            module.training = own.training
+        return duplicate
+
+    def copy_inputs(self, other: Denoiser) -> None:
+        """Give ``other`` copies of the inputs that this role has beside its base's."""
+        for name in ("second_time", "guidance_input"):
+            if getattr(self, name) is not None:
+                setattr(other, name, copy.deepcopy(getattr(self, name)))
 
     def null_condition(self, condition: Condition) -> Condition:
         return self.base.null_condition(condition)
@@ -236,6 +245,14 @@ class AdaptedDenoiser(Denoiser):
 
     def make_codec(self) -> Codec:
         return self.base.make_codec()
+
+    @property
+    def takes_second_time(self) -> bool:
+        return super().takes_second_time or self.base.takes_second_time
+
+    @property
+    def time_path(self) -> str:
+        return self.base.time_path
 
     @property
     def backbone(self) -> Denoiser:

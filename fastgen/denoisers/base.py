@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from fastgen.conditions import Condition
+from fastgen.denoisers.added_inputs import GuidanceInput, SecondTime
 from fastgen.errors import UserError
 from fastgen.files import load_tensors
 from fastgen.processes import Prediction, PredictionKind, Process
+
+Input = TypeVar("Input", SecondTime, GuidanceInput)
 
 
 class Codec(nn.Module):
@@ -62,6 +66,8 @@ class Denoiser(nn.Module, ABC):
         self.prediction = prediction
         self.sample_shape = tuple(sample_shape)
         self.weights = weights
+        self.second_time: SecondTime | None = None
+        self.guidance_input: GuidanceInput | None = None
 
     @abstractmethod
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
@@ -79,15 +85,62 @@ class Denoiser(nn.Module, ABC):
     @property
     def takes_second_time(self) -> bool:
         """Whether the network has the second time input of flow maps."""
-        return False
+        return self.second_time is not None
 
     def add_second_time(self) -> None:
-        """Give the network the second time input of flow maps without changing its function; idempotent."""
-        raise UserError(f"{type(self).__name__} cannot take a second time; use another network for a two-time method.")
+        """Give the network the second time input of flow maps without changing its function; idempotent.
+
+        Raises:
+            UserError: If the network names no embedding of its time.
+        """
+        if not self.takes_second_time:
+            self.second_time = self._new_input(SecondTime)
 
     def add_guidance_input(self) -> None:
-        """Let the network read ``condition["guidance"]`` without changing its function; idempotent."""
-        raise UserError(f"{type(self).__name__} has no guidance input; set guidance.embedded to false.")
+        """Let the network read ``condition["guidance"]`` without changing its function; idempotent.
+
+        Raises:
+            UserError: If the network names no embedding of its time.
+        """
+        if self.guidance_input is None:
+            self.guidance_input = self._new_input(GuidanceInput)
+
+    def _new_input(self, kind: type[Input]) -> Input:
+        *_, last = (module for module in self.time_embedder.modules() if isinstance(module, nn.Linear))
+        # What an adapter owns is not in the dtype of the shared, frozen weights.
+        dtype = last.weight.dtype if self.backbone is self else torch.get_default_dtype()
+        return kind(last.out_features).to(last.weight.device, dtype)
+
+    def added_embedding(self, t: Tensor, condition: Condition, s: Tensor | None) -> Tensor | None:
+        """What the added inputs add to the embedding of ``t``, (B, width); ``None`` without such inputs.
+
+        Raises:
+            UserError: If ``s`` is given to a network without that input.
+        """
+        parts = []
+        if self.second_time is not None:
+            parts.append(self.second_time(self.process, t, t if s is None else s))
+        elif s is not None:
+            raise UserError(
+                f"{type(self).__name__} has no second time input; call add_second_time(), as two-time methods do, or "
+                "set second_time: true where that is an option."
+            )
+        if self.guidance_input is not None and "guidance" in condition:
+            parts.append(self.guidance_input(condition["guidance"]))
+        return sum(parts[1:], parts[0]) if parts else None
+
+    @contextmanager
+    def added_inputs(self, t: Tensor, condition: Condition, s: Tensor | None) -> Iterator[None]:
+        """Inside, :attr:`time_embedder` returns its embedding with :meth:`added_embedding`."""
+        added = self.added_embedding(t, condition, s)
+        if added is None:
+            yield
+            return
+        handle = self.time_embedder.register_forward_hook(lambda _, inputs, output: output + added.to(output.dtype))
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def null_condition(self, condition: Condition) -> Condition:
         """The unconditional counterpart of ``condition``, for guidance."""
@@ -99,7 +152,10 @@ class Denoiser(nn.Module, ABC):
         return condition
 
     def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
-        """The guided prediction, ``uncond + scale (cond - uncond)`` unless this network is sampled in another way."""
+        """The guided prediction of solvers: ``uncond + scale (cond - uncond)`` unless the family samples otherwise.
+
+        Losses with a guidance scale of their own take that mixture for every family.
+        """
         return conditional.guided(unconditional, scale)
 
     def example_condition(self, count: int, device: torch.device | str = "cpu") -> Condition:
@@ -114,6 +170,19 @@ class Denoiser(nn.Module, ABC):
     def backbone(self) -> Denoiser:
         """The network whose submodules :attr:`feature_path` names; another one for an adapter on a shared network."""
         return self
+
+    @property
+    def time_embedder(self) -> nn.Module:
+        """The module whose output, (B, width), tells the network the time; its last linear layer has that width."""
+        return self.backbone.get_submodule(self.time_path)
+
+    @property
+    def time_path(self) -> str:
+        """Module path of :attr:`time_embedder`."""
+        raise UserError(
+            f"{type(self).__name__} cannot take a second time or a guidance input, for it names no embedding of its "
+            "time; use another network, or set guidance.embedded to false."
+        )
 
     @property
     def feature_path(self) -> str:

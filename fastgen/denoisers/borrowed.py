@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Codec, Denoiser
 from fastgen.processes import Prediction
-from fastgen.sampling.guided import guided
+from fastgen.sampling.guided import guided_as_sampled
 
 
 class Borrowed(Denoiser):
@@ -47,7 +47,7 @@ class Borrowed(Denoiser):
     def forward(
         self, x_t: Tensor, t: Tensor, condition: Condition | None = None, s: Tensor | None = None
     ) -> Prediction:
-        return guided(self.network, x_t, t, condition or {}, self.guidance)
+        return guided_as_sampled(self.network, x_t, t, condition or {}, self.guidance)
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
         return self.forward(x_t, t, condition).value

@@ -7,18 +7,17 @@ Source: Black Forest Labs 2024, github.com/black-forest-labs/flux; the layout of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastgen.denoisers.flow_transformers import FlowTransformer, LongPromptCodec
 from fastgen.denoisers.packing import pack, unpack
-from fastgen.denoisers.pipelines import PipelineCodec, PipelineDenoiser, PipelineFolder, TextDtype, latent_side
-from fastgen.denoisers.schedulers import flow_from_scheduler
+from fastgen.denoisers.pipelines import PipelineFolder, TextDtype, latent_side
 from fastgen.denoisers.text import t5
 
 
-class Flux(PipelineDenoiser):
+class Flux(FlowTransformer):
     """The transformer of FLUX.1 (dev or schnell): a rectified flow, called with ``t`` in [0, 1].
 
     Samples are latent maps (16, h, w); they are packed to tokens for the network alone. Conditions: ``prompt_embeds``
@@ -39,6 +38,8 @@ class Flux(PipelineDenoiser):
         UserError: If a configuration cannot be read or the scheduler is not one for flows.
     """
 
+    even = True
+
     def __init__(
         self,
         pretrained: str,
@@ -50,19 +51,15 @@ class Flux(PipelineDenoiser):
         text_dtype: TextDtype = "float32",
         gradient_checkpointing: bool = False,
     ) -> None:
-        from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+        from diffusers import FluxTransformer2DModel
 
         pipeline = PipelineFolder(pretrained, revision, variant)
-        scheduler = pipeline.config("scheduler", FlowMatchEulerDiscreteScheduler)
-        transformer = FluxTransformer2DModel.from_config(pipeline.config("transformer", FluxTransformer2DModel))
-        factor = 2 ** (len(pipeline.config("vae", AutoencoderKL)["block_out_channels"]) - 1)
+        transformer = pipeline.network("transformer", FluxTransformer2DModel)
+        factor = pipeline.latent_factor
         side = latent_side(resolution, resolution, 2 * factor, factor, pretrained)
-        process = flow_from_scheduler(scheduler, pretrained, (side // 2) ** 2, even=True)
         shape = (transformer.config.in_channels // 4, side, side)
-        super().__init__(pipeline, transformer, process, "velocity", shape, gradient_checkpointing)
+        super().__init__(pipeline, transformer, shape, (side // 2) ** 2, max_tokens, text_dtype, gradient_checkpointing)
         self.embedded_guidance = embedded_guidance
-        self.max_tokens = max_tokens
-        self.text_dtype: TextDtype = text_dtype
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """The velocity ``noise - x0`` as a latent map."""
@@ -102,23 +99,8 @@ def positions(rows: int, columns: int, device: torch.device) -> Tensor:
     return torch.stack([torch.zeros_like(row), row, column], dim=-1).reshape(-1, 3).float().to(device)
 
 
-class FluxCodec(PipelineCodec):
-    """VAE, CLIP (pooled only) and T5 of a FLUX.1 pipeline.
-
-    Args:
-        pipeline: Where the parts are.
-        text_dtype: What the text encoders compute in.
-        max_tokens: Length of T5's prompt.
-    """
-
-    def __init__(self, pipeline: PipelineFolder, text_dtype: TextDtype, max_tokens: int) -> None:
-        super().__init__(pipeline, text_dtype)
-        self.max_tokens = max_tokens
-
-    def vae_class(self) -> Any:
-        from diffusers import AutoencoderKL
-
-        return AutoencoderKL
+class FluxCodec(LongPromptCodec):
+    """VAE, CLIP (pooled only) and T5 of a FLUX.1 pipeline."""
 
     def embed(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """T5's hidden states and CLIP's pooled output."""

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgen.conditions import Condition
+from fastgen.denoisers.flow_transformers import FlowTransformer, LongPromptCodec
 from fastgen.denoisers.packing import pack, unpack
-from fastgen.denoisers.pipelines import NULL, PipelineCodec, PipelineDenoiser, PipelineFolder, TextDtype, latent_side
-from fastgen.denoisers.schedulers import flow_from_scheduler
+from fastgen.denoisers.pipelines import NULL, PipelineFolder, TextDtype, latent_side
 from fastgen.processes import Prediction
 
 TEMPLATE = (
@@ -29,7 +29,7 @@ TOKENIZER_LIMIT = 1024
 """Tokens of a chat beside those."""
 
 
-class QwenImage(PipelineDenoiser):
+class QwenImage(FlowTransformer):
     """The transformer of Qwen-Image: a rectified flow, called with ``t`` in [0, 1].
 
     Samples are latent maps (16, h, w); they are packed to tokens for the network alone. Conditions: ``prompt_embeds``
@@ -49,6 +49,8 @@ class QwenImage(PipelineDenoiser):
         UserError: If a configuration cannot be read or the scheduler is not one for flows.
     """
 
+    even = True
+
     def __init__(
         self,
         pretrained: str,
@@ -59,20 +61,14 @@ class QwenImage(PipelineDenoiser):
         text_dtype: TextDtype = "float32",
         gradient_checkpointing: bool = False,
     ) -> None:
-        from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, QwenImageTransformer2DModel
+        from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
         pipeline = PipelineFolder(pretrained, revision, variant)
-        scheduler = pipeline.config("scheduler", FlowMatchEulerDiscreteScheduler)
-        transformer = QwenImageTransformer2DModel.from_config(
-            pipeline.config("transformer", QwenImageTransformer2DModel)
-        )
+        transformer = pipeline.network("transformer", QwenImageTransformer2DModel)
         factor = 2 ** len(pipeline.config("vae", AutoencoderKLQwenImage)["temperal_downsample"])
         side = latent_side(resolution, resolution, 2 * factor, factor, pretrained)
-        process = flow_from_scheduler(scheduler, pretrained, (side // 2) ** 2, even=True)
         shape = (transformer.config.in_channels // 4, side, side)
-        super().__init__(pipeline, transformer, process, "velocity", shape, gradient_checkpointing)
-        self.max_tokens = max_tokens
-        self.text_dtype: TextDtype = text_dtype
+        super().__init__(pipeline, transformer, shape, (side // 2) ** 2, max_tokens, text_dtype, gradient_checkpointing)
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """The velocity ``noise - x0`` as a latent map."""
@@ -87,7 +83,7 @@ class QwenImage(PipelineDenoiser):
         return unpack(tokens, height, width)
 
     def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
-        """Guidance that leaves each token the norm it has with the prompt, as the pipeline samples."""
+        """Guidance that leaves each token the norm it has with the prompt, as the pipeline samples; not in losses."""
         plain = conditional.guided(unconditional, scale)
         with_prompt, tokens = pack(conditional.value), pack(plain.value)
         tokens = tokens * (with_prompt.norm(dim=-1, keepdim=True) / tokens.norm(dim=-1, keepdim=True))
@@ -111,18 +107,8 @@ class QwenImage(PipelineDenoiser):
         return f"transformer.transformer_blocks.{len(self.network.transformer_blocks) // 2}.img_norm2"
 
 
-class QwenImageCodec(PipelineCodec):
-    """VAE and Qwen2.5-VL of a Qwen-Image pipeline. The VAE is one for videos; images are videos of one frame.
-
-    Args:
-        pipeline: Where the parts are.
-        text_dtype: What the text encoders compute in.
-        max_tokens: Longer prompts are cut.
-    """
-
-    def __init__(self, pipeline: PipelineFolder, text_dtype: TextDtype, max_tokens: int) -> None:
-        super().__init__(pipeline, text_dtype)
-        self.max_tokens = max_tokens
+class QwenImageCodec(LongPromptCodec):
+    """VAE and Qwen2.5-VL of a Qwen-Image pipeline. The VAE is one for videos; images are videos of one frame."""
 
     def vae_class(self) -> Any:
         from diffusers import AutoencoderKLQwenImage

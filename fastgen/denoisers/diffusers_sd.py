@@ -13,7 +13,7 @@ from torch import Tensor
 from fastgen.denoisers.pipelines import PipelineCodec, PipelineDenoiser, PipelineFolder, latent_side
 from fastgen.denoisers.schedulers import process_from_scheduler
 from fastgen.errors import UserError
-from fastgen.processes import PredictionKind
+from fastgen.processes import VP, PredictionKind
 
 PREDICTIONS: dict[str, PredictionKind] = {"epsilon": "noise", "v_prediction": "v", "sample": "x0"}
 """``prediction_type`` of a diffusers scheduler to our name for it."""
@@ -37,7 +37,46 @@ def prediction_from_scheduler(config: Mapping[str, Any], source: str) -> Predict
     return PREDICTIONS[kind]
 
 
-class StableDiffusion(PipelineDenoiser):
+class PipelineUNet(PipelineDenoiser):
+    """The U-Net of a latent diffusion model with discrete steps; the prediction kind comes from the scheduler.
+
+    Args:
+        pipeline: Where configurations and weights are.
+        scheduler: Configuration of the pipeline's scheduler.
+        process: The process that it describes.
+        resolution: Height and width of images in pixels; None is the resolution that the U-Net was trained at.
+        gradient_checkpointing: Recompute activations in the backward pass.
+    """
+
+    part = "unet"
+
+    def __init__(
+        self,
+        pipeline: PipelineFolder,
+        scheduler: Mapping[str, Any],
+        process: VP,
+        resolution: int | None,
+        gradient_checkpointing: bool,
+    ) -> None:
+        from diffusers import UNet2DConditionModel
+
+        name, factor = pipeline.pretrained, pipeline.latent_factor
+        unet = pipeline.network("unet", UNet2DConditionModel)
+        kind = prediction_from_scheduler(scheduler, name)
+        side = latent_side(resolution, unet.config.sample_size * factor, factor, factor, name)
+        shape = (unet.config.in_channels, side, side)
+        super().__init__(pipeline, unet, process, kind, shape, gradient_checkpointing)
+
+    @property
+    def time_path(self) -> str:
+        return "unet.time_embedding"
+
+    @property
+    def feature_path(self) -> str:
+        return "unet.mid_block"
+
+
+class StableDiffusion(PipelineUNet):
     """The U-Net of Stable Diffusion 1.x or 2.x. Its process and prediction kind come from the pipeline's scheduler.
 
     Conditions: ``{"prompt_embeds": (B, L, D), "null_prompt_embeds": (B, L, D)}``, as :class:`StableDiffusionCodec`
@@ -54,8 +93,6 @@ class StableDiffusion(PipelineDenoiser):
         UserError: If a configuration cannot be read, or describes another family (SDXL, inpainting).
     """
 
-    part = "unet"
-
     def __init__(
         self,
         pretrained: str,
@@ -64,23 +101,18 @@ class StableDiffusion(PipelineDenoiser):
         resolution: int | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+        from diffusers import DDIMScheduler
 
         pipeline = PipelineFolder(pretrained, revision, variant)
         scheduler = pipeline.config("scheduler", DDIMScheduler)
-        config = pipeline.config("unet", UNet2DConditionModel)
-        factor = 2 ** (len(pipeline.config("vae", AutoencoderKL)["block_out_channels"]) - 1)
-        kind = prediction_from_scheduler(scheduler, pretrained)
-        side = latent_side(resolution, config["sample_size"] * factor, factor, factor, pretrained)
         process = process_from_scheduler(scheduler, pretrained)
-        unet = UNet2DConditionModel.from_config(config)
-        channels = unet.config.in_channels
-        if unet.config.addition_embed_type is not None or unet.config.out_channels != channels:
+        super().__init__(pipeline, scheduler, process, resolution, gradient_checkpointing)
+        config = self.network.config
+        if config.addition_embed_type is not None or config.out_channels != config.in_channels:
             raise UserError(
                 f"The U-Net of '{pretrained}' takes more than a latent, a time and a prompt (SDXL or inpainting?); "
                 "StableDiffusion needs a text-to-image pipeline of Stable Diffusion 1.x or 2.x."
             )
-        super().__init__(pipeline, unet, process, kind, (channels, side, side), gradient_checkpointing)
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """The U-Net's answer at steps ``t``, which may lie between integers."""
@@ -93,18 +125,9 @@ class StableDiffusion(PipelineDenoiser):
         """VAE and text encoder of the same pipeline."""
         return StableDiffusionCodec(self.pipeline)
 
-    @property
-    def feature_path(self) -> str:
-        return "unet.mid_block"
-
 
 class StableDiffusionCodec(PipelineCodec):
     """VAE, tokenizer and CLIP text encoder of a Stable Diffusion pipeline."""
-
-    def vae_class(self) -> Any:
-        from diffusers import AutoencoderKL
-
-        return AutoencoderKL
 
     def embed(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """``{"prompt_embeds": (B, L, D)}``: CLIP's last hidden states."""

@@ -6,18 +6,17 @@ Source: Esser et al. 2024, arXiv 2403.03206; the layout of folders is that of di
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgen.denoisers.pipelines import PipelineCodec, PipelineDenoiser, PipelineFolder, TextDtype, latent_side
-from fastgen.denoisers.schedulers import flow_from_scheduler
+from fastgen.denoisers.flow_transformers import FlowTransformer, LongPromptCodec
+from fastgen.denoisers.pipelines import PipelineFolder, TextDtype, latent_side
 from fastgen.denoisers.text import penultimate_clip, t5
 
 
-class StableDiffusion3(PipelineDenoiser):
+class StableDiffusion3(FlowTransformer):
     """The transformer of SD3 or SD3.5: a rectified flow, called with ``1000 t``.
 
     Shift and grid are the scheduler's: many-step solvers call the network where the pipeline does. Conditions:
@@ -46,20 +45,17 @@ class StableDiffusion3(PipelineDenoiser):
         text_dtype: TextDtype = "float32",
         gradient_checkpointing: bool = False,
     ) -> None:
-        from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+        from diffusers import SD3Transformer2DModel
 
         pipeline = PipelineFolder(pretrained, revision, variant)
-        scheduler = pipeline.config("scheduler", FlowMatchEulerDiscreteScheduler)
-        transformer = SD3Transformer2DModel.from_config(pipeline.config("transformer", SD3Transformer2DModel))
-        config = transformer.config
-        factor = 2 ** (len(pipeline.config("vae", AutoencoderKL)["block_out_channels"]) - 1)
+        transformer = pipeline.network("transformer", SD3Transformer2DModel)
+        config, factor = transformer.config, pipeline.latent_factor
         patch = config.patch_size
         side = latent_side(resolution, config.sample_size * factor, factor * patch, factor, pretrained)
-        process = flow_from_scheduler(scheduler, pretrained, (side // patch) ** 2, even=False)
         shape = (config.in_channels, side, side)
-        super().__init__(pipeline, transformer, process, "velocity", shape, gradient_checkpointing)
-        self.max_tokens = max_tokens
-        self.text_dtype: TextDtype = text_dtype
+        super().__init__(
+            pipeline, transformer, shape, (side // patch) ** 2, max_tokens, text_dtype, gradient_checkpointing
+        )
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """The velocity ``noise - x0``."""
@@ -79,9 +75,7 @@ class StableDiffusion3(PipelineDenoiser):
 
     def make_codec(self) -> StableDiffusion3Codec:
         """VAE and text encoders of the same pipeline."""
-        return StableDiffusion3Codec(
-            self.pipeline, self.text_dtype, self.max_tokens, self.network.config.joint_attention_dim
-        )
+        return StableDiffusion3Codec(self.pipeline, self.text_dtype, self.max_tokens)
 
     @property
     def feature_path(self) -> str:
@@ -89,35 +83,21 @@ class StableDiffusion3(PipelineDenoiser):
         return f"transformer.transformer_blocks.{len(self.network.transformer_blocks) // 2}.norm2"
 
 
-class StableDiffusion3Codec(PipelineCodec):
-    """VAE, both CLIP text encoders and T5 of an SD3 pipeline; without T5 its part of the prompt is zeros.
-
-    Args:
-        pipeline: Where the parts are.
-        text_dtype: What the text encoders compute in.
-        max_tokens: Length of T5's part.
-        width: Width of an embedded token.
-    """
-
-    def __init__(self, pipeline: PipelineFolder, text_dtype: TextDtype, max_tokens: int, width: int) -> None:
-        super().__init__(pipeline, text_dtype)
-        self.max_tokens = max_tokens
-        self.width = width
-
-    def vae_class(self) -> Any:
-        from diffusers import AutoencoderKL
-
-        return AutoencoderKL
+class StableDiffusion3Codec(LongPromptCodec):
+    """VAE, both CLIP text encoders and T5 of an SD3 pipeline; without T5 its part of the prompt is zeros."""
 
     def embed(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Penultimate hidden states of both CLIPs side by side, T5's after them; both pooled outputs side by side."""
+        from diffusers import SD3Transformer2DModel
+
         first, pooled = penultimate_clip(self, prompts, 1, projected=True)
         second, pooled_2 = penultimate_clip(self, prompts, 2, projected=True)
         clip = torch.cat([first, second], dim=-1)
         if self.pipeline.has("text_encoder_3"):
             long = t5(self, prompts, 3, self.max_tokens)
         else:
-            long = clip.new_zeros(len(clip), self.max_tokens, self.width)
+            width = self.pipeline.config("transformer", SD3Transformer2DModel)["joint_attention_dim"]
+            long = clip.new_zeros(len(clip), self.max_tokens, width)
         clip = F.pad(clip, (0, long.shape[-1] - clip.shape[-1]))
         return {
             "prompt_embeds": torch.cat([clip, long], dim=1),

@@ -6,19 +6,18 @@ Source: Podell et al. 2023, arXiv 2307.01952; the layout of folders is that of d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastgen.denoisers.diffusers_sd import prediction_from_scheduler
-from fastgen.denoisers.pipelines import PipelineCodec, PipelineDenoiser, PipelineFolder, latent_side
+from fastgen.denoisers.diffusers_sd import PipelineUNet
+from fastgen.denoisers.pipelines import PipelineCodec, PipelineFolder
 from fastgen.denoisers.schedulers import PipelineVP
 from fastgen.denoisers.text import penultimate_clip
 from fastgen.errors import UserError
 
 
-class StableDiffusionXL(PipelineDenoiser):
+class StableDiffusionXL(PipelineUNet):
     """The base U-Net of SDXL. Many-step solvers call it where the pipeline's ``EulerDiscreteScheduler`` does.
 
     Conditions: ``prompt_embeds`` (B, L, D) and ``pooled_prompt_embeds`` (B, P) with their ``null_`` counterparts. A
@@ -36,7 +35,6 @@ class StableDiffusionXL(PipelineDenoiser):
         UserError: If a configuration cannot be read, or describes another family (SD1.5, the refiner).
     """
 
-    part = "unet"
     time_ids: Tensor
 
     def __init__(
@@ -47,28 +45,23 @@ class StableDiffusionXL(PipelineDenoiser):
         resolution: int | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
-        from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+        from diffusers import EulerDiscreteScheduler
 
         pipeline = PipelineFolder(pretrained, revision, variant)
         scheduler = pipeline.config("scheduler", EulerDiscreteScheduler)
-        config = pipeline.config("unet", UNet2DConditionModel)
-        factor = 2 ** (len(pipeline.config("vae", AutoencoderKL)["block_out_channels"]) - 1)
-        kind = prediction_from_scheduler(scheduler, pretrained)
-        side = latent_side(resolution, config["sample_size"] * factor, factor, factor, pretrained)
         process = PipelineVP.from_scheduler(scheduler, pretrained)
-        unet = UNet2DConditionModel.from_config(config)
-        channels = unet.config.in_channels
+        super().__init__(pipeline, scheduler, process, resolution, gradient_checkpointing)
+        config = self.network.config
         if (
-            unet.config.addition_embed_type != "text_time"
-            or unet.config.out_channels != channels
+            config.addition_embed_type != "text_time"
+            or config.out_channels != config.in_channels
             or pipeline.index.get("requires_aesthetics_score")
         ):
             raise UserError(
                 f"The U-Net of '{pretrained}' is not one of Stable Diffusion XL base (SD1.5, refiner or inpainting?); "
                 "give a text-to-image pipeline of SDXL."
             )
-        super().__init__(pipeline, unet, process, kind, (channels, side, side), gradient_checkpointing)
-        pixels = float(side * factor)
+        pixels = float(self.sample_shape[-1] * pipeline.latent_factor)
         ids = torch.tensor([[pixels, pixels, 0.0, 0.0, pixels, pixels]])
         self.register_buffer("time_ids", ids, persistent=False)
 
@@ -89,18 +82,9 @@ class StableDiffusionXL(PipelineDenoiser):
         """VAE and text encoders of the same pipeline."""
         return StableDiffusionXLCodec(self.pipeline)
 
-    @property
-    def feature_path(self) -> str:
-        return "unet.mid_block"
-
 
 class StableDiffusionXLCodec(PipelineCodec):
     """VAE and both CLIP text encoders of an SDXL pipeline."""
-
-    def vae_class(self) -> Any:
-        from diffusers import AutoencoderKL
-
-        return AutoencoderKL
 
     def embed(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Penultimate hidden states of both encoders side by side, and the pooled output of the second."""

@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from fastgen.denoisers.pipelines import PipelineCodec, PipelineDenoiser, PipelineFolder, TextDtype, latent_side
-from fastgen.denoisers.schedulers import flow_from_scheduler
+from fastgen.denoisers.flow_transformers import FlowTransformer, LongPromptCodec
+from fastgen.denoisers.pipelines import PipelineFolder, TextDtype, latent_side
 from fastgen.errors import UserError
 
 
-class Wan(PipelineDenoiser):
+class Wan(FlowTransformer):
     """The transformer of Wan 2.1: a rectified flow on videos, called with ``1000 t``.
 
     Samples are latents (16, F, h, w). Shift and grid are the scheduler's; the pipeline's UniPC is a multistep solver of
@@ -49,11 +49,10 @@ class Wan(PipelineDenoiser):
         text_dtype: TextDtype = "float32",
         gradient_checkpointing: bool = False,
     ) -> None:
-        from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+        from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
         pipeline = PipelineFolder(pretrained, revision, variant)
-        scheduler = pipeline.config("scheduler", FlowMatchEulerDiscreteScheduler)
-        transformer = WanTransformer3DModel.from_config(pipeline.config("transformer", WanTransformer3DModel))
+        transformer = pipeline.network("transformer", WanTransformer3DModel)
         vae = pipeline.config("vae", AutoencoderKLWan)
         config = transformer.config
         index = pipeline.index
@@ -77,12 +76,9 @@ class Wan(PipelineDenoiser):
             for pixels, size in zip((height, width), patch, strict=True)
         )
         count = (frames - 1) // slowing + 1
-        tokens = count * (rows // patch[0]) * (columns // patch[1])
-        process = flow_from_scheduler(scheduler, pretrained, tokens, even=False)
         shape = (channels, count, rows, columns)
-        super().__init__(pipeline, transformer, process, "velocity", shape, gradient_checkpointing)
-        self.max_tokens = max_tokens
-        self.text_dtype: TextDtype = text_dtype
+        tokens = count * (rows // patch[0]) * (columns // patch[1])
+        super().__init__(pipeline, transformer, shape, tokens, max_tokens, text_dtype, gradient_checkpointing)
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """The velocity ``noise - x0``."""
@@ -97,22 +93,16 @@ class Wan(PipelineDenoiser):
         return WanCodec(self.pipeline, self.text_dtype, self.max_tokens)
 
     @property
+    def time_path(self) -> str:
+        return "transformer.condition_embedder.time_embedder"
+
+    @property
     def feature_path(self) -> str:
         return f"transformer.blocks.{len(self.network.blocks) // 2}"
 
 
-class WanCodec(PipelineCodec):
-    """Video VAE and UMT5 of a Wan pipeline; its pictures are videos (B, 3, frames, height, width).
-
-    Args:
-        pipeline: Where the parts are.
-        text_dtype: What the text encoders compute in.
-        max_tokens: Longer prompts are cut.
-    """
-
-    def __init__(self, pipeline: PipelineFolder, text_dtype: TextDtype, max_tokens: int) -> None:
-        super().__init__(pipeline, text_dtype)
-        self.max_tokens = max_tokens
+class WanCodec(LongPromptCodec):
+    """Video VAE and UMT5 of a Wan pipeline; its pictures are videos (B, 3, frames, height, width)."""
 
     def vae_class(self) -> Any:
         from diffusers import AutoencoderKLWan

@@ -8,10 +8,7 @@ from torch import Tensor, nn
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import load_strictly
-from fastgen.denoisers.guidance_input import GuidanceInput
 from fastgen.denoisers.labels import LabelledDenoiser
-from fastgen.denoisers.second_time import SecondTime
-from fastgen.errors import UserError
 from fastgen.files import load_tensors
 from fastgen.processes import PredictionKind, Process
 
@@ -47,24 +44,12 @@ class EmbeddingDenoiser(LabelledDenoiser):
             nn.Linear(2 * TIME_FREQUENCIES, embedding_width), nn.SiLU(), nn.Linear(embedding_width, embedding_width)
         )
         self.label_embedding = nn.Embedding(num_classes + 1, embedding_width) if num_classes else None
-        self.second_time: SecondTime | None = SecondTime(embedding_width) if second_time else None
-        self.guidance_input: GuidanceInput | None = None
+        if second_time:
+            self.add_second_time()
 
     @property
-    def takes_second_time(self) -> bool:
-        return self.second_time is not None
-
-    def add_second_time(self) -> None:
-        """Give a pretrained network the second time input without changing its function; idempotent."""
-        if self.second_time is None:
-            parameter = next(self.time_embedding.parameters())
-            self.second_time = SecondTime(self.embedding_width).to(parameter.device, parameter.dtype)
-
-    def add_guidance_input(self) -> None:
-        """Let the network read ``condition["guidance"]`` without changing its function; idempotent."""
-        if self.guidance_input is None:
-            parameter = next(self.time_embedding.parameters())
-            self.guidance_input = GuidanceInput(self.embedding_width).to(parameter.device, parameter.dtype)
+    def time_path(self) -> str:
+        return "time_embedding"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -87,14 +72,9 @@ class EmbeddingDenoiser(LabelledDenoiser):
         embedding = self.time_embedding(features.to(self.dtype))
         if self.label_embedding is not None:
             embedding = embedding + self.label_embedding(self.labels(condition, x_t))
-        if self.second_time is not None:
-            embedding = embedding + self.second_time(self.process, t, t if s is None else s)
-        elif s is not None:
-            raise UserError(
-                f"{type(self).__name__} has no second time input; set second_time: true or call add_second_time()."
-            )
-        if self.guidance_input is not None and "guidance" in condition:
-            embedding = embedding + self.guidance_input(condition["guidance"])
+        added = self.added_embedding(t, condition, s)
+        if added is not None:
+            embedding = embedding + added
         return F.silu(embedding)
 
     def load_weights(self) -> None:

@@ -58,6 +58,17 @@ class PipelineFolder:
         """The JSON configuration of a part, e.g. ``unet``; ``kind`` is the diffusers class that it describes."""
         return self._read(part, lambda: kind.load_config(self._place, subfolder=part, revision=self.revision))
 
+    def network(self, part: str, kind: Any) -> Any:
+        """The module of the diffusers class ``kind`` that a part's configuration describes, with random weights."""
+        return kind.from_config(self.config(part, kind))
+
+    @cached_property
+    def latent_factor(self) -> int:
+        """Pixels per latent of an ``AutoencoderKL``."""
+        from diffusers import AutoencoderKL
+
+        return 2 ** (len(self.config("vae", AutoencoderKL)["block_out_channels"]) - 1)
+
     def model(self, part: str, kind: Any, dtype: torch.dtype = torch.float32) -> nn.Module:
         """A part with its weights: frozen, in eval mode, in ``dtype``.
 
@@ -226,13 +237,12 @@ class PipelineDenoiser(Denoiser):
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
         """The raw answer at latents ``x_t`` (B, ...) and times ``t`` (B,)."""
         name = type(self).__name__
-        if s is not None:
-            raise UserError(f"{name} has one time input; give a flow-map student a second one with an adapter.")
         if "prompt_embeds" not in condition:
             raise UserError(f"{name} needs prompts; use a data module whose condition is a list of prompts.")
         dtype = self.network.dtype
         ready = {key: value.to(dtype) if value.is_floating_point() else value for key, value in condition.items()}
-        return self.answer(x_t.to(dtype), t.float(), ready)
+        with self.added_inputs(t, condition, s):
+            return self.answer(x_t.to(dtype), t.float(), ready)
 
     def null_condition(self, condition: Condition) -> Condition:
         """The condition of no prompt for every sample, with the names and shapes of ``condition``."""
@@ -274,9 +284,11 @@ class PipelineCodec(Codec):
     def embed(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Embeddings of B prompts by name, each (B, ...)."""
 
-    @abstractmethod
     def vae_class(self) -> Any:
         """The diffusers class of the VAE."""
+        from diffusers import AutoencoderKL
+
+        return AutoencoderKL
 
     def embed_nothing(self) -> dict[str, Tensor]:
         """Embeddings of no prompt, each (1, ...)."""

@@ -44,6 +44,12 @@ class Warped(Denoiser):
     def takes_second_time(self) -> bool:
         return self.inner.takes_second_time
 
+    def add_second_time(self) -> None:
+        self.inner.add_second_time()
+
+    def add_guidance_input(self) -> None:
+        self.inner.add_guidance_input()
+
     @property
     def feature_path(self) -> str:
         return f"inner.{self.inner.feature_path}"

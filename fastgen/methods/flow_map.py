@@ -128,7 +128,7 @@ class FlowMapDistiller(Distiller, ABC):
             if self.guidance.embedded:
                 self.student.add_guidance_input()
         own, wanted = self.student.process, self.wanted_coordinates
-        self.coordinates = own if wanted is None or type(own) is type(wanted) else wanted
+        self.coordinates = own if wanted is None or isinstance(own, type(wanted)) else wanted
         last = torch.tensor(own.t_max, dtype=torch.float64, device="cpu")
         self.t_max = own.t_max if self.coordinates is own else float(self.coordinates.time(own.ratio(last)))
 

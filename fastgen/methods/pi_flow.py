@@ -16,7 +16,7 @@ from fastgen.methods.batch import MicroBatch
 from fastgen.methods.trajectory import TrajectoryDistiller
 from fastgen.processes import expand
 from fastgen.randomness import Draws
-from fastgen.sampling.guided import guided
+from fastgen.sampling.guided import guided_as_sampled
 from fastgen.sampling.policies import GMFlow, Policy, PolicyFamily
 from fastgen.sampling.students import Rollout
 
@@ -87,7 +87,7 @@ class PiFlow(TrajectoryDistiller):
     def velocity_of_teacher(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """The guided teacher's velocity in rectified flow."""
         x_t, t = FLOW.warp(x, time, self.teacher.process)
-        prediction = guided(self.teacher, x_t, t, condition, self.solver.guidance)
+        prediction = guided_as_sampled(self.teacher, x_t, t, condition, self.solver.guidance)
         return prediction.noise - prediction.x0
 
     def chain(self, denoiser: Denoiser, noise: Tensor, condition: Condition, edges: list[float], stop: int) -> Tensor:

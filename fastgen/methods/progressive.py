@@ -15,7 +15,7 @@ from fastgen.errors import UserError
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.trajectory import TrajectoryDistiller
 from fastgen.objectives.progressive import SNRWeight, ddim_target, snr_loss
-from fastgen.sampling.guided import guided
+from fastgen.sampling.guided import guided_as_sampled
 from fastgen.sampling.students import Rollout, StudentSampler
 
 
@@ -121,7 +121,7 @@ class Progressive(TrajectoryDistiller):
         process = self.student.process
         for start, end in ((t, r), (r, s)):
             if int(self.stage) == 0:
-                prediction = guided(self.teacher, x_t, start, part.condition, self.solver.guidance)
+                prediction = guided_as_sampled(self.teacher, x_t, start, part.condition, self.solver.guidance)
             else:
                 prediction = self.snapshot(x_t, start, part.condition)
             x_t = process.jump(prediction, end)

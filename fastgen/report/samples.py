@@ -187,13 +187,15 @@ def keep(
 ) -> Block:
     """Write pictures, or note points."""
     from fastgen.pictures import pixels, save_samples
+    from fastgen.videos import strips
 
     files: tuple[str, ...] = ()
     points: tuple[tuple[float, float], ...] = ()
-    if samples.ndim == 4:
+    if samples.ndim > 2:
+        video = samples.ndim == 5
         save_samples(samples, out / folder, names=seeds)
-        files = tuple(f"{folder.as_posix()}/{seed:06d}.png" for seed in seeds)
-        content = pixels(samples).numpy().tobytes()
+        files = tuple(f"{folder.as_posix()}/{seed:06d}.{'webp' if video else 'png'}" for seed in seeds)
+        content = pixels(strips(samples) if video else samples).numpy().tobytes()
     else:
         flat = samples.flatten(1)
         flat = flat[:, :2] if flat.shape[1] > 1 else flat.repeat(1, 2).mul(flat.new_tensor([1.0, 0.0]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -42,8 +44,17 @@ class GuidedPrediction(Prediction):
         return self.cond or self
 
 
-def guided(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, scale: float) -> GuidedPrediction:
-    """The prediction guided by :meth:`Denoiser.guide`; one plain call if ``scale`` is 1 or 0.
+Mix = Callable[[Prediction, Prediction, float], Prediction]
+"""The guided prediction from those with and without condition and the scale."""
+
+
+def guided(
+    denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, scale: float, mix: Mix = Prediction.guided
+) -> GuidedPrediction:
+    """The guided prediction, as losses ask it: ``uncond + scale (cond - uncond)``, whatever the family samples with.
+
+    Distillation losses are derived for this mixture, a multiple of the score of p(x) p(c | x)^scale (Ho & Salimans
+    2022, arXiv 2207.12598). One plain call if ``scale`` is 1 or 0.
 
     Raises:
         UserError: If there is nothing to guide to.
@@ -60,7 +71,14 @@ def guided(denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, sca
             "set the scale to 1."
         )
     cond, uncond = conditional_pair(denoiser, x_t, t, condition)
-    return GuidedPrediction(denoiser.guide(cond, uncond, scale), cond, uncond)
+    return GuidedPrediction(mix(cond, uncond, scale), cond, uncond)
+
+
+def guided_as_sampled(
+    denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, scale: float
+) -> GuidedPrediction:
+    """The guided prediction by the family's own rule, :meth:`Denoiser.guide`: what solvers follow."""
+    return guided(denoiser, x_t, t, condition, scale, denoiser.guide)
 
 
 class Guided(Denoiser):

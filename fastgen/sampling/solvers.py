@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
-from fastgen.sampling.guided import guided
+from fastgen.sampling.guided import guided_as_sampled
 
 
 class Solver(ABC):
@@ -54,7 +54,7 @@ class Euler(Solver):
         return steps
 
     def step(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, condition: Condition, last: bool) -> Tensor:
-        return denoiser.process.jump(guided(denoiser, x_t, t, condition, self.guidance), s)
+        return denoiser.process.jump(guided_as_sampled(denoiser, x_t, t, condition, self.guidance), s)
 
 
 class Heun(Solver):
@@ -65,9 +65,9 @@ class Heun(Solver):
 
     def step(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, condition: Condition, last: bool) -> Tensor:
         process = denoiser.process
-        first = guided(denoiser, x_t, t, condition, self.guidance)
+        first = guided_as_sampled(denoiser, x_t, t, condition, self.guidance)
         x_s = process.jump(first, s)
         if last:
             return x_s
-        second = guided(denoiser, x_s, s, condition, self.guidance)
+        second = guided_as_sampled(denoiser, x_s, s, condition, self.guidance)
         return process.trapezoid(x_t, t, s, first, second)

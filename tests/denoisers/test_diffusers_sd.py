@@ -381,5 +381,3 @@ def test_prompts_are_needed(denoiser, codec):
         codec.encode_condition({"label": torch.zeros(2, dtype=torch.long)})
     with pytest.raises(UserError, match="needs prompts"):
         denoiser(normal(1, 4, 8, 8), torch.tensor([500.0]))
-    with pytest.raises(UserError, match="one time input"):
-        denoiser(normal(1, 4, 8, 8), torch.tensor([500.0]), {}, torch.tensor([400.0]))

@@ -215,14 +215,12 @@ def test_missing_parts_are_one_sentence(case: Case, tmp_path: Path):
         case.family.build(folder).load_weights()
 
 
-def test_prompts_and_one_time_are_needed(case: Case):
+def test_prompts_are_needed(case: Case):
     x, t = case.noise(1), case.times(0.5)
     with pytest.raises(UserError, match="needs prompts"):
         case.codec.encode_condition({"label": torch.zeros(2, dtype=torch.long)})
     with pytest.raises(UserError, match="needs prompts"):
         case.denoiser(x, t)
-    with pytest.raises(UserError, match="one time input"):
-        case.denoiser(x, t, {}, t)
 
 
 def test_resolution(case: Case):

@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
-from command_line import ROOT, fastgen, load
+from command_line import ROOT, fastgen, last, load, write
 from denoisers.families import FAMILIES
 from denoisers.tiny_sd import write_tiny_pipeline
 from PIL import Image
 
 from fastgen.checkpoints import method_from_checkpoint
+from fastgen.pictures import CAPTION_SIZE
 
+SD15 = {"write": write_tiny_pipeline, "teacher": "StableDiffusion", "options": {"resolution": 16}}
+SDXL, SD3, FLUX, QWEN, WAN = (
+    {"write": FAMILIES[name].write, "teacher": name, "options": options}
+    for name, options in {
+        "StableDiffusionXL": {},
+        "StableDiffusion3": {"resolution": 16, "max_tokens": 16},
+        "Flux": {"resolution": 16, "max_tokens": 16},
+        "QwenImage": {"resolution": 16},
+        "Wan": FAMILIES["Wan"].options,
+    }.items()
+)
 CONFIGS = {
-    "sid_sd15": (write_tiny_pipeline, {}),
-    "dmd2_sdxl": (FAMILIES["StableDiffusionXL"].write, {}),
-    "dmd2_sd3": (FAMILIES["StableDiffusion3"].write, {"max_tokens": 16}),
-    "dmd2_flux": (FAMILIES["Flux"].write, {"resolution": 16, "max_tokens": 16}),
-    "dmd2_qwenimage": (FAMILIES["QwenImage"].write, {"resolution": 16}),
-    "dmd2_wan": (FAMILIES["Wan"].write, FAMILIES["Wan"].options),
+    "sid_sd15": SD15,
+    "lcm_sd15": SD15,
+    "dmd2_sdxl": SDXL,
+    "dmd2_sd3": SD3,
+    "scm_sd3": SD3,
+    "dmd2_flux": FLUX,
+    "meanflow_flux": FLUX,
+    "dmd2_qwenimage": QWEN,
+    "dmd2_wan": WAN,
 }
+
+ADDED = {"lcm_sd15": "guidance_input", "meanflow_flux": "second_time"}
+"""Inputs that students get."""
 
 
 def images_with_captions(folder: Path) -> Path:
@@ -32,39 +51,90 @@ def images_with_captions(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_config_trains_two_steps_and_samples(name: str, tmp_path: Path):
-    write, options = CONFIGS[name]
-    path = ROOT / "configs" / f"{name}.yaml"
-    config = yaml.safe_load(path.read_text())
-    data = {"batch_size": 2}
+def shortened(config: dict[str, Any], family: dict[str, Any], folder: Path, grid: bool = False, **data: Any) -> Path:
+    """A config on a family's tiny pipeline, for two small steps on the CPU; other callbacks than a grid cost time."""
+    config["trainer"] |= {"max_steps": 2, "accelerator": "cpu", "devices": 1, "precision": "32-true"}
+    config["trainer"]["logger"]["init_args"] = {"save_dir": str(folder), "name": "run"}
+    kept = ("EMA", "Checkpoint", *(["SampleGrid"] if grid else []))
+    config["trainer"]["callbacks"] = [c for c in config["trainer"]["callbacks"] if c["class_path"].endswith(kept)]
+    arguments = config["model"]["init_args"]
+    if arguments["teacher"]["class_path"] != family["teacher"]:
+        arguments["teacher"] = {"class_path": family["teacher"], "init_args": {}}
+    tiny = {"pretrained": str(family["write"](folder / "pipeline")), **family["options"]}
+    arguments["teacher"]["init_args"] |= tiny
     if config["data"]["class_path"] == "ImageFolder":
-        data |= {"root": images_with_captions(tmp_path / "images"), "resolution": 16, "held_out_fraction": 0.4}
-    teacher = {"pretrained": write(tmp_path / "pipeline"), **options}
-    words = [
-        "fit",
-        f"--config={path}",
-        "--trainer.max_steps=2",
-        "--trainer.accelerator=cpu",
-        "--trainer.precision=32-true",
-        "--trainer.callbacks=fastgen.callbacks.Checkpoint",
-        f"--trainer.logger.init_args.save_dir={tmp_path}",
-        *(f"--model.init_args.teacher.init_args.{key}={value}" for key, value in teacher.items()),
-        *(f"--data.init_args.{key}={value}" for key, value in data.items()),
-    ]
-    assert fastgen(*words) == 0
-    checkpoint = tmp_path / name / "version_0" / "checkpoints" / "last.ckpt"
-    saved = load(checkpoint)
-    assert saved["global_step"] == 2
+        data |= {"root": str(images_with_captions(folder / "images")), "resolution": 16, "held_out_fraction": 0.4}
+    config["data"]["init_args"] |= {"batch_size": 2, **data}
+    return write(folder / "config.yaml", config)
+
+
+def fitted(config: Path, folder: Path) -> Path:
+    """The checkpoint of two steps; every tensor in it is finite and none is the teacher's."""
+    assert fastgen("fit", f"--config={config}") == 0
+    saved = load(last(folder))
+    assert saved["global_step"] == 2 and saved["fastgen"]["bad_steps_total"] == 0
     assert not any(key.startswith(("teacher.", "codec.")) for key in saved["state_dict"])
     assert all(torch.isfinite(value).all() for value in saved["state_dict"].values())
+    return last(folder)
+
+
+def sampled(checkpoint: Path, out: Path) -> Path:
+    assert fastgen("sample", f"--ckpt={checkpoint}", "--seeds=0-1", f"--out={out}", "--prompt=a cat") == 0
+    return out
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_trains_two_steps_and_samples(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
+    named = config["model"]["init_args"]["teacher"]["class_path"]
+    assert named == CONFIGS[name]["teacher"]
+    checkpoint = fitted(shortened(config, CONFIGS[name], tmp_path), tmp_path)
     method = method_from_checkpoint(checkpoint)
+    added = [x for x in ("second_time", "guidance_input") if getattr(method.student, x) is not None]
+    assert added == ([ADDED[name]] if name in ADDED else [])
+    assert all(getattr(method.student, x).out.weight.abs().sum() > 0 for x in added)
+    if added:
+        assert fastgen("export", f"--ckpt={checkpoint}", f"--out={tmp_path / 'exported'}") != 0
+        assert "no pipeline of diffusers has" in capsys.readouterr().err
     samples = method.sample([0, 1], {"prompt": ["a cat", "a dog"]})
     assert samples.isfinite().all()
-    if name == "dmd2_wan":
-        assert samples.shape == (2, 3, 5, 16, 16)
-        return
-    assert samples.shape == (2, 3, 16, 16)
-    picture = tmp_path / "grid.png"
-    assert fastgen("sample", f"--ckpt={checkpoint}", "--seeds=0-1", f"--out={picture}", "--prompt=a cat") == 0
-    assert picture.exists()
+    assert samples.shape == ((2, 3, 5, 16, 16) if named == "Wan" else (2, 3, 16, 16))
+    with Image.open(sampled(checkpoint, tmp_path / "grid.png")) as picture:
+        assert picture.size == ((5 * 16, 16 + 2 + 16) if named == "Wan" else (2 * 48 + 2, 48))
+
+
+@pytest.mark.parametrize(
+    ("family", "student"),
+    [(SD15, None), (SDXL, None), (SD3, None), (SD3, {"class_path": "LoRA", "init_args": {"rank": 2}}), (QWEN, None)],
+    ids=["SD15", "SDXL", "SD3", "SD3-LoRA", "QwenImage"],
+)
+def test_mean_flow_trains_every_family_of_images(family: dict[str, Any], student: Any, tmp_path: Path):
+    """The config for FLUX.1 with another teacher and its guidance."""
+    config = yaml.safe_load((ROOT / "configs" / "meanflow_flux.yaml").read_text())
+    config["model"]["init_args"] |= {"student": student, "guidance": {"low": 5.0}}
+    checkpoint = fitted(shortened(config, family, tmp_path), tmp_path)
+    learned = load(checkpoint)["state_dict"]["student.second_time.out.weight"]
+    assert learned.abs().sum() > 0
+    method = method_from_checkpoint(checkpoint)
+    assert torch.equal(method.student.second_time.out.weight, learned)
+    assert sampled(checkpoint, tmp_path / "grid.png").exists()
+
+
+def test_mean_flow_trains_wan_on_videos_that_its_teacher_made(tmp_path: Path):
+    """The three commands at the top of the config."""
+    config = yaml.safe_load((ROOT / "configs" / "meanflow_wan.yaml").read_text())
+    config["model"]["init_args"]["solver"]["init_args"]["steps"] = 3
+    path = shortened(config, WAN, tmp_path, grid=True, path=str(tmp_path / "pairs"), held_out_count=2)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\na dog\n")
+    words = ["--count=6", "--batch-size=3", f"--prompts={prompts}", f"--out={tmp_path / 'pairs'}"]
+    assert fastgen("pairs", f"--config={path}", *words) == 0
+    checkpoint = fitted(path, tmp_path)
+    assert load(checkpoint)["state_dict"]["student.second_time.out.weight"].abs().sum() > 0
+    with Image.open(tmp_path / "run" / "version_0" / "grids" / "step_000002.png") as picture:
+        # Teacher with 3 calls and 1, student with 1 and 4: two strips of five frames under each of the captions.
+        assert picture.height == 4 * (2 * 16 + 2 + CAPTION_SIZE + 6) + 3 * 4
+    videos = sorted(sampled(checkpoint, tmp_path / "videos").iterdir())
+    assert [video.name for video in videos] == ["000000.webp", "000001.webp"]
+    with Image.open(videos[0]) as played:
+        assert played.n_frames == 5 and played.size == (16, 16)

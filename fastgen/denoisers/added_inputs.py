@@ -1,0 +1,76 @@
+"""Inputs that a pretrained network lacks, as adapters: they are added to the embedding of its time."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastgen.denoisers.preconditioning import noise_angle, time_features
+from fastgen.processes import Process
+
+
+class AddedInput(nn.Module):
+    """A layer with SiLU and an output layer that starts at zero, so that the network keeps its function.
+
+    Zero initialisation as in Zhang et al. 2023, arXiv 2302.05543.
+
+    Args:
+        inputs: Number of values that it sees.
+        width: Width of the embedding it is added to.
+        frequencies: Number of frequencies of each value, as sines and cosines.
+    """
+
+    def __init__(self, inputs: int, width: int, frequencies: int) -> None:
+        super().__init__()
+        self.frequencies = frequencies
+        self.hidden = nn.Linear(2 * inputs * frequencies, width)
+        self.out = nn.Linear(width, width)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Back to the state that does not change the network."""
+        self.hidden.reset_parameters()
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def embed(self, *values: Tensor) -> Tensor:
+        """Embedding (B, width) of values of order one, each (B,)."""
+        features = torch.cat([time_features(value, self.frequencies) for value in values], dim=1)
+        return self.out(F.silu(self.hidden(features.to(self.hidden.weight.dtype))))
+
+
+class SecondTime(AddedInput):
+    """Where a jump from ``t`` ends, for flow maps: ``s`` and the distance ``t - s``, both as noise angles.
+
+    Args:
+        width: Width of the embedding it is added to.
+        frequencies: Number of frequencies of each of the two.
+    """
+
+    def __init__(self, width: int, frequencies: int = 8) -> None:
+        super().__init__(2, width, frequencies)
+
+    def forward(self, process: Process, t: Tensor, s: Tensor) -> Tensor:
+        """Embedding (B, width) of the jump from ``t`` (B,) to ``s`` (B,)."""
+        start, end = noise_angle(process, t), noise_angle(process, s)
+        return self.embed(end, start - end)
+
+
+class GuidanceInput(AddedInput):
+    """The guidance scale, for students that were distilled at many (Meng et al. 2022, arXiv 2210.03142).
+
+    It sees ``log(scale)``; the scale 1 means no guidance. LCM (arXiv 2310.04378) uses sinusoids of
+    ``1000 (scale - 1)`` instead, whose neighbours are unrelated.
+
+    Args:
+        width: Width of the embedding it is added to.
+        frequencies: Number of frequencies.
+    """
+
+    def __init__(self, width: int, frequencies: int = 8) -> None:
+        super().__init__(1, width, frequencies)
+
+    def forward(self, scale: Tensor) -> Tensor:
+        """Embedding (B, width) of guidance scales (B,)."""
+        return self.embed(torch.log(scale.clamp(min=1e-3)))
