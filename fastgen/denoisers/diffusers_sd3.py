@@ -77,6 +77,9 @@ class StableDiffusion3(PipelineDenoiser):
             "pooled_prompt_embeds": (config.pooled_projection_dim,),
         }
 
+    def call_options(self, pipe: Any) -> dict[str, Any]:
+        return super().call_options(pipe) | {"max_sequence_length": self.max_tokens}
+
     def make_codec(self) -> StableDiffusion3Codec:
         """VAE and text encoders of the same pipeline."""
         return StableDiffusion3Codec(
