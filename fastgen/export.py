@@ -11,7 +11,8 @@ gives the number of steps:
 | flow    | pure noise   | fresh noise  | ``FlowMatchLCMScheduler``, times through ``shift`` and ``shift_terminal``|
 | flow    | pure noise   | Euler        | ``FlowMatchEulerDiscreteScheduler``, likewise                            |
 
-What no configuration expresses is refused in a sentence.
+The shift also depends on the pipeline: those of FLUX.1 and Qwen-Image hand even sigmas to the scheduler, the others leave
+them to it. What no configuration expresses is refused in a sentence.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ TOLERANCE = 1e-4
 """Largest difference between a time of the student and its baked twin, in units of t in [0, 1]."""
 SIGMA_STEP = 1e-3
 """1 / num_train_timesteps of the flow schedulers: the lowest sigma before any shift."""
+OFFSET = {"steps_offset": 1}
+"""Without effect on the spacings here, but pipelines of Stable Diffusion warn about any other value."""
 
 
 def baked_scheduler(denoiser: PipelineDenoiser, times: Sequence[float], stochastic: bool) -> Any:
@@ -78,6 +81,7 @@ def _vp_scheduler(denoiser: PipelineDenoiser, process: VP, times: Sequence[float
             trained_betas=_betas(process)[: first + 1],
             timestep_spacing="trailing",
             prediction_type=kind,
+            **OFFSET,
         )
     even = [float(i * (count // steps) - 1) for i in range(steps, 0, -1)]
     if list(times) != even:
@@ -85,7 +89,7 @@ def _vp_scheduler(denoiser: PipelineDenoiser, process: VP, times: Sequence[float
         raise _refuse(times, f"with {steps} steps, schedulers of diffusers call at {wanted}; train or sample there")
     betas = ("beta_start", "beta_end", "beta_schedule", "trained_betas")
     common: dict[str, Any] = {key: config[key] for key in betas if key in config}
-    common |= {"num_train_timesteps": count, "prediction_type": kind, "clip_sample": False}
+    common |= {"num_train_timesteps": count, "prediction_type": kind, "clip_sample": False} | OFFSET
     if stochastic:
         return LCMScheduler(**common, original_inference_steps=steps, set_alpha_to_one=True)
     return DDIMScheduler(**common, timestep_spacing="trailing", set_alpha_to_one=True)
@@ -181,9 +185,7 @@ def export_pipeline(denoiser: PipelineDenoiser, sampling: Sampling, out: Path) -
     write_card(out, denoiser, pipe, sampling, ['pipe = DiffusionPipeline.from_pretrained("PATH_OF_THIS_FOLDER")'])
 
 
-def write_card(
-    out: Path, denoiser: PipelineDenoiser, pipe: Any, sampling: Sampling, load: Sequence[str], base: str | None = None
-) -> None:
+def write_card(out: Path, denoiser: PipelineDenoiser, pipe: Any, sampling: Sampling, load: Sequence[str]) -> None:
     """Say how to use an exported student, in ``fastgen.json`` and ``README.md``.
 
     Args:
@@ -192,7 +194,6 @@ def write_card(
         pipe: Its pipeline, with the scheduler that calls it.
         sampling: How it is sampled.
         load: Lines of Python that make ``pipe``.
-        base: The teacher's name on the hub, if it has one.
     """
     scheduler = type(pipe.scheduler).__name__
     call = {"num_inference_steps": len(sampling.times), **denoiser.call_options(pipe)}
@@ -211,12 +212,14 @@ def write_card(
     names = ["DiffusionPipeline", *([scheduler] if scheduler in code else [])]
     options = ", ".join(f"{name}={value}" for name, value in call.items())
     result = "frames" if "num_frames" in call else "images"
+    teacher = denoiser.pipeline
+    base = "" if teacher.is_local else f"base_model: {teacher.pretrained}\n"
     text = f"""---
 library_name: diffusers
-{f"base_model: {base}" if base else "tags: [fastgen]"}
+{base}tags: [fastgen]
 ---
-A student of {len(sampling.times)} steps, distilled with fastgen. It needs no guidance, and its scheduler knows its
-steps: give `num_inference_steps={len(sampling.times)}` and no timesteps or sigmas.
+A student of {len(sampling.times)} steps, distilled with fastgen. Keep the arguments below, they are those of its
+training; its scheduler knows when to call it, so give neither timesteps nor sigmas.
 
 ```python
 from diffusers import {", ".join(names)}

@@ -27,6 +27,8 @@ from fastgen.export import Sampling, refuse_used, write_card
 
 FILES = {"lora": "pytorch_lora_weights.safetensors", "kohya": "lora_kohya.safetensors"}
 """Dialects and the names of their files."""
+ORIGINAL = {"add_embedding_linear_1": "label_emb_0_0", "add_embedding_linear_2": "label_emb_0_2"}
+"""The layers that diffusers reads in kohya's dialect under their names in SDXL's original code only."""
 SIDE = 8
 """Latents per side of the sample that a written file is checked with; the smallest that U-Nets can halve thrice."""
 
@@ -59,16 +61,15 @@ def export_lora(student: AdaptedDenoiser, sampling: Sampling, dialect: str, out:
             (out / name).unlink()
             raise
     scheduler.save_pretrained(out / "scheduler")
-    source = base.pipeline
-    is_local = Path(source.pretrained).expanduser().is_dir()
-    place = "PATH_OF_THE_TEACHER" if is_local else source.pretrained
-    revision = f', revision="{source.revision}"' if source.revision else ""
+    teacher = base.pipeline
+    place = "PATH_OF_THE_TEACHER" if teacher.is_local else teacher.pretrained
+    revision = f', revision="{teacher.revision}"' if teacher.revision else ""
     load = [
         f'pipe = DiffusionPipeline.from_pretrained("{place}"{revision})',
         f'pipe.load_lora_weights("PATH_OF_THIS_FOLDER", weight_name="{name}")',
         f'pipe.scheduler = {type(scheduler).__name__}.from_pretrained("PATH_OF_THIS_FOLDER", subfolder="scheduler")',
     ]
-    write_card(out, base, pipe, sampling, load, None if is_local else source.pretrained)
+    write_card(out, base, pipe, sampling, load)
 
 
 def _weights(student: AdaptedDenoiser) -> Iterator[tuple[str, Tensor, Tensor, float]]:
@@ -93,11 +94,8 @@ def _kohya(student: AdaptedDenoiser) -> tuple[dict[str, Tensor], dict[str, str]]
     """Tensors and metadata of kohya's dialect."""
     tensors: dict[str, Tensor] = {}
     for path, down, up, alpha in _weights(student):
-        # SDXL's embedding of sizes is the one layer that diffusers knows by its original name only.
-        name = path.replace("add_embedding.linear_1", "label_emb.0.0").replace(
-            "add_embedding.linear_2", "label_emb.0.2"
-        )
-        name = "lora_unet_" + name.partition(".")[2].replace(".", "_")
+        name = path.partition(".")[2].replace(".", "_")
+        name = "lora_unet_" + ORIGINAL.get(name, name)
         tensors |= {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
         tensors[f"{name}.alpha"] = torch.tensor(alpha)
     return tensors, {}
@@ -134,10 +132,10 @@ def _check(student: AdaptedDenoiser, pipe: Any, file: Path) -> None:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{name} cannot load a LoRA in this dialect ({reason}); choose another --format.") from error
     effect, gap = (float((other - wanted).abs().max()) for other in (bare, loaded))
-    if gap > 1e-3 * effect + 1e-5 * float(wanted.abs().max()):
+    if not gap <= 1e-3 * effect + 1e-5 * float(wanted.abs().max()):  # NaN where weights are left unset
         raise UserError(
-            f"{name} loads a LoRA in this dialect without an error, but not as the student: {gap:.2g} is missing of a "
-            f"change of {effect:.2g}; choose another --format."
+            f"{name} loads a LoRA in this dialect without an error, but not as the student: it is off by {gap:.2g} "
+            f"where the LoRA changes {effect:.2g}; choose another --format."
         )
 
 

@@ -23,8 +23,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fastgen import lora_files
 from fastgen.checkpoints import method_from_checkpoint
 from fastgen.denoisers import Flux, LoRA, QwenImage, StableDiffusion, StableDiffusion3, StableDiffusionXL, Wan
+from fastgen.denoisers.adapters import AdaptedDenoiser
 from fastgen.denoisers.pipelines import PipelineDenoiser
 from fastgen.errors import UserError
 from fastgen.export import Sampling, baked_scheduler
@@ -251,14 +253,19 @@ def test_a_lora_keeps_its_alpha(trained: Callable[..., Path], tmp_path: Path):
         assert torch.equal(one, kohya[f"lora_unet_{place.replace('.', '_')}.lora_{theirs}.weight"]) and one.any()
 
 
+def randomised_lora(base: PipelineDenoiser) -> AdaptedDenoiser:
+    """A LoRA with an effect."""
+    student = LoRA(rank=2, alpha=3.0).attach(base)
+    for i, change in enumerate(student.by_path().values()):
+        torch.nn.init.normal_(change.up.weight, std=0.05, generator=torch.Generator().manual_seed(i))
+    return student
+
+
 @pytest.mark.parametrize("dialect", FILES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_lora_that_diffusers_does_not_apply_is_refused(family: str, dialect: str, tmp_path: Path):
-    base = FAMILIES[family].build(tmp_path / "teacher")
-    student = LoRA(rank=2, alpha=3.0).attach(base)
-    for change in student.by_path().values():
-        torch.nn.init.normal_(change.up.weight, std=0.05)
-    out, sampling = tmp_path / "lora", Sampling([base.process.t_max], True, {})
+    student = randomised_lora(FAMILIES[family].build(tmp_path / "teacher"))
+    out, sampling = tmp_path / "lora", Sampling([student.process.t_max], True, {})
     refusals = {"sd3": "without an error, but not as the student", "flux": "cannot load", "wan": "cannot load"}
     if dialect == "kohya" and family in refusals:
         with pytest.raises(UserError, match=f"{refusals[family]}.*choose another --format"):
@@ -267,6 +274,27 @@ def test_a_lora_that_diffusers_does_not_apply_is_refused(family: str, dialect: s
     else:
         export_lora(student, sampling, dialect, out)
         assert (out / FILES[dialect]).exists() and (out / "scheduler" / "scheduler_config.json").exists()
+
+
+Written = tuple[dict[str, Tensor], dict[str, str]]
+FAULTS: dict[str, Callable[[dict[str, Tensor], dict[str, str]], Written]] = {
+    "no alpha": lambda tensors, metadata: (tensors, {}),
+    "another prefix": lambda tensors, metadata: ({f"base_model.{k}": v for k, v in tensors.items()}, {}),
+    "not a number": lambda tensors, metadata: ({k: v * torch.nan for k, v in tensors.items()}, metadata),
+    "one layer less": lambda tensors, metadata: (
+        {k: v * ("0.attn.to_v" not in k) for k, v in tensors.items()},
+        metadata,
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_file_that_loads_without_effect_is_noticed(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    student = randomised_lora(FAMILIES["sd3"].build(tmp_path / "teacher"))
+    right = lora_files._peft
+    monkeypatch.setattr(lora_files, "_peft", lambda student, part: FAULTS[fault](*right(student, part)))
+    with pytest.raises(UserError, match="not as the student"):
+        export_lora(student, Sampling([1.0], True, {}), "lora", tmp_path / "lora")
 
 
 def test_times_that_no_scheduler_knows_are_refused(tmp_path: Path):

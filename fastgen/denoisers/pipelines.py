@@ -112,9 +112,13 @@ class PipelineFolder:
         )
 
     @property
+    def is_local(self) -> bool:
+        """Whether it is a folder here."""
+        return Path(self.pretrained).expanduser().is_dir()
+
+    @property
     def _place(self) -> str:
-        folder = Path(self.pretrained).expanduser()
-        return str(folder) if folder.is_dir() else self.pretrained
+        return str(Path(self.pretrained).expanduser()) if self.is_local else self.pretrained
 
     def _read(self, part: str | None, read: Callable[[], T]) -> T:
         from safetensors import SafetensorError
