@@ -11,8 +11,8 @@ gives the number of steps:
 | flow    | pure noise   | fresh noise  | ``FlowMatchLCMScheduler``, times through ``shift`` and ``shift_terminal``|
 | flow    | pure noise   | Euler        | ``FlowMatchEulerDiscreteScheduler``, likewise                            |
 
-The shift also depends on the pipeline: those of FLUX.1 and Qwen-Image hand even sigmas to the scheduler, the others leave
-them to it. What no configuration expresses is refused in a sentence.
+The shift also depends on the pipeline: those of FLUX.1 and Qwen-Image hand even sigmas to the scheduler, the others
+leave them to it. What no configuration expresses is refused in a sentence.
 """
 
 from __future__ import annotations

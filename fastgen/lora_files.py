@@ -81,13 +81,15 @@ def _weights(student: AdaptedDenoiser) -> Iterator[tuple[str, Tensor, Tensor, fl
 
 def _peft(student: AdaptedDenoiser, part: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of PEFT's dialect; ``part`` is the network's name in the pipeline."""
-    tensors: dict[str, Tensor] = {}
-    paths: list[str] = []
-    for path, down, up, alpha in _weights(student):  # one rank and one alpha for all
-        tensors |= {f"{path}.lora_A.weight": down, f"{path}.lora_B.weight": up}
-        paths.append(path.removeprefix(f"{part}."))
-        config = {f"{part}.r": len(down), f"{part}.lora_alpha": alpha, f"{part}.target_modules": paths}
-    return tensors, {"lora_adapter_metadata": json.dumps(config)}
+    rows = list(_weights(student))
+    tensors = {f"{path}.lora_{name}.weight": w for path, down, up, _ in rows for name, w in (("A", down), ("B", up))}
+    _, down, _, alpha = rows[0]  # one rank and one alpha for all
+    config = {
+        "r": len(down),
+        "lora_alpha": alpha,
+        "target_modules": [path.removeprefix(f"{part}.") for path, *_ in rows],
+    }
+    return tensors, {"lora_adapter_metadata": json.dumps({f"{part}.{key}": value for key, value in config.items()})}
 
 
 def _kohya(student: AdaptedDenoiser) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -27,7 +27,7 @@ from fastgen import lora_files
 from fastgen.checkpoints import method_from_checkpoint
 from fastgen.denoisers import Flux, LoRA, QwenImage, StableDiffusion, StableDiffusion3, StableDiffusionXL, Wan
 from fastgen.denoisers.adapters import AdaptedDenoiser
-from fastgen.denoisers.pipelines import PipelineDenoiser
+from fastgen.denoisers.pipelines import PipelineDenoiser, PipelineFolder
 from fastgen.errors import UserError
 from fastgen.export import Sampling, baked_scheduler
 from fastgen.lora_files import FILES, export_lora
@@ -295,6 +295,16 @@ def test_a_file_that_loads_without_effect_is_noticed(fault: str, tmp_path: Path,
     monkeypatch.setattr(lora_files, "_peft", lambda student, part: FAULTS[fault](*right(student, part)))
     with pytest.raises(UserError, match="not as the student"):
         export_lora(student, Sampling([1.0], True, {}), "lora", tmp_path / "lora")
+
+
+def test_the_card_names_a_teacher_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    student, out = randomised_lora(FAMILIES["sd3"].build(tmp_path / "teacher")), tmp_path / "lora"
+    monkeypatch.setattr(PipelineFolder, "is_local", False)
+    export_lora(student, Sampling([1.0], True, {}), "lora", out)
+    card = (out / "README.md").read_text()
+    assert f"\nbase_model: {tmp_path / 'teacher'}\n" in card
+    assert f'DiffusionPipeline.from_pretrained("{tmp_path / "teacher"}")' in card
+    assert "PATH_OF_THE_TEACHER" not in card
 
 
 def test_times_that_no_scheduler_knows_are_refused(tmp_path: Path):
