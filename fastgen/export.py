@@ -11,19 +11,21 @@ gives the number of steps:
 | flow    | pure noise   | fresh noise  | ``FlowMatchLCMScheduler``, times through ``shift`` and ``shift_terminal``|
 | flow    | pure noise   | Euler        | ``FlowMatchEulerDiscreteScheduler``, likewise                            |
 
-What no configuration expresses is refused in a sentence.
+The shift also depends on the pipeline: those of FLUX.1 and Qwen-Image hand even sigmas to the scheduler, the others
+leave them to it. What no configuration expresses is refused in a sentence.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fastgen.denoisers.pipelines import PipelineDenoiser
+from fastgen.denoisers.schedulers import PipelineFlow, shifted
 from fastgen.errors import UserError
 from fastgen.files import write_json
 from fastgen.processes import VP, RectifiedFlow
@@ -32,6 +34,8 @@ TOLERANCE = 1e-4
 """Largest difference between a time of the student and its baked twin, in units of t in [0, 1]."""
 SIGMA_STEP = 1e-3
 """1 / num_train_timesteps of the flow schedulers: the lowest sigma before any shift."""
+OFFSET = {"steps_offset": 1}
+"""Without effect on the spacings here, but pipelines of Stable Diffusion warn about any other value."""
 
 
 def baked_scheduler(denoiser: PipelineDenoiser, times: Sequence[float], stochastic: bool) -> Any:
@@ -49,7 +53,7 @@ def baked_scheduler(denoiser: PipelineDenoiser, times: Sequence[float], stochast
     if isinstance(process, VP):
         return _vp_scheduler(denoiser, process, times, stochastic)
     if isinstance(process, RectifiedFlow):
-        return _flow_scheduler(times, stochastic)
+        return _flow_scheduler(times, stochastic, isinstance(process, PipelineFlow) and process.even)
     raise UserError(
         f"{type(process).__name__} has no scheduler in diffusers; students on VP and flows can be exported."
     )
@@ -77,6 +81,7 @@ def _vp_scheduler(denoiser: PipelineDenoiser, process: VP, times: Sequence[float
             trained_betas=_betas(process)[: first + 1],
             timestep_spacing="trailing",
             prediction_type=kind,
+            **OFFSET,
         )
     even = [float(i * (count // steps) - 1) for i in range(steps, 0, -1)]
     if list(times) != even:
@@ -84,7 +89,7 @@ def _vp_scheduler(denoiser: PipelineDenoiser, process: VP, times: Sequence[float
         raise _refuse(times, f"with {steps} steps, schedulers of diffusers call at {wanted}; train or sample there")
     betas = ("beta_start", "beta_end", "beta_schedule", "trained_betas")
     common: dict[str, Any] = {key: config[key] for key in betas if key in config}
-    common |= {"num_train_timesteps": count, "prediction_type": kind, "clip_sample": False}
+    common |= {"num_train_timesteps": count, "prediction_type": kind, "clip_sample": False} | OFFSET
     if stochastic:
         return LCMScheduler(**common, original_inference_steps=steps, set_alpha_to_one=True)
     return DDIMScheduler(**common, timestep_spacing="trailing", set_alpha_to_one=True)
@@ -96,29 +101,30 @@ def _betas(process: VP) -> list[float]:
     return (1.0 - alpha2[1:] / alpha2[:-1]).tolist()
 
 
-def _flow_scheduler(times: Sequence[float], stochastic: bool) -> Any:
+def _flow_scheduler(times: Sequence[float], stochastic: bool, even: bool) -> Any:
     from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchLCMScheduler
 
     if times[0] != 1.0:
         raise _refuse(times, "pipelines of flows start from pure noise at t = 1")
     kind: Any = FlowMatchLCMScheduler if stochastic else FlowMatchEulerDiscreteScheduler
-    if len(times) == 1:
+    steps = len(times)
+    if steps == 1:
         return kind()
-    scheduler = kind(shift=_shift(times), shift_terminal=times[-1])
-    scheduler.set_timesteps(len(times))
+    scheduler = kind(shift=_shift(times, even), shift_terminal=times[-1])
+    scheduler.set_timesteps(steps, sigmas=[1.0 - i / steps for i in range(steps)] if even else None)
     worst = (scheduler.sigmas[:-1].double() - torch.tensor(times, dtype=torch.float64)).abs().max()
     if worst > TOLERANCE:
         raise _refuse(times, "a shift and a last time cannot express them; use even times, shifted or not")
     return scheduler
 
 
-def _shift(times: Sequence[float]) -> float:
+def _shift(times: Sequence[float], even: bool) -> float:
     """The shift with which diffusers' linear, shifted, stretched grid has the second of ``times``.
 
     Measured from t = 1 down to the last time, a shifted linear grid is ``x / (S - (S - 1) x)`` at x = i / (N - 1),
     whatever its ends: fractional linear maps with a fixed point at 0 are a group. So the second time gives S. The
-    scheduler's own grid ends at its lowest sigma e, which is shifted too, in place of 0:
-    ``S = s / (1 + (s - 1) e(s))`` is solved for s by bisection.
+    linear grid ends at e in place of 0: at 1/N where the pipeline gives it (``even``), else at the scheduler's lowest
+    sigma, which is shifted too. ``S = s / (1 + (s - 1) e(s))`` is solved for s by bisection.
     """
     if len(times) == 2:
         return 1.0
@@ -127,8 +133,8 @@ def _shift(times: Sequence[float]) -> float:
     wanted = x * (1.0 / y - 1.0) / (1.0 - x)
 
     def reached(s: float) -> float:
-        lowest = s * SIGMA_STEP / (1.0 + (s - 1.0) * SIGMA_STEP)
-        return s / (1.0 + (s - 1.0) * lowest)
+        end = 1.0 / len(times) if even else shifted(SIGMA_STEP, s)
+        return s / (1.0 + (s - 1.0) * end)
 
     low, high = 1e-3, 30.0  # the function rises up to about 1 / sqrt(SIGMA_STEP)
     for _ in range(60):
@@ -137,59 +143,94 @@ def _shift(times: Sequence[float]) -> float:
     return 0.5 * (low + high)
 
 
-def export_pipeline(
-    denoiser: PipelineDenoiser, times: Sequence[float], stochastic: bool, out: Path, facts: dict[str, Any]
-) -> Path:
+@dataclass(frozen=True)
+class Sampling:
+    """How an exported student is sampled.
+
+    Args:
+        times: Times of its calls.
+        stochastic: Whether it moves with fresh noise.
+        facts: More for ``fastgen.json``.
+    """
+
+    times: Sequence[float]
+    stochastic: bool
+    facts: dict[str, Any]
+
+    def scheduler(self, denoiser: PipelineDenoiser) -> Any:
+        """See :func:`baked_scheduler`."""
+        return baked_scheduler(denoiser, self.times, self.stochastic)
+
+
+def refuse_used(out: Path) -> None:
+    """Raise a ``UserError`` unless ``out`` is new or an empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out '{out}' exists; give a folder that is new or empty.")
+
+
+def export_pipeline(denoiser: PipelineDenoiser, sampling: Sampling, out: Path) -> None:
     """Write the teacher's pipeline with the student's network and scheduler in it.
 
     Args:
         denoiser: The student.
-        times: Times of its calls.
-        stochastic: Whether it moves with fresh noise.
+        sampling: How it is sampled.
         out: A folder that is new or empty.
-        facts: More for ``fastgen.json``.
 
     Raises:
         UserError: If the times cannot be baked, the folder is in use, or the teacher's pipeline cannot be read.
     """
-    from diffusers import DiffusionPipeline
+    refuse_used(out)
+    pipe = denoiser.pipeline.assemble({denoiser.part: denoiser.network, "scheduler": sampling.scheduler(denoiser)})
+    pipe.save_pretrained(out, safe_serialization=True)
+    write_card(out, denoiser, pipe, sampling, ['pipe = DiffusionPipeline.from_pretrained("PATH_OF_THIS_FOLDER")'])
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out '{out}' exists; give a folder that is new or empty.")
-    scheduler = baked_scheduler(denoiser, times, stochastic)
-    pipeline = denoiser.pipeline.assemble(DiffusionPipeline, {denoiser.part: denoiser.network, "scheduler": scheduler})
-    pipeline.save_pretrained(out, safe_serialization=True)
+
+def write_card(out: Path, denoiser: PipelineDenoiser, pipe: Any, sampling: Sampling, load: Sequence[str]) -> None:
+    """Say how to use an exported student, in ``fastgen.json`` and ``README.md``.
+
+    Args:
+        out: The folder.
+        denoiser: The student, or the network that it adapts.
+        pipe: Its pipeline, with the scheduler that calls it.
+        sampling: How it is sampled.
+        load: Lines of Python that make ``pipe``.
+    """
+    scheduler = type(pipe.scheduler).__name__
+    call = {"num_inference_steps": len(sampling.times), **denoiser.call_options(pipe)}
     facts = {
-        "pipeline": type(pipeline).__name__,
-        "scheduler": type(scheduler).__name__,
-        "steps": len(times),
-        "times": list(times),
-        "stochastic": stochastic,
+        "pipeline": type(pipe).__name__,
+        "scheduler": scheduler,
+        "call": call,
+        "times": list(sampling.times),
+        "stochastic": sampling.stochastic,
         "prediction": denoiser.prediction,
         "latent_shape": list(denoiser.sample_shape),
-        "guidance_scale": 1.0,
-        **facts,
+        **sampling.facts,
     }
     write_json(out / "fastgen.json", facts)
-    (out / "README.md").write_text(_card(facts), encoding="utf-8")
-    return out
-
-
-def _card(facts: dict[str, Any]) -> str:
-    """How to use the folder."""
-    return f"""---
+    code = "\n".join(load)
+    names = ["DiffusionPipeline", *([scheduler] if scheduler in code else [])]
+    options = ", ".join(f"{name}={value}" for name, value in call.items())
+    result = "frames" if "num_frames" in call else "images"
+    teacher = denoiser.pipeline
+    base = "" if teacher.is_local else f"base_model: {teacher.pretrained}\n"
+    text = f"""---
 library_name: diffusers
+{base}tags: [fastgen]
 ---
-A student of {facts["steps"]} steps, distilled with fastgen. It needs no guidance, and its scheduler knows its steps.
+A student of {len(sampling.times)} steps, distilled with fastgen. Keep the arguments below, they are those of its
+training; its scheduler knows when to call it, so give neither timesteps nor sigmas.
 
 ```python
-from diffusers import DiffusionPipeline
+from diffusers import {", ".join(names)}
 
-pipe = DiffusionPipeline.from_pretrained("PATH_OF_THIS_FOLDER")
-image = pipe("a cat", num_inference_steps={facts["steps"]}, guidance_scale=1.0).images[0]
-```
-
-```json
-{json.dumps(facts, indent=2)}
+{code}
+result = pipe("a cat", {options}).{result}[0]
 ```
 """
+    if sampling.stochastic and len(sampling.times) > 1:
+        text += """
+Noise is added between steps. Some pipelines draw it from torch's global generator whatever `generator` they are given;
+call `torch.manual_seed` to make a result repeatable.
+"""
+    (out / "README.md").write_text(text, encoding="utf-8")

@@ -1,9 +1,10 @@
-"""``fastgen export``: a student as a folder that diffusers loads without fastgen."""
+"""``fastgen export``: a student as a folder that diffusers loads without fastgen, whole or as a LoRA."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from fastgen.checkpoints import method_from_checkpoint
 from fastgen.commands.parser import Parser
@@ -11,7 +12,7 @@ from fastgen.errors import UserError
 
 
 def export(words: Sequence[str]) -> None:
-    """Write a diffusers pipeline folder from a checkpoint.
+    """Write a diffusers pipeline or a LoRA from a checkpoint.
 
     Raises:
         UserError: On bad options, or if the student cannot be expressed in diffusers.
@@ -19,6 +20,12 @@ def export(words: Sequence[str]) -> None:
     parser = Parser("fastgen export", description=__doc__)
     parser.add_argument("--ckpt", required=True, help="checkpoint of 'fastgen fit'")
     parser.add_argument("--out", required=True, help="folder to write, new or empty")
+    parser.add_argument(
+        "--format",
+        choices=("pipeline", "lora", "kohya"),
+        default="pipeline",
+        help="a whole diffusers pipeline (default; adapters are merged), or a LoRA in diffusers' or in kohya's dialect",
+    )
     parser.add_argument("--steps", type=int, default=None, help="network calls per sample; default as trained")
     parser.add_argument("--role", default="average", help="average (EMA, default), student or an EMA's name")
     arguments = parser.parse_args(list(words))
@@ -27,14 +34,17 @@ def export(words: Sequence[str]) -> None:
     if arguments.steps is not None and arguments.steps < 1:
         raise UserError(f"--steps must be at least 1, got {arguments.steps}.")
 
+    from fastgen.denoisers.adapters import AdaptedDenoiser
     from fastgen.denoisers.pipelines import PipelineDenoiser
-    from fastgen.export import export_pipeline
+    from fastgen.export import Sampling, export_pipeline
+    from fastgen.lora_files import export_lora
 
     method = method_from_checkpoint(arguments.ckpt)
     student = method.network(arguments.role)
-    if not isinstance(student, PipelineDenoiser):
+    network = student.base if isinstance(student, AdaptedDenoiser) else student
+    if not isinstance(network, PipelineDenoiser):
         raise UserError(
-            f"{type(student).__name__} is no network of a diffusers pipeline, so there is no pipeline to export it "
+            f"{type(network).__name__} is no network of a diffusers pipeline, so there is no pipeline to export it "
             "into; take student.safetensors beside the checkpoint."
         )
     times = method.sampler.schedule(student.process, arguments.steps)
@@ -44,5 +54,14 @@ def export(words: Sequence[str]) -> None:
             "or the guidance scale); sample from the checkpoint with 'fastgen sample'."
         )
     facts = {"method": type(method).__name__, "role": arguments.role, "student_updates": method.student_updates}
-    out = export_pipeline(student, times, method.sampler.stochastic, Path(arguments.out), facts)
-    print(f"{type(student).__name__} with {len(times)} steps: {out}")
+    sampling, out = Sampling(times, method.sampler.stochastic, facts), Path(arguments.out)
+    if arguments.format == "pipeline":
+        whole = student.merged() if isinstance(student, AdaptedDenoiser) else student
+        export_pipeline(cast(PipelineDenoiser, whole), sampling, out)
+    elif isinstance(student, AdaptedDenoiser):
+        export_lora(student, sampling, arguments.format, out)
+    else:
+        raise UserError(
+            f"This student is a whole {type(network).__name__}, not a LoRA; leave --format {arguments.format} out."
+        )
+    print(f"{type(network).__name__} with {len(times)} steps: {out}")

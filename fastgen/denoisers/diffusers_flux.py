@@ -83,6 +83,11 @@ class Flux(FlowTransformer):
             "pooled_prompt_embeds": (config.pooled_projection_dim,),
         }
 
+    def call_options(self, pipe: Any) -> dict[str, Any]:
+        """The pipeline calls the embedded guidance ``guidance_scale``."""
+        told = {"guidance_scale": self.embedded_guidance, "max_sequence_length": self.max_tokens}
+        return super().call_options(pipe) | told
+
     def make_codec(self) -> FluxCodec:
         """VAE and text encoders of the same pipeline."""
         return FluxCodec(self.pipeline, self.text_dtype, self.max_tokens)

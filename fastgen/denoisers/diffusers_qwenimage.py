@@ -97,6 +97,12 @@ class QwenImage(FlowTransformer):
         condition = super().example_condition(count, device)
         return {name: value.bool().fill_(True) if "mask" in name else value for name, value in condition.items()}
 
+    def call_options(self, pipe: Any) -> dict[str, Any]:
+        """The pipeline's ``guidance_scale`` is for networks with that input; guidance is ``true_cfg_scale``."""
+        options = super().call_options(pipe) | {"true_cfg_scale": 1.0, "max_sequence_length": self.max_tokens}
+        del options["guidance_scale"]
+        return options
+
     def make_codec(self) -> QwenImageCodec:
         """VAE and text encoder of the same pipeline."""
         return QwenImageCodec(self.pipeline, self.text_dtype, self.max_tokens)

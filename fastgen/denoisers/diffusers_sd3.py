@@ -73,6 +73,9 @@ class StableDiffusion3(FlowTransformer):
             "pooled_prompt_embeds": (config.pooled_projection_dim,),
         }
 
+    def call_options(self, pipe: Any) -> dict[str, Any]:
+        return super().call_options(pipe) | {"max_sequence_length": self.max_tokens}
+
     def make_codec(self) -> StableDiffusion3Codec:
         """VAE and text encoders of the same pipeline."""
         return StableDiffusion3Codec(self.pipeline, self.text_dtype, self.max_tokens)

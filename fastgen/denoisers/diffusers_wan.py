@@ -88,6 +88,16 @@ class Wan(FlowTransformer):
     def condition_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"prompt_embeds": (1, self.network.config.text_dim)}
 
+    def call_options(self, pipe: Any) -> dict[str, Any]:
+        _, count, rows, columns = self.sample_shape
+        return {
+            "height": rows * pipe.vae_scale_factor_spatial,
+            "width": columns * pipe.vae_scale_factor_spatial,
+            "num_frames": (count - 1) * pipe.vae_scale_factor_temporal + 1,
+            "guidance_scale": 1.0,
+            "max_sequence_length": self.max_tokens,
+        }
+
     def make_codec(self) -> WanCodec:
         """VAE and text encoder of the same pipeline."""
         return WanCodec(self.pipeline, self.text_dtype, self.max_tokens)

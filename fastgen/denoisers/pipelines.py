@@ -103,8 +103,18 @@ class PipelineFolder:
             part, lambda: kind.from_pretrained(self._place, subfolder=part, revision=self.revision or "main")
         )
 
-    def assemble(self, kind: Any, parts: Mapping[str, Any]) -> Any:
-        """The whole pipeline, read by the diffusers class ``kind``, with some parts replaced."""
+    def assemble(self, parts: Mapping[str, Any]) -> Any:
+        """The whole diffusers pipeline, with some parts replaced, or left out by ``None``.
+
+        Raises:
+            UserError: If a file cannot be read or the pipeline is not one of diffusers' own.
+        """
+        import diffusers
+
+        # DiffusionPipeline.from_pretrained would drop a replacement that is optional in the pipeline (Wan's network).
+        kind = getattr(diffusers, self.index["_class_name"], None)
+        if kind is None:
+            raise UserError(f"'{self.pretrained}' is a {self.index['_class_name']}, which diffusers does not have.")
         return self._read(
             None,
             lambda: kind.from_pretrained(
@@ -113,9 +123,13 @@ class PipelineFolder:
         )
 
     @property
+    def is_local(self) -> bool:
+        """Whether it is a folder here."""
+        return Path(self.pretrained).expanduser().is_dir()
+
+    @property
     def _place(self) -> str:
-        folder = Path(self.pretrained).expanduser()
-        return str(folder) if folder.is_dir() else self.pretrained
+        return str(Path(self.pretrained).expanduser()) if self.is_local else self.pretrained
 
     def _read(self, part: str | None, read: Callable[[], T]) -> T:
         from safetensors import SafetensorError
@@ -233,6 +247,11 @@ class PipelineDenoiser(Denoiser):
     @abstractmethod
     def condition_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes, without the batch axis, of the smallest condition that the network takes."""
+
+    def call_options(self, pipe: Any) -> dict[str, Any]:
+        """What the diffusers pipeline ``pipe`` is called with, beside prompt and steps, to use the network as here."""
+        height, width = (pipe.vae_scale_factor * side for side in self.sample_shape[-2:])
+        return {"height": height, "width": width, "guidance_scale": 1.0}
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
         """The raw answer at latents ``x_t`` (B, ...) and times ``t`` (B,)."""

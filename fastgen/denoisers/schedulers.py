@@ -102,6 +102,11 @@ class PipelineFlow(RectifiedFlow):
         self.included = included
         self.terminal = terminal
 
+    @property
+    def even(self) -> bool:
+        """Whether the pipeline hands its scheduler N even sigmas from 1 to 1/N instead of leaving them to it."""
+        return self.low == 0.0
+
     def solver_grid(self, steps: int) -> list[float]:
         """The pipeline's sigmas for ``steps`` calls; a last step leads to the clean end."""
         if steps == 1:
