@@ -13,6 +13,7 @@ from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
 from fastgen.processes import Prediction, Process
 from fastgen.randomness import Draws
+from fastgen.times import TimeLaw
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,44 @@ class StudentSampler:
         x0, t = self.run(denoiser, draws, condition, times[: step + 1], dtype, noise)
         clean = torch.full_like(t, denoiser.process.t_clean)
         return Rollout(x0=x0, condition=condition, t=t, step=step, anchor=x0, t_anchor=clean)
+
+
+class AnytimeSampler(StudentSampler):
+    """A student for any number of calls; rollouts make a random number of them, at random times.
+
+    Each call after the first happens at a time drawn for every sample, or where the last one did if that was cleaner,
+    on fresh noise (Zheng et al. 2025, rCM, arXiv 2510.08431, and its code, which cycles through the numbers).
+
+    Args:
+        time: Law of the times of further calls.
+        level: Noise level sigma / alpha of the first call; default ``t_max``.
+        steps: Largest number of calls of a rollout, and the number of calls of a sample.
+    """
+
+    def __init__(self, time: TimeLaw, level: float | None = None, steps: int = 4) -> None:
+        super().__init__(level=level, steps=steps)
+        self.time = time
+
+    def rollout(
+        self,
+        denoiser: Denoiser,
+        draws: Draws,
+        condition: Condition,
+        dtype: torch.dtype = torch.float32,
+        noise: Tensor | None = None,
+    ) -> Rollout:
+        """One to ``steps`` calls, a number that all ranks share; only the last records a graph."""
+        process, shape = denoiser.process, denoiser.sample_shape
+        t = torch.full((len(draws),), self.first_time(process), dtype=torch.float64, device=draws.device)
+        x_t = process.start(draws.normal("noise", shape, dtype) if noise is None else noise, t)
+        calls = draws.shared_integer("step", self.steps)
+        for i in range(1, calls + 1):
+            with torch.no_grad():
+                x0 = call(denoiser, x_t, t, condition, process.t_clean).x0
+            t = torch.minimum(t, self.time.sample(draws.scoped(f"call{i}"), process))
+            x_t = process.add_noise(x0, draws.normal(f"noise{i}", shape, dtype), t)
+        x0 = call(denoiser, x_t, t, condition, process.t_clean).x0
+        return Rollout(x0, condition, t, calls, x0, torch.full_like(t, process.t_clean))
 
 
 class TrajectorySampler(StudentSampler):
