@@ -106,7 +106,7 @@ def test_logit_normal_times():
 
 
 def test_shifted_flow_times():
-    """u -> 5 u / (1 + 4 u), at equal level on every process; the angle of rCM is arctan(u / (1 - u))."""
+    """U -> 5 u / (1 + 4 u), at equal level on every process; the angle of rCM is arctan(u / (1 - u))."""
     u = FlowTime(0.0, 1.0).sample(draws(), RectifiedFlow())
     shifted = FlowTime(0.0, 1.0, shift=5.0).sample(draws(), RectifiedFlow())
     torch.testing.assert_close(shifted, 5 * u / (1 + 4 * u), rtol=1e-12, atol=1e-12)

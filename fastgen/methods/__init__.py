@@ -18,6 +18,7 @@ from fastgen.methods.progressive import Progressive
 from fastgen.methods.reflow import Reflow
 from fastgen.methods.scm import SCM
 from fastgen.methods.score import ScoreDistiller
+from fastgen.methods.self_distillation import LSD, PSD
 from fastgen.methods.shortcut import Shortcut
 from fastgen.methods.sid import SiD
 from fastgen.methods.swiftbrush import SwiftBrush
@@ -31,6 +32,8 @@ __all__ = [
     "GDD",
     "KD",
     "LCM",
+    "LSD",
+    "PSD",
     "SCM",
     "TDM",
     "DecoupledDMD",
