@@ -13,6 +13,7 @@ from fastgen.methods.kd import KD
 from fastgen.methods.lcm import LCM
 from fastgen.methods.mean_flow import MeanFlow
 from fastgen.methods.optimal_steps import OptimalSteps
+from fastgen.methods.phased_dmd import PhasedDMD
 from fastgen.methods.pi_flow import PiFlow
 from fastgen.methods.progressive import Progressive
 from fastgen.methods.reflow import Reflow
@@ -44,6 +45,7 @@ __all__ = [
     "FlowMapDistiller",
     "MeanFlow",
     "OptimalSteps",
+    "PhasedDMD",
     "PiFlow",
     "Progressive",
     "Reflow",

@@ -110,10 +110,14 @@ class ScoreDistiller(Distiller, ABC):
         """The noisy sample at ``t``; a method whose student stops at a noisy anchor begins there."""
         return self.student.process.add_noise(rollout.x0, noise, t)
 
-    def scores(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[GuidedPrediction, GuidedPrediction]:
+    def critic_of(self, rollout: Rollout) -> Denoiser:
+        """The network that knows the distribution of such rollouts; for methods with several."""
+        return self.critic
+
+    def scores(self, x_t: Tensor, t: Tensor, rollout: Rollout) -> tuple[GuidedPrediction, GuidedPrediction]:
         """Predictions of teacher and critic at ``x_t``, guided; with and without condition they are in there too."""
         with torch.set_grad_enabled(self.differentiate_scores and torch.is_grad_enabled()):
-            return scores(self.teacher, self.critic, x_t, t, condition, self.guidance)
+            return scores(self.teacher, self.critic_of(rollout), x_t, t, rollout.condition, self.guidance)
 
     @abstractmethod
     def score_loss(self, rollout: Rollout, real: GuidedPrediction, fake: GuidedPrediction) -> Tensor:
@@ -129,7 +133,7 @@ class ScoreDistiller(Distiller, ABC):
         """Rollout, re-noise, compare."""
         rollout, x_t, t = self.compared(part)
         part.memory["compared"] = x_t, t
-        real, fake = self.scores(x_t, t, rollout.condition)
+        real, fake = self.scores(x_t, t, rollout)
         self.record_health(rollout, real, fake)
         return self.match(part, rollout, real, fake)
 
@@ -148,7 +152,7 @@ class ScoreDistiller(Distiller, ABC):
         condition = self.critic_condition(part)
         rollout = self.rollout(part, "critic", condition)
         x_t, t, noise = self.renoised(rollout, part.draws.scoped("critic"), self.critic_time)
-        prediction = guided(self.critic, x_t, t, condition, self.guidance.critic_training)
+        prediction = guided(self.critic_of(rollout), x_t, t, condition, self.guidance.critic_training)
         return {"denoising": self.denoising_loss(rollout, prediction, noise)}
 
     def denoising_loss(self, rollout: Rollout, prediction: Prediction, noise: Tensor) -> Tensor:

@@ -35,7 +35,8 @@ def value_and_jvp(
     would mix the dtypes of values and tangents. Both only here.
     """
     with sdpa_kernel(SDPBackend.MATH), torch.autocast(primals[0].device.type, enabled=False):
-        return torch.func.jvp(function, primals, tangents)
+        value, product = torch.func.jvp(function, primals, tangents)[:2]
+    return value, product
 
 
 def jvp(function: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> Tensor:

@@ -229,3 +229,50 @@ class TrajectorySampler(StudentSampler):
         prediction = denoiser(chosen, t, condition)
         anchor = process.jump(prediction.detach(), t_anchor)
         return Rollout(prediction.x0, condition, t, step, anchor, t_anchor)
+
+
+class PhasedSampler(StudentSampler):
+    """The student as a deterministic solver in phases; rollouts stop where one of the phases ends.
+
+    Args:
+        times: Times of the student's calls, decreasing; ``None`` is the process's own grid.
+        level: Noise level sigma / alpha of the first call without ``times``; default ``t_max``.
+        steps: Number of calls without ``times``.
+        phases: Number of phases, all of the same number of calls.
+    """
+
+    def __init__(
+        self, times: Sequence[float] | None = None, level: float | None = None, steps: int = 4, phases: int = 2
+    ) -> None:
+        super().__init__(times, stochastic=False, level=level, steps=steps if times is None else len(times))
+        if phases < 1 or self.steps % phases:
+            raise ValueError(f"{self.steps} steps cannot be cut into {phases} equal phases")
+        self.phases = phases
+
+    def phase(self, step: int) -> int:
+        """The phase of a step; 0 is the noisiest."""
+        return step * self.phases // self.steps
+
+    def boundaries(self, process: Process) -> list[float]:
+        """The times at which one phase ends and the next begins."""
+        length = self.steps // self.phases
+        return self.schedule(process)[length::length]
+
+    def rollout(
+        self, denoiser: Denoiser, draws: Draws, condition: Condition, dtype: torch.dtype = torch.float32
+    ) -> Rollout:
+        """The chain up to a random step that all ranks share, which jumps to the end of its phase, the anchor.
+
+        Only that step records a graph, for x0; no gradient runs through the anchor (Fan et al. 2025, Phased DMD, arXiv
+        2510.27684, with a random gradient step within the phase).
+        """
+        process, times = denoiser.process, self.schedule(denoiser.process)
+        step = draws.shared_integer("step", len(times))
+        end = [*self.boundaries(process), process.t_clean][self.phase(step)]
+        t = [torch.full((len(draws),), time, dtype=torch.float64, device=draws.device) for time in (*times, end)]
+        x_t = process.start(draws.normal("noise", denoiser.sample_shape, dtype), t[0])
+        for i in range(step):
+            with torch.no_grad():
+                x_t = process.jump(call(denoiser, x_t, t[i], condition, times[i + 1]), t[i + 1])
+        prediction = call(denoiser, x_t, t[step], condition, end)
+        return Rollout(prediction.x0, condition, t[step], step, process.jump(prediction.detach(), t[-1]), t[-1])

@@ -18,7 +18,7 @@ from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
 from fastgen.extras import GAN, DistributionMatching
 from fastgen.methods import SCM, Distiller
-from fastgen.sampling.students import StudentSampler, TrajectorySampler
+from fastgen.sampling.students import PhasedSampler, StudentSampler, TrajectorySampler
 
 SPECIAL: dict[str, dict[str, Any]] = {
     "SwiftBrush": {"critic": StirredLoRA(rank=4)},
@@ -30,7 +30,11 @@ SPECIAL: dict[str, dict[str, Any]] = {
 }
 """Constructor arguments by class name, for methods that the defaults of ``toys.build`` do not fit."""
 
-FEW_STEPS: dict[str, dict[str, Any]] = {"OptimalSteps": {"steps": 3}, "Progressive": {"steps": [4, 2]}}
+FEW_STEPS: dict[str, dict[str, Any]] = {
+    "OptimalSteps": {"steps": 3},
+    "PhasedDMD": {"sampler": PhasedSampler([80.0, 5.0, 0.5], phases=3)},
+    "Progressive": {"steps": [4, 2]},
+}
 """How methods train for several steps whose steps are not those of a ``StudentSampler``."""
 
 GRADIENT_FREE = {"OptimalSteps"}
