@@ -91,12 +91,16 @@ class Process(ABC):
         """
         return x_t + expand(s - t, x_t) * 0.5 * (first.velocity + second.velocity)
 
-    def renoise(self, x_s: Tensor, s: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Sample the Markov kernel ``q(x_t | x_s)`` for ``t >= s`` with the given standard normal ``noise``."""
+    def kernel(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and standard deviation of the Markov kernel ``q(x_t | x_s)`` for ``t >= s``."""
         (alpha_s, sigma_s), (alpha_t, sigma_t) = self.coefficients(s), self.coefficients(t)
         scale = alpha_t / alpha_s
-        variance = (sigma_t.square() - (scale * sigma_s).square()).clamp(min=0.0)
-        return expand(scale, x_s) * x_s + expand(variance.sqrt(), x_s) * noise
+        return scale, (sigma_t.square() - (scale * sigma_s).square()).clamp(min=0.0).sqrt()
+
+    def renoise(self, x_s: Tensor, s: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """Sample the Markov kernel ``q(x_t | x_s)`` for ``t >= s`` with the given standard normal ``noise``."""
+        scale, deviation = (expand(c, x_s) for c in self.kernel(s, t))
+        return scale * x_s + deviation * noise
 
     def grid(self, steps: int, start: float | None = None) -> list[float]:
         """``steps`` decreasing times from ``start`` (default ``t_max``), evenly down to the clean end (excluded)."""

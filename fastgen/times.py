@@ -175,11 +175,13 @@ class FlowTime(TimeLaw):
     Args:
         low: Lower end in [0, 1], 0 is clean.
         high: Upper end in [0, 1], 1 is pure noise (or ``t_max``, where a process ends before).
+        shift: Factor s of u -> s u / (1 + (s - 1) u), i.e. of the noise level (Esser et al. 2024, arXiv 2403.03206);
+            rCM compares scores at shift 5 (arXiv 2510.08431).
     """
 
-    def __init__(self, low: float = 1e-3, high: float = 1.0) -> None:
-        self.low, self.high = low, high
+    def __init__(self, low: float = 1e-3, high: float = 1.0, shift: float = 1.0) -> None:
+        self.low, self.high, self.shift = low, high, shift
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
         u = self.low + (self.high - self.low) * draws.uniform("time")
-        return time_of_level(process, u / (1.0 - u))
+        return time_of_level(process, self.shift * u / (1.0 - u))

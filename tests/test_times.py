@@ -6,10 +6,10 @@ from torch import Tensor
 
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
-from fastgen.times import KarrasLevel, LogitNormalTime, LogNormalLevel, TimeLaw, UniformStep, UniformTime
+from fastgen.times import FlowTime, KarrasLevel, LogitNormalTime, LogNormalLevel, TimeLaw, UniformStep, UniformTime
 
 PROCESSES: list[Process] = [EDM(), VP(), RectifiedFlow(), TrigFlow()]
-LAWS: list[TimeLaw] = [UniformTime(), UniformStep(), KarrasLevel(), LogNormalLevel(), LogitNormalTime()]
+LAWS: list[TimeLaw] = [UniformTime(), UniformStep(), KarrasLevel(), LogNormalLevel(), LogitNormalTime(), FlowTime()]
 COUNT = 4000
 
 
@@ -103,3 +103,13 @@ def test_logit_normal_times():
     logit = torch.logit(LogitNormalTime(0.3, 0.8).sample(draws(), TrigFlow()) / (math.pi / 2))
     assert abs(logit.mean() - 0.3) < 4 * 0.8 / math.sqrt(COUNT)
     assert abs(logit.std() - 0.8) < 0.04
+
+
+def test_shifted_flow_times():
+    """U -> 5 u / (1 + 4 u), at equal level on every process; the angle of rCM is arctan(u / (1 - u))."""
+    u = FlowTime(0.0, 1.0).sample(draws(), RectifiedFlow())
+    shifted = FlowTime(0.0, 1.0, shift=5.0).sample(draws(), RectifiedFlow())
+    torch.testing.assert_close(shifted, 5 * u / (1 + 4 * u), rtol=1e-12, atol=1e-12)
+    angle = FlowTime(0.0, 1.0, shift=5.0).sample(draws(), TrigFlow(1.0))
+    torch.testing.assert_close(angle, torch.arctan(shifted / (1 - shifted)), rtol=1e-12, atol=1e-12)
+    assert abs(u.mean() - 0.5) < 4 / math.sqrt(12 * COUNT)

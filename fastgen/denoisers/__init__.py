@@ -10,6 +10,7 @@ from fastgen.denoisers.diffusers_sd3 import StableDiffusion3
 from fastgen.denoisers.diffusers_sdxl import StableDiffusionXL
 from fastgen.denoisers.diffusers_wan import Wan
 from fastgen.denoisers.dit import DiT
+from fastgen.denoisers.experts import Experts
 from fastgen.denoisers.mixtures import EmpiricalDenoiser, ImageMixture, LowRankMixtureDenoiser, RingMixture
 from fastgen.denoisers.mlp import MLP
 from fastgen.denoisers.unet import UNet
@@ -21,6 +22,7 @@ __all__ = [
     "Denoiser",
     "DiT",
     "EmpiricalDenoiser",
+    "Experts",
     "Flux",
     "GaussianDenoiser",
     "ImageMixture",

@@ -1,7 +1,8 @@
 """Loss terms that any method can carry."""
 
 from fastgen.extras.base import Extra
+from fastgen.extras.distribution_matching import DistributionMatching
 from fastgen.extras.gan import GAN
 from fastgen.extras.reward import DigitLogProbability, Reward, RewardModel
 
-__all__ = ["GAN", "DigitLogProbability", "Extra", "Reward", "RewardModel"]
+__all__ = ["GAN", "DigitLogProbability", "DistributionMatching", "Extra", "Reward", "RewardModel"]

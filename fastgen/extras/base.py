@@ -36,7 +36,7 @@ class Extra(nn.Module):
         """What builds the optimizers of the extra's own roles."""
         return {}
 
-    def turns(self, turns: tuple[str, ...]) -> tuple[str, ...]:
+    def turns(self, turns: tuple[str, ...], iteration: int) -> tuple[str, ...]:
         """The roles of an iteration, with the extra's own ones put in."""
         return turns
 

@@ -112,7 +112,7 @@ class GAN(Extra):
     def optimizers(self) -> dict[str, OptimizerCallable]:
         return {} if self.optimizer is None else {self.role: self.optimizer}
 
-    def turns(self, turns: tuple[str, ...]) -> tuple[str, ...]:
+    def turns(self, turns: tuple[str, ...], iteration: int) -> tuple[str, ...]:
         if self.role != ROLE:
             return turns
         return tuple(name for role in turns for name in ((role, ROLE) if role == self.follows else (role,)))

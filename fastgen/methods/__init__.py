@@ -13,11 +13,13 @@ from fastgen.methods.kd import KD
 from fastgen.methods.lcm import LCM
 from fastgen.methods.mean_flow import MeanFlow
 from fastgen.methods.optimal_steps import OptimalSteps
+from fastgen.methods.phased_dmd import PhasedDMD
 from fastgen.methods.pi_flow import PiFlow
 from fastgen.methods.progressive import Progressive
 from fastgen.methods.reflow import Reflow
 from fastgen.methods.scm import SCM
 from fastgen.methods.score import ScoreDistiller
+from fastgen.methods.self_distillation import LSD, PSD
 from fastgen.methods.shortcut import Shortcut
 from fastgen.methods.sid import SiD
 from fastgen.methods.swiftbrush import SwiftBrush
@@ -31,6 +33,8 @@ __all__ = [
     "GDD",
     "KD",
     "LCM",
+    "LSD",
+    "PSD",
     "SCM",
     "TDM",
     "DecoupledDMD",
@@ -41,6 +45,7 @@ __all__ = [
     "FlowMapDistiller",
     "MeanFlow",
     "OptimalSteps",
+    "PhasedDMD",
     "PiFlow",
     "Progressive",
     "Reflow",

@@ -193,7 +193,7 @@ class Distiller(MethodState, LightningModule):
         turns = self.turns(iteration)
         for extra in self.each_extra():
             if self.global_step >= extra.start:
-                turns = extra.turns(turns)
+                turns = extra.turns(turns, iteration)
         return turns
 
     def network(self, role: str) -> Denoiser:
@@ -460,7 +460,11 @@ class Distiller(MethodState, LightningModule):
 
     def generate(self, denoiser: Denoiser, draws: Draws, condition: Condition, steps: int | None) -> Tensor:
         """x0 (B, ...) from the student or an average of it."""
-        return self.sampler.sample(denoiser, draws, condition, steps)
+        return self.sampler.sample(denoiser, draws, self.told(condition, draws), steps)
+
+    def told(self, condition: Condition, draws: Draws) -> Condition:
+        """What the student is told when it generates; a method whose student has inputs of its own adds them."""
+        return condition
 
     def evaluations(self, role: str, steps: int | None = None) -> int:
         """Network calls per sample (NFE) of :meth:`sample`."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastgen.conditions import Condition, Guidance
+from fastgen.conditions import Guidance
 from fastgen.errors import UserError
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.dmd2 import DMD2
 from fastgen.objectives.distribution_matching import guidance_gradient, normalised, pseudo_loss
 from fastgen.sampling.guided import GuidedPrediction, guided
+from fastgen.sampling.scores import scores
 from fastgen.sampling.students import Rollout
 from fastgen.times import TimeLaw, WithinChain
 
@@ -55,14 +57,13 @@ class DecoupledDMD(DMD2):
         self.matching_weight = matching_weight
         self.guidance_weight = guidance_weight
 
-    def scores(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[GuidedPrediction, GuidedPrediction]:
+    def scores(self, x_t: Tensor, t: Tensor, rollout: Rollout) -> tuple[GuidedPrediction, GuidedPrediction]:
         """Matching alone asks the teacher for nothing but its conditional prediction."""
         if self.coupled:
-            return super().scores(x_t, t, condition)
+            return super().scores(x_t, t, rollout)
         with torch.no_grad():
-            return guided(self.teacher, x_t, t, condition, 1.0), guided(
-                self.critic, x_t, t, condition, self.guidance.critic
-            )
+            guidance = replace(self.guidance, teacher=1.0)
+            return scores(self.teacher, self.critic_of(rollout), x_t, t, rollout.condition, guidance)
 
     def match(
         self, part: MicroBatch, rollout: Rollout, real: GuidedPrediction, fake: GuidedPrediction

@@ -172,11 +172,11 @@ class FlowMapDistiller(Distiller, ABC):
         guided = self.guidance.active and bool(state.condition)
         return seen_on(Guided(self.teacher, state.guidance) if guided else self.teacher, self.coordinates)
 
-    def generate(self, denoiser: Denoiser, draws: Draws, condition: Condition, steps: int | None) -> Tensor:
-        if self.guidance.embedded:
-            scale = torch.full((len(draws),), self.guidance.when_sampling(), device=draws.device)
-            condition = {**condition, "guidance": scale}
-        return super().generate(denoiser, draws, condition, steps)
+    def told(self, condition: Condition, draws: Draws) -> Condition:
+        if not self.guidance.embedded:
+            return condition
+        scale = torch.full((len(draws),), self.guidance.when_sampling(), device=draws.device)
+        return {**condition, "guidance": scale}
 
     # ------------------------------------------------------------------ training
 

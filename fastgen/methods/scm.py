@@ -17,22 +17,23 @@ from fastgen.processes import Process, TrigFlow
 
 
 class LogWeight(nn.Module):
-    """A learned logarithmic loss weight as a function of the noise level; starts at 0.
+    """A learned logarithmic loss weight as a function of the noise level, or of several; starts at 0.
 
     Args:
+        times: Number of noise levels.
         features: Number of frequencies of the time features.
     """
 
-    def __init__(self, features: int = 16) -> None:
+    def __init__(self, times: int = 1, features: int = 16) -> None:
         super().__init__()
         self.features = features
-        self.linear = nn.Linear(2 * features, 1)
+        self.linear = nn.Linear(2 * features * times, 1)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, process: Process, t: Tensor) -> Tensor:
-        """The logarithm w (B,) at times ``t`` (B,)."""
-        features = time_features(noise_angle(process, t), self.features)
+    def forward(self, process: Process, *times: Tensor) -> Tensor:
+        """The logarithm w (B,) at times, each (B,)."""
+        features = torch.cat([time_features(noise_angle(process, t), self.features) for t in times], dim=1)
         return self.linear(features.to(self.linear.weight.dtype)).squeeze(1).float()
 
 

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from fastgen.conditions import Condition, Guidance, where
+from fastgen.conditions import Condition, Guidance
 from fastgen.denoisers.adapters import Adapter
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
@@ -21,6 +21,7 @@ from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.processes import Prediction
 from fastgen.randomness import Draws
 from fastgen.sampling.guided import GuidedPrediction, guided
+from fastgen.sampling.scores import critic_condition, health, level_and_noise, scores
 from fastgen.sampling.students import Rollout
 from fastgen.times import LogNormalLevel, TimeLaw, UniformTime
 
@@ -98,28 +99,25 @@ class ScoreDistiller(Distiller, ABC):
 
     def critic_condition(self, part: MicroBatch) -> Condition:
         """The condition with some samples' dropped."""
-        rate = self.guidance.condition_dropout
-        if rate == 0.0 or not part.condition:
-            return part.condition
-        keep = part.draws.uniform("critic/dropout") >= rate
-        return where(keep, part.condition, self.critic.null_condition(part.condition))
+        return critic_condition(self.critic, part.condition, self.guidance, part.draws)
 
     def renoised(self, rollout: Rollout, draws: Draws, law: TimeLaw) -> tuple[Tensor, Tensor, Tensor]:
         """The rollout at a drawn level: (x_t, t, noise)."""
-        t = law.given(rollout.t, rollout.t_anchor).sample(draws, self.student.process)
-        noise = draws.normal("noise", rollout.x0.shape[1:], rollout.x0.dtype)
+        t, noise = level_and_noise(self.student.process, rollout, law, draws)
         return self.renoise(rollout, t, noise), t, noise
 
     def renoise(self, rollout: Rollout, t: Tensor, noise: Tensor) -> Tensor:
         """The noisy sample at ``t``; a method whose student stops at a noisy anchor begins there."""
         return self.student.process.add_noise(rollout.x0, noise, t)
 
-    def scores(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[GuidedPrediction, GuidedPrediction]:
+    def critic_of(self, rollout: Rollout) -> Denoiser:
+        """The network that knows the distribution of such rollouts; for methods with several."""
+        return self.critic
+
+    def scores(self, x_t: Tensor, t: Tensor, rollout: Rollout) -> tuple[GuidedPrediction, GuidedPrediction]:
         """Predictions of teacher and critic at ``x_t``, guided; with and without condition they are in there too."""
         with torch.set_grad_enabled(self.differentiate_scores and torch.is_grad_enabled()):
-            real = guided(self.teacher, x_t, t, condition, self.guidance.teacher)
-            fake = guided(self.critic, x_t, t, condition, self.guidance.critic)
-        return real, fake
+            return scores(self.teacher, self.critic_of(rollout), x_t, t, rollout.condition, self.guidance)
 
     @abstractmethod
     def score_loss(self, rollout: Rollout, real: GuidedPrediction, fake: GuidedPrediction) -> Tensor:
@@ -135,7 +133,7 @@ class ScoreDistiller(Distiller, ABC):
         """Rollout, re-noise, compare."""
         rollout, x_t, t = self.compared(part)
         part.memory["compared"] = x_t, t
-        real, fake = self.scores(x_t, t, rollout.condition)
+        real, fake = self.scores(x_t, t, rollout)
         self.record_health(rollout, real, fake)
         return self.match(part, rollout, real, fake)
 
@@ -154,7 +152,7 @@ class ScoreDistiller(Distiller, ABC):
         condition = self.critic_condition(part)
         rollout = self.rollout(part, "critic", condition)
         x_t, t, noise = self.renoised(rollout, part.draws.scoped("critic"), self.critic_time)
-        prediction = guided(self.critic, x_t, t, condition, self.guidance.critic_training)
+        prediction = guided(self.critic_of(rollout), x_t, t, condition, self.guidance.critic_training)
         return {"denoising": self.denoising_loss(rollout, prediction, noise)}
 
     def denoising_loss(self, rollout: Rollout, prediction: Prediction, noise: Tensor) -> Tensor:
@@ -162,8 +160,6 @@ class ScoreDistiller(Distiller, ABC):
         return self.critic_objective(prediction, rollout.x0, noise)
 
     def record_health(self, rollout: Rollout, real: Prediction, fake: Prediction) -> None:
-        """Log the gap between critic and teacher and the spread of the samples (a collapse alarm)."""
-        with torch.no_grad():
-            self.record("health/score_gap", (fake.x0 - real.x0).abs().mean())
-            self.record("health/teacher_gap", (rollout.x0 - real.x0).abs().mean())
-            self.record("health/sample_std", rollout.x0.std())
+        """Log :func:`~fastgen.sampling.scores.health`."""
+        for name, value in health(rollout, real, fake).items():
+            self.record(name, value)

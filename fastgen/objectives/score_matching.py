@@ -38,8 +38,11 @@ class DenoisingLoss:
         self.reduction = reduction
         self.sigma_data = sigma_data
 
-    def __call__(self, prediction: Prediction, x0: Tensor, noise: Tensor) -> Tensor:
-        """Scalar loss; ``x0`` and ``noise`` are what ``prediction.x_t`` was made of, (B, ...)."""
+    def __call__(self, prediction: Prediction, x0: Tensor, noise: Tensor, factor: Tensor | None = None) -> Tensor:
+        """Scalar loss; ``x0`` and ``noise`` are what ``prediction.x_t`` was made of, (B, ...).
+
+        ``factor`` (B,) multiplies the samples' weights.
+        """
         truth = Prediction(prediction.process, prediction.x_t, prediction.t, x0, "x0")
         # The noise is at hand: deriving it from x0 would divide by a small sigma.
         truth.__dict__["noise"] = noise
@@ -48,4 +51,6 @@ class DenoisingLoss:
             error = error * expand(edm_weight(prediction.process.ratio(prediction.t), self.sigma_data), error)
         elif self.weight == "vp_alpha2":
             error = error * expand(1.0 / (1.0 + prediction.process.ratio(prediction.t).square()), error)
+        if factor is not None:
+            error = error * expand(factor, error)
         return error.mean() if self.reduction == "mean" else error.flatten(1).sum(1).mean()

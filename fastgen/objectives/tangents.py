@@ -26,14 +26,22 @@ def same_randomness(device: torch.device) -> Iterator[None]:
         yield
 
 
-def jvp(function: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> Tensor:
-    """The Jacobian of ``function`` at ``primals`` times ``tangents``.
+def value_and_jvp(
+    function: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """``function`` at ``primals``, and its Jacobian there times ``tangents``; both carry gradients to parameters.
 
     Attention runs on the math backend, since the fused kernels have no forward-mode rule, and autocast is off, since it
     would mix the dtypes of values and tangents. Both only here.
     """
     with sdpa_kernel(SDPBackend.MATH), torch.autocast(primals[0].device.type, enabled=False):
-        return torch.func.jvp(function, primals, tangents)[1]
+        value, product = torch.func.jvp(function, primals, tangents)[:2]
+    return value, product
+
+
+def jvp(function: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> Tensor:
+    """The Jacobian of ``function`` at ``primals`` times ``tangents``."""
+    return value_and_jvp(function, primals, tangents)[1]
 
 
 class Derivative(ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastgen.processes import Prediction, expand
+from fastgen.processes import Prediction, Process, expand
 
 
 def trajectory_denoising_loss(prediction: Prediction, x0: Tensor, noise: Tensor, snr_cap: float = 5.0) -> Tensor:
@@ -25,3 +25,24 @@ def trajectory_denoising_loss(prediction: Prediction, x0: Tensor, noise: Tensor,
     exponent = 0.5 * (noise.square() - effective.square()).flatten(1).mean(1)
     weight = (alpha / sigma).square().clamp(max=snr_cap) * expand(exponent.exp(), x0)
     return (weight * (prediction.x0 - x0).square()).mean()
+
+
+def sub_interval_truth(process: Process, x_s: Tensor, s: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """What a denoiser of ``x_t ~ q(x_t | x_s)`` learns without bias when only ``x_s`` is known: (x0, noise).
+
+    The score of the kernel, ``-noise / sigma_{t|s}``, has the mean ``grad log p_t(x_t)`` given x_t; x0 and noise are
+    what follow from it. On rectified flow their difference is the velocity of Phased DMD (Fan et al. 2025, arXiv
+    2510.27684): ``(alpha_s^2 sigma_t + alpha_t sigma_s^2) / (alpha_s^2 sigma_{t|s}) noise - x_s / alpha_s``. For data
+    x_s it is the datum with the noise itself.
+
+    Args:
+        process: The process of both times.
+        x_s: Samples at ``s``, (B, ...).
+        s: Times, (B,).
+        t: Times after ``s``, (B,).
+        noise: Standard normal noise by which x_t was made of x_s, (B, ...).
+    """
+    (alpha_s, sigma_s), (alpha_t, sigma_t) = process.coefficients(s), process.coefficients(t)
+    _, deviation = process.kernel(s, t)
+    share = alpha_t * (sigma_s / alpha_s).square() / deviation
+    return x_s / expand(alpha_s, x_s) - expand(share, x_s) * noise, expand(sigma_t / deviation, x_s) * noise

@@ -13,6 +13,7 @@ from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
 from fastgen.processes import Prediction, Process
 from fastgen.randomness import Draws
+from fastgen.times import TimeLaw
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,44 @@ class StudentSampler:
         return Rollout(x0=x0, condition=condition, t=t, step=step, anchor=x0, t_anchor=clean)
 
 
+class AnytimeSampler(StudentSampler):
+    """A student for any number of calls; rollouts make a random number of them, at random times.
+
+    Each call after the first happens at a time drawn for every sample, or where the last one did if that was cleaner,
+    on fresh noise (Zheng et al. 2025, rCM, arXiv 2510.08431, and its code, which cycles through the numbers).
+
+    Args:
+        time: Law of the times of further calls.
+        level: Noise level sigma / alpha of the first call; default ``t_max``.
+        steps: Largest number of calls of a rollout, and the number of calls of a sample.
+    """
+
+    def __init__(self, time: TimeLaw, level: float | None = None, steps: int = 4) -> None:
+        super().__init__(level=level, steps=steps)
+        self.time = time
+
+    def rollout(
+        self,
+        denoiser: Denoiser,
+        draws: Draws,
+        condition: Condition,
+        dtype: torch.dtype = torch.float32,
+        noise: Tensor | None = None,
+    ) -> Rollout:
+        """One to ``steps`` calls, a number that all ranks share; only the last records a graph."""
+        process, shape = denoiser.process, denoiser.sample_shape
+        t = torch.full((len(draws),), self.first_time(process), dtype=torch.float64, device=draws.device)
+        x_t = process.start(draws.normal("noise", shape, dtype) if noise is None else noise, t)
+        calls = draws.shared_integer("step", self.steps)
+        for i in range(1, calls + 1):
+            with torch.no_grad():
+                x0 = call(denoiser, x_t, t, condition, process.t_clean).x0
+            t = torch.minimum(t, self.time.sample(draws.scoped(f"call{i}"), process))
+            x_t = process.add_noise(x0, draws.normal(f"noise{i}", shape, dtype), t)
+        x0 = call(denoiser, x_t, t, condition, process.t_clean).x0
+        return Rollout(x0, condition, t, calls, x0, torch.full_like(t, process.t_clean))
+
+
 class TrajectorySampler(StudentSampler):
     """The student as a deterministic solver; rollouts stop where one of its steps ends.
 
@@ -190,3 +229,50 @@ class TrajectorySampler(StudentSampler):
         prediction = denoiser(chosen, t, condition)
         anchor = process.jump(prediction.detach(), t_anchor)
         return Rollout(prediction.x0, condition, t, step, anchor, t_anchor)
+
+
+class PhasedSampler(StudentSampler):
+    """The student as a deterministic solver in phases; rollouts stop where one of the phases ends.
+
+    Args:
+        times: Times of the student's calls, decreasing; ``None`` is the process's own grid.
+        level: Noise level sigma / alpha of the first call without ``times``; default ``t_max``.
+        steps: Number of calls without ``times``.
+        phases: Number of phases, all of the same number of calls.
+    """
+
+    def __init__(
+        self, times: Sequence[float] | None = None, level: float | None = None, steps: int = 4, phases: int = 2
+    ) -> None:
+        super().__init__(times, stochastic=False, level=level, steps=steps if times is None else len(times))
+        if phases < 1 or self.steps % phases:
+            raise ValueError(f"{self.steps} steps cannot be cut into {phases} equal phases")
+        self.phases = phases
+
+    def phase(self, step: int) -> int:
+        """The phase of a step; 0 is the noisiest."""
+        return step * self.phases // self.steps
+
+    def boundaries(self, process: Process) -> list[float]:
+        """The times at which one phase ends and the next begins."""
+        length = self.steps // self.phases
+        return self.schedule(process)[length::length]
+
+    def rollout(
+        self, denoiser: Denoiser, draws: Draws, condition: Condition, dtype: torch.dtype = torch.float32
+    ) -> Rollout:
+        """The chain up to a random step that all ranks share, which jumps to the end of its phase, the anchor.
+
+        Only that step records a graph, for x0; no gradient runs through the anchor (Fan et al. 2025, Phased DMD, arXiv
+        2510.27684, with a random gradient step within the phase).
+        """
+        process, times = denoiser.process, self.schedule(denoiser.process)
+        step = draws.shared_integer("step", len(times))
+        end = [*self.boundaries(process), process.t_clean][self.phase(step)]
+        t = [torch.full((len(draws),), time, dtype=torch.float64, device=draws.device) for time in (*times, end)]
+        x_t = process.start(draws.normal("noise", denoiser.sample_shape, dtype), t[0])
+        for i in range(step):
+            with torch.no_grad():
+                x_t = process.jump(call(denoiser, x_t, t[i], condition, times[i + 1]), t[i + 1])
+        prediction = call(denoiser, x_t, t[step], condition, end)
+        return Rollout(prediction.x0, condition, t[step], step, process.jump(prediction.detach(), t[-1]), t[-1])

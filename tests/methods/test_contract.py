@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from toys import FreeData, StirredLoRA, StopAfter, ToyData, build, gradient_descent, trainer
 
 import fastgen.methods  # noqa: F401
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
-from fastgen.methods import Distiller
-from fastgen.sampling.students import StudentSampler, TrajectorySampler
+from fastgen.extras import GAN, DistributionMatching
+from fastgen.methods import SCM, Distiller
+from fastgen.sampling.students import PhasedSampler, StudentSampler, TrajectorySampler
 
 SPECIAL: dict[str, dict[str, Any]] = {
     "SwiftBrush": {"critic": StirredLoRA(rank=4)},
@@ -28,7 +30,11 @@ SPECIAL: dict[str, dict[str, Any]] = {
 }
 """Constructor arguments by class name, for methods that the defaults of ``toys.build`` do not fit."""
 
-FEW_STEPS: dict[str, dict[str, Any]] = {"OptimalSteps": {"steps": 3}, "Progressive": {"steps": [4, 2]}}
+FEW_STEPS: dict[str, dict[str, Any]] = {
+    "OptimalSteps": {"steps": 3},
+    "PhasedDMD": {"sampler": PhasedSampler([80.0, 5.0, 0.5], phases=3)},
+    "Progressive": {"steps": [4, 2]},
+}
 """How methods train for several steps whose steps are not those of a ``StudentSampler``."""
 
 GRADIENT_FREE = {"OptimalSteps"}
@@ -43,7 +49,22 @@ def concrete(cls: type[Distiller] = Distiller) -> Iterator[type[Distiller]]:
         yield from concrete(child)
 
 
-METHODS = sorted(set(concrete()), key=lambda cls: cls.__name__)
+class RegularisedSCM(SCM):
+    """A method whose extras bring roles of their own: a score term with its critic, and a discriminator."""
+
+    def __init__(
+        self,
+        critic: Callable[[], Denoiser] | None = None,
+        critic_optimizer: OptimizerCallable = torch.optim.Adam,
+        discriminator_optimizer: OptimizerCallable = torch.optim.Adam,
+        **kwargs: Any,
+    ) -> None:
+        matching = DistributionMatching(critic=critic, critic_optimizer=critic_optimizer, critic_updates=1)
+        gan = GAN(weight=0.1, critic_weight=1.0, features="teacher", optimizer=discriminator_optimizer)
+        super().__init__(extras=[matching, gan], **kwargs)
+
+
+METHODS = sorted({*concrete(), RegularisedSCM}, key=lambda cls: cls.__name__)
 every_method = pytest.mark.parametrize("cls", METHODS, ids=lambda cls: cls.__name__)
 BY_GRADIENT = [cls for cls in METHODS if cls.__name__ not in GRADIENT_FREE]
 every_method_with_gradients = pytest.mark.parametrize("cls", BY_GRADIENT, ids=lambda cls: cls.__name__)
@@ -274,6 +295,7 @@ def test_gradients_are_clipped_by_role(cls: type[Distiller]):
 def test_bad_gradients_are_skipped_and_counted(cls: type[Distiller]):
     for bad in roles_of(cls):
         method, at = make(cls), iterations(cls) - 1
+        method.configure_model()
         original = method.losses
         while bad not in method.all_turns(at):
             at -= 1

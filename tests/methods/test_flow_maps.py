@@ -11,8 +11,10 @@ from gaussian_maps import COVARIANCE, MEAN, PROCESSES, ExactMap, exact_map, exac
 from torch import Tensor, nn
 from toys import CLASSES, StopAfter, ToyData, build, network, trainer
 
+import fastgen.methods
 from fastgen.callbacks import EMA
 from fastgen.callbacks.ema import ConstantEMA
+from fastgen.data.base import BatchSource, TensorSource
 from fastgen.denoisers.analytic import GaussianDenoiser
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.dit import DiT
@@ -20,7 +22,7 @@ from fastgen.denoisers.unet import UNet
 from fastgen.denoisers.warped import Warped
 from fastgen.errors import UserError
 from fastgen.map_times import DyadicTimes, EasyTimes, GridTimes, JumpLaw, JumpTimes, SortedTimes, ToData
-from fastgen.methods import ECT, LCM, SCM, FlowMapDistiller, MeanFlow, Shortcut
+from fastgen.methods import ECT, LCM, LSD, PSD, SCM, FlowMapDistiller, MeanFlow, Shortcut
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.flow_map import MapState, TeacherGuidance
 from fastgen.methods.transition import TeacherStep, Transition
@@ -29,7 +31,7 @@ from fastgen.objectives.consistency import PseudoHuber, SquaredError
 from fastgen.objectives.tangents import FiniteDifference
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
-from fastgen.sampling.guided import Guided
+from fastgen.sampling.guided import Guided, guided
 from fastgen.sampling.solvers import Heun
 from fastgen.sampling.students import StudentSampler
 from fastgen.times import LogNormalLevel
@@ -76,11 +78,35 @@ def loss_and_gradient(method: FlowMapDistiller, part: MicroBatch | None = None) 
 
 
 @by_process
-def test_bootstrap_residual(process: Process):
-    settings = {"times": EasyTimes(LEVELS, double=1), "transition": ExactStep(), "to_data": True, "weight": "one"}
-    loss, _ = loss_and_gradient(made(ECT, process, metric=PseudoHuber(), **settings))
+@pytest.mark.parametrize("cls", [ECT, LCM])
+def test_bootstrap_residual(cls: type[FlowMapDistiller], process: Process):
+    times = EasyTimes(LEVELS, double=1) if cls is ECT else GridTimes(10)
+    settings = {"times": times, "transition": ExactStep(), "to_data": True, "weight": "one"}
+    if cls is LCM:
+        settings["guidance"] = TeacherGuidance()
+    loss, _ = loss_and_gradient(made(cls, process, metric=PseudoHuber(), **settings))
     assert loss < 1e-8
-    assert loss_and_gradient(made(ECT, process, 1.2, metric=PseudoHuber(), **settings))[0] > 1e-3
+    assert loss_and_gradient(made(cls, process, 1.2, metric=PseudoHuber(), **settings))[0] > 1e-3
+
+
+@pytest.mark.parametrize("middle", [0.5, None], ids=["midpoint", "uniform"])
+@pytest.mark.parametrize("cls", [LSD, PSD])
+@pytest.mark.parametrize("name", ["flow", "edm", "trig"])
+def test_self_distillation_residual(cls: type[FlowMapDistiller], name: str, middle: float | None):
+    """With the teacher's velocity on the diagonal, in the coordinates of every process."""
+    settings = {
+        "times": SortedTimes(LEVELS, diagonal=0.3, middle=middle),
+        "velocity": TeacherVelocity(),
+        "coordinates": PROCESSES[name],
+        "learned_weight": False,
+    }
+    method = made(cls, PROCESSES[name], **settings)
+    times = method.state(micro_batch()).times
+    assert 0 < int((times.s == times.t).sum()) < 16
+    loss, gradient = loss_and_gradient(method)
+    assert loss < 1e-16 and gradient.norm() < 1e-8
+    assert method.residual(method.state(micro_batch())).abs().max() < 1e-8
+    assert loss_and_gradient(made(cls, PROCESSES[name], 1.2, **settings))[0] > 1e-3
 
 
 @pytest.mark.parametrize("name", ["flow", "edm", "trig"])
@@ -123,6 +149,12 @@ def test_shortcut_residual():
         assert residual[~shortest].abs().max() < 1e-8
         errors.append(residual[shortest].square().mean().sqrt())
     assert 1.5 < errors[0] / errors[1] < 2.7 and 1.5 < errors[1] / errors[2] < 2.7, errors
+
+
+def test_every_flow_map_has_a_residual_above():
+    exported = (getattr(fastgen.methods, name) for name in fastgen.methods.__all__)
+    found = {cls for cls in exported if issubclass(cls, FlowMapDistiller) and not cls.__abstractmethods__}
+    assert found == {ECT, LCM, LSD, MeanFlow, PSD, SCM, Shortcut}
 
 
 def test_data_velocities_are_right_in_the_mean():
@@ -305,6 +337,116 @@ def test_guidance_enters_shortcut_once():
     assert torch.equal(changed, state.times.t - state.times.s < 0.3)
 
 
+@pytest.mark.parametrize("middle", [0.5, 0.25])
+def test_psd_by_hand(middle: float):
+    """Sum over elements; weights of the legs are their lengths; the weight is learned from (t, s)."""
+    t, s = 0.8, 0.3
+    r = t + middle * (s - t)
+    method = made(PSD, RectifiedFlow(), 1.2, times=Fixed(t, s, r))
+    nn.init.constant_(method.log_weight.linear.bias, 0.7)
+    method.log_weight.double()
+    part = micro_batch()
+    loss = method.student_loss(part)["flow_map"]
+    gradient, bias = torch.autograd.grad(loss, [method.student.scale, method.log_weight.linear.bias])
+    state, at = method.state(part), [torch.full((16,), v, dtype=torch.float64) for v in (t, r, s)]
+
+    def u(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        return 1.2 * (x - exact_map(RectifiedFlow(), x, t, s)) / (t - s)[:, None]
+
+    first = u(state.x_t, at[0], at[1])
+    second = u(state.x_t - (t - r) * first, at[1], at[2])
+    output = u(state.x_t, at[0], at[2])
+    difference = output - ((t - r) * first + (r - s) * second) / (t - s)
+    error, weight = difference.square().sum(1), torch.exp(torch.tensor(0.7, dtype=torch.float64))
+    assert abs(loss - (weight * error - 0.7).mean()) < 1e-7
+    torch.testing.assert_close(gradient, (2 * weight * difference * output / 1.2).mean(0), rtol=1e-6, atol=1e-7)
+    assert abs(bias - (weight * error - 1).mean()) < 1e-6
+
+
+def test_lsd_by_hand():
+    """Residual d/ds X - v(X, s); the gradient runs through the derivative and not through the velocity."""
+    t, s, scale, h = 0.8, 0.3, 1.2, 1e-5
+    method = made(LSD, RectifiedFlow(), scale, times=Fixed(t, s, s), learned_weight=False)
+    loss, gradient = loss_and_gradient(method)
+    x, at = method.state(micro_batch()).x_t, [torch.full((16,), v, dtype=torch.float64) for v in (t, s)]
+
+    def moved(s: Tensor) -> Tensor:  # X - x, for the scale 1
+        return exact_map(RectifiedFlow(), x, at[0], s) - x
+
+    slope = (moved(at[1] + h) - moved(at[1] - h)) / (2 * h)
+    there = scale * exact_velocity(RectifiedFlow(), x + scale * moved(at[1]), at[1])
+    difference = scale * slope - there
+    assert abs(loss - difference.square().sum(1).mean()) < 1e-8
+    torch.testing.assert_close(gradient, (2 * difference * slope).mean(0), rtol=1e-6, atol=1e-8)
+
+
+def test_the_gradient_of_lsd_runs_through_a_network_s_derivative():
+    """Reverse over forward mode: against the same loss with a central difference in s (relative error 1e-6)."""
+    gradients = []
+    for exact in (True, False):
+        settings = {"times": SortedTimes(LEVELS, diagonal=0.25), "learned_weight": False}
+        method = LSD(student=partial(network, 3, RectifiedFlow(), second_time=True), **settings)
+        method.configure_model()
+        method.student.double()
+        g = torch.Generator().manual_seed(0)
+        for parameter in method.student.parameters():
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=g, dtype=torch.float64)
+        draws = Draws(3, range(8), "test")
+        x0 = draws.normal("x0", (2,), torch.float64)
+        state = method.state(MicroBatch(x0, {"label": torch.arange(8) % CLASSES}, draws))
+        t, s = state.times.t, state.times.s
+        if exact:
+            residual = method.residual(state)
+        else:
+            h = torch.full_like(s, 1e-5)
+            moved = []
+            for end in (s + h, s - h):
+                u = method.predict(method.student, state.x_t, t, end, state).velocity
+                moved.append((end - t)[:, None] * u)
+            slope = (moved[0] - moved[1]) / (2 * h)[:, None]
+            residual = slope - method.unless_still(state, method.velocity_after(state))
+        residual.square().sum(1).mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in method.student.parameters() if p.grad is not None]))
+    assert (gradients[0] - gradients[1]).norm() < 1e-6 * gradients[0].norm()
+
+
+@pytest.mark.parametrize("cls", [LSD, PSD])
+def test_the_diagonal_of_self_distillation_is_flow_matching(cls: type[FlowMapDistiller]):
+    settings = {"times": SortedTimes(LEVELS, diagonal=1.0), "learned_weight": False}
+    method = made(cls, RectifiedFlow(), 1.2, **settings)
+    state = method.state(micro_batch())
+    u = 1.2 * exact_velocity(RectifiedFlow(), state.x_t, state.times.t)
+    difference = u - (state.noise - state.x0)
+    loss, gradient = loss_and_gradient(method)
+    assert abs(loss - difference.square().sum(1).mean()) < 1e-12
+    torch.testing.assert_close(gradient, (2 * difference * u / 1.2).mean(0), rtol=1e-10, atol=1e-12)
+
+
+def test_psd_on_dyadic_times_is_shortcut():
+    """Specification 8.2, identity 5: the same targets and the same gradient, but for the shortest jumps."""
+    law = DyadicTimes(bootstrap=0.7, levels=4)
+    one = made(PSD, RectifiedFlow(), 1.2, times=law, learned_weight=False)
+    other = made(Shortcut, RectifiedFlow(), 1.2, times=law)
+    state = one.state(micro_batch(64))
+    t, s = state.times.t, state.times.s
+    longer = t - s > 1.5 * law.shortest
+    assert 10 < int(longer.sum()) < 54
+    found, expected = one.two_jumps(state), other.two_halves(state)
+    assert (found - expected)[longer].abs().max() < 1e-12 and (found - expected)[~longer].abs().max() > 1e-3
+
+    class Longer(DyadicTimes):
+        """Without the shortest jumps."""
+
+        def sample(self, draws: Draws, process: Process, update: int) -> JumpTimes:
+            return JumpTimes(*(torch.where(longer, time, t) for time in (t, s, state.times.r)))
+
+    for method in (one, other):
+        method.times = Longer(levels=4)
+    (loss, gradient), (mean, expected) = (loss_and_gradient(method, micro_batch(64)) for method in (one, other))
+    assert abs(loss - 3 * mean) < 1e-12, "the sum over three elements, not their mean"
+    torch.testing.assert_close(gradient, 3 * expected, rtol=1e-10, atol=1e-12)
+
+
 # ---------------------------------------------------------------------- oracles and coordinates
 
 
@@ -322,6 +464,29 @@ def test_mixed_velocity():
     active = (state.times.t >= 0.2) & (state.times.t <= 0.7) & ~state.dropped
     assert 0 < int(active.sum()) < 64 and bool((state.condition["label"][state.dropped] == CLASSES).all())
     torch.testing.assert_close(method.velocity.at(method, state), torch.where(active[:, None], mixed, plain))
+
+
+def test_no_guidance_costs_no_call():
+    """Specification 8.2, identity 10: with scale 1 the teacher is asked once, with omega = 1, kappa = 0 nobody is."""
+    draws, label = Draws(0, range(6), "test"), torch.arange(6) % CLASSES
+    part = MicroBatch(draws.normal("x0", (2,)), {"label": label}, draws)
+    for velocity, calls in ((MixedVelocity(), 0), (MixedVelocity(base=TeacherVelocity()), 1), (TeacherVelocity(), 1)):
+        for cls in (MeanFlow, SCM):
+            method = build(cls, velocity=velocity, guidance=TeacherGuidance(1.0))
+            method.configure_model()
+            state, asked = method.state(part), []
+            for net in (method.teacher, method.student):
+                net.register_forward_pre_hook(lambda net, args, asked=asked: asked.append((net, len(args[0]))))
+            found = velocity.at(method, state)
+            assert asked == [(method.teacher, 6)] * calls
+            seen = method.guided_teacher(state)
+            plain = DataVelocity().at(method, state) if calls == 0 else seen(state.x_t, state.times.t, state.condition)
+            assert torch.equal(found, plain if calls == 0 else plain.velocity)
+    teacher, x, t = network(0), torch.randn(6, 2), torch.ones(6, dtype=torch.float64)
+    expected = teacher(x, t, {"label": label})
+    asked = []
+    teacher.register_forward_pre_hook(lambda _, args: asked.append(len(args[0])))
+    assert torch.equal(guided(teacher, x, t, {"label": label}, 1.0).value, expected.value) and asked == [6]
 
 
 def test_teacher_velocity_is_guided():
@@ -452,7 +617,7 @@ def test_the_target_may_be_an_average():
         trainer(1).fit(build(ECT, target="slow"), ToyData(batch_size=4))
 
 
-@pytest.mark.parametrize("cls", [ECT, SCM, MeanFlow, Shortcut])
+@pytest.mark.parametrize("cls", [ECT, LSD, PSD, SCM, MeanFlow, Shortcut])
 def test_passes_of_an_update_share_their_dropout(cls: type[FlowMapDistiller]):
     """Student and target, or derivative and student, draw the same masks."""
     labels = {"label": torch.arange(4)}
@@ -472,7 +637,7 @@ def test_passes_of_an_update_share_their_dropout(cls: type[FlowMapDistiller]):
     method.student_loss(MicroBatch(0.5 * draws.normal("x0", (1, 8, 8)), labels, draws))
     assert len(states) > 2
     for found in states.values():
-        assert len(found) == (3 if cls is Shortcut else 2)
+        assert len(found) == (3 if cls in (LSD, PSD, Shortcut) else 2)
         assert all(torch.equal(state, found[0]) for state in found)
     assert not torch.equal(*[found[0] for found in states.values()][:2])
 
@@ -493,3 +658,43 @@ def test_resume_keeps_the_stage(tmp_path: Any):
     seen.clear()
     trainer(5).fit(method(), ToyData(batch_size=4), ckpt_path=path, weights_only=True)
     assert seen == [(3, 3), (4, 4)]
+
+
+class Pictures(ToyData):
+    """The labels of the toys with small images."""
+
+    sample_kind = "image"
+
+    def make_sources(self) -> tuple[BatchSource, BatchSource]:
+        images = 0.5 * torch.randn(48, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+        label = torch.arange(48) % CLASSES
+        return TensorSource(images, label), TensorSource(images[:8], label[:8])
+
+
+@pytest.mark.parametrize("cls", [ECT, LSD, MeanFlow, PSD, SCM])
+def test_dropout_is_a_function_of_the_seed(cls: type[FlowMapDistiller], tmp_path: Any):
+    """Specification 8.2, identity 14: two runs have the same losses bit for bit, and so has a resumed one."""
+    path = str(tmp_path / "half.ckpt")
+
+    def run(seed: int = 0, ckpt_path: str | None = None, save: str | None = None, dropout: float = 0.4) -> list[float]:
+        def unet() -> Denoiser:
+            torch.manual_seed(0)
+            return UNet(EDM(), width=8, num_classes=CLASSES, dropout=dropout)
+
+        method, seen = cls(student=unet, teacher=unet, seed=seed), []
+        original = method.losses
+
+        def losses(role: str, part: MicroBatch) -> dict[str, Tensor]:
+            found = original(role, part)
+            seen.extend(value.item() for value in found.values())
+            return found
+
+        method.losses = losses  # type: ignore[method-assign]
+        torch.manual_seed(torch.seed())  # global state must not matter
+        saver = [StopAfter(4, 2, save)] if save else []
+        trainer(4, *saver).fit(method, Pictures(batch_size=4), ckpt_path=ckpt_path, weights_only=True)
+        return seen
+
+    straight = run(save=path)
+    assert len(straight) == 4 and run() == straight and run(ckpt_path=path) == straight[2:]
+    assert run(seed=1) != straight and run(dropout=0.0) != straight

@@ -1,0 +1,89 @@
+"""Phased DMD."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import Tensor
+
+from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.experts import Experts
+from fastgen.errors import UserError
+from fastgen.methods.dmd2 import DMD2
+from fastgen.objectives.score_matching import DenoisingLoss
+from fastgen.objectives.trajectory import sub_interval_truth
+from fastgen.processes import Prediction
+from fastgen.sampling.students import PhasedSampler, Rollout
+from fastgen.times import TimeLaw, WithinChain
+
+
+class PhasedDMD(DMD2):
+    """Phased DMD: few-step students of one expert per phase (Fan et al. 2025, arXiv 2510.27684).
+
+    The student's deterministic chain is cut into phases, each with weights of its own. A rollout stops at a random step
+    (that all ranks share) and jumps from there to the end x_s of the step's phase; from this anchor the Markov kernel
+    q(x_t | x_s) leads to any noisier level, where DMD2's gradient on the step's x0 is taken. Every phase has its own
+    critic. It never sees clean samples of the chain, and a denoiser of x_s would be biased; its unbiased target is
+
+        noise* = sigma_t / sigma_{t|s} noise,   x0* = x_s / alpha_s - alpha_t sigma_s^2 / (alpha_s^2 sigma_{t|s}) noise
+
+    with the noise of the kernel (the paper's flow velocity is noise* - x0*), weighted by ``min(1, cap sigma_{t|s}^2)``,
+    which is ``sigma_{t|s}^2 clamp(1 / sigma_{t|s}^2, 0, cap)``. No GAN.
+
+    Phases learn together, as in the trainer of ModelTC/LightX2V, not one after the other: an earlier phase does not see
+    the later ones, and a later one follows the earlier. Networks that are no ``Experts`` become one copy per phase
+    (an adapter: one per phase on the same weights), and so does the critic.
+
+    Args:
+        sampler: Default four steps of the process's own grid in two phases.
+        renoise_time: Default uniform above the phase's end.
+        critic_time: As ``renoise_time``.
+        critic_objective: Default the squared error of the velocity.
+        weight_cap: Bound of the critic's weight.
+    """
+
+    sampler: PhasedSampler
+    student: Experts
+    critic: Experts
+
+    def __init__(
+        self,
+        sampler: PhasedSampler | None = None,
+        renoise_time: TimeLaw | None = None,
+        critic_time: TimeLaw | None = None,
+        critic_objective: DenoisingLoss | None = None,
+        weight_cap: float = 10.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            sampler=sampler or PhasedSampler(),
+            renoise_time=renoise_time or WithinChain("anchor", 1.0),
+            critic_time=critic_time or WithinChain("anchor", 1.0),
+            critic_objective=critic_objective or DenoisingLoss("velocity", "one"),
+            **kwargs,
+        )
+        self.weight_cap = weight_cap
+
+    def build_role(self, role: str) -> Denoiser:
+        network = super().build_role(role)
+        boundaries = self.sampler.boundaries(network.process)
+        if not isinstance(network, Experts):
+            return Experts.copies(network, boundaries)
+        if network.boundaries != boundaries:
+            raise UserError(
+                f"The {role}'s experts change at {network.boundaries}, but the sampler's phases at {boundaries}; give "
+                "the experts the boundaries of the phases."
+            )
+        return network
+
+    def critic_of(self, rollout: Rollout) -> Denoiser:
+        return self.critic.expert(self.sampler.phase(cast(int, rollout.step)))
+
+    def renoise(self, rollout: Rollout, t: Tensor, noise: Tensor) -> Tensor:
+        return self.student.process.renoise(rollout.anchor, rollout.t_anchor, t, noise)
+
+    def denoising_loss(self, rollout: Rollout, prediction: Prediction, noise: Tensor) -> Tensor:
+        process, s, t = self.student.process, rollout.t_anchor, prediction.t
+        x0, effective = sub_interval_truth(process, rollout.anchor, s, t, noise)
+        factor = (self.weight_cap * process.kernel(s, t)[1].square()).clamp(max=1.0)
+        return self.critic_objective(prediction, x0, effective, factor)
