@@ -163,6 +163,8 @@ class ScoreDistiller(Distiller, ABC):
 
     def record_health(self, rollout: Rollout, real: Prediction, fake: Prediction) -> None:
         """Log the gap between critic and teacher and the spread of the samples (a collapse alarm)."""
+        # Detached copies: a prediction remembers what it was converted to, and here that would be without its graph.
+        real, fake = real.detach(), fake.detach()
         with torch.no_grad():
             self.record("health/score_gap", (fake.x0 - real.x0).abs().mean())
             self.record("health/teacher_gap", (rollout.x0 - real.x0).abs().mean())
