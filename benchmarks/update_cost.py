@@ -57,7 +57,7 @@ NETWORKS: dict[str, Callable[[], Denoiser]] = {
     "U-Net": partial(
         UNet, EDM(), 3, 32, width=48, multipliers=(1, 2, 2), attention_resolutions=(8,), num_classes=CLASSES
     ),
-    "DiT": partial(DiT, RectifiedFlow(), "velocity", 3, 32, 4, width=256, depth=8, num_classes=CLASSES),
+    "DiT": partial(DiT, RectifiedFlow(), "velocity", 3, 32, 4, width=192, depth=6, num_classes=CLASSES),
 }
 
 
