@@ -131,6 +131,8 @@ class Process(ABC):
 class Prediction:
     """What a denoiser says about ``x_t``; any parametrisation derives from any other.
 
+    Conversions are made anew when asked for: one kept from a look without gradient would cut the graph of the next.
+
     Args:
         process: The process of ``x_t``.
         x_t: Noisy sample, shape (B, ...).
@@ -162,7 +164,7 @@ class Prediction:
         alpha_dot, sigma_dot = self.process.derivatives(self.t)
         return expand(alpha_dot, self.x_t), expand(sigma_dot, self.x_t)
 
-    @cached_property
+    @property
     def x0(self) -> Tensor:
         """E[x0 | x_t]."""
         alpha, sigma = self._alpha_sigma
@@ -179,7 +181,7 @@ class Prediction:
             case "score":
                 return (self.x_t + sigma.square() * self.value) / alpha
 
-    @cached_property
+    @property
     def noise(self) -> Tensor:
         """E[noise | x_t]."""
         alpha, sigma = self._alpha_sigma
@@ -196,7 +198,7 @@ class Prediction:
             case "x0":
                 return (self.x_t - alpha * self.value) / sigma
 
-    @cached_property
+    @property
     def v(self) -> Tensor:
         """``alpha noise - sigma x0``."""
         if self.kind == "v":
@@ -204,7 +206,7 @@ class Prediction:
         alpha, sigma = self._alpha_sigma
         return alpha * self.noise - sigma * self.x0
 
-    @cached_property
+    @property
     def velocity(self) -> Tensor:
         """``d x_t / dt`` along the probability flow of this process."""
         if self.kind == "velocity":
@@ -212,7 +214,7 @@ class Prediction:
         alpha_dot, sigma_dot = self._alpha_sigma_dot
         return alpha_dot * self.x0 + sigma_dot * self.noise
 
-    @cached_property
+    @property
     def score(self) -> Tensor:
         """``grad log p_t(x_t) = -noise / sigma``."""
         if self.kind == "score":

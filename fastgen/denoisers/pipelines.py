@@ -84,6 +84,7 @@ class PipelineFolder:
                 revision=self.revision,
                 variant=self.variant,
                 use_safetensors=True,
+                dtype=dtype,  # read as asked for: a larger copy on the way would count at 20 billion parameters
                 output_loading_info=True,
             )
 
@@ -231,7 +232,7 @@ class PipelineDenoiser(Denoiser):
         Raises:
             UserError: If the file is missing, broken, incomplete or pickled.
         """
-        weights = self.pipeline.model(self.part, type(self.network)).state_dict()
+        weights = self.pipeline.model(self.part, type(self.network), self.network.dtype).state_dict()
         load_strictly(self.network, weights, f"{self.pipeline.pretrained}/{self.part}")
 
     @abstractmethod

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.conditions import Condition, where
+from fastgen.conditions import Condition, select, where
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.warped import seen_on
 from fastgen.errors import UserError
@@ -77,6 +77,12 @@ class MapState:
     condition: Condition
     dropped: Tensor
     guidance: Tensor
+
+    def part(self, rows: Tensor) -> MapState:
+        """The same for the samples ``rows`` (b,) of the batch."""
+        times = JumpTimes(self.times.t[rows], self.times.s[rows], self.times.r[rows])
+        tensors = (value[rows] for value in (self.x_t, self.x0, self.noise))
+        return MapState(times, *tensors, select(self.condition, rows), self.dropped[rows], self.guidance[rows])
 
 
 class FlowMapDistiller(Distiller, ABC):

@@ -18,6 +18,7 @@ from fastgen.data.base import BatchSource, TensorSource
 from fastgen.denoisers.analytic import GaussianDenoiser
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.dit import DiT
+from fastgen.denoisers.dropout import Dropout, foreign_dropout, masks_of
 from fastgen.denoisers.unet import UNet
 from fastgen.denoisers.warped import Warped
 from fastgen.errors import UserError
@@ -28,7 +29,7 @@ from fastgen.methods.flow_map import MapState, TeacherGuidance
 from fastgen.methods.transition import TeacherStep, Transition
 from fastgen.methods.velocity import DataVelocity, MixedVelocity, TeacherVelocity
 from fastgen.objectives.consistency import PseudoHuber, SquaredError
-from fastgen.objectives.tangents import FiniteDifference
+from fastgen.objectives.tangents import Derivative, FiniteDifference, ForwardMode
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.guided import Guided, guided
@@ -640,6 +641,66 @@ def test_passes_of_an_update_share_their_dropout(cls: type[FlowMapDistiller]):
         assert len(found) == (3 if cls in (LSD, PSD, Shortcut) else 2)
         assert all(torch.equal(state, found[0]) for state in found)
     assert not torch.equal(*[found[0] for found in states.values()][:2])
+
+
+@pytest.mark.parametrize("derivative", [ForwardMode(), FiniteDifference()], ids=["forward", "differences"])
+@pytest.mark.parametrize("diagonal", [0.6, 1.0], ids=["some_jump", "none_jumps"])
+def test_the_derivative_is_taken_where_it_counts(derivative: Derivative, diagonal: float, monkeypatch: Any):
+    """Asking for it on all rows gives the same loss and gradients, through dropout too; only rows that jump are asked.
+
+    One is asked if none does: a sharded network must be called on all ranks.
+    """
+
+    def unet() -> Denoiser:
+        torch.manual_seed(0)
+        network = UNet(EDM(), num_classes=4, dropout=0.4, attention_resolutions=(4,), second_time=True)
+        for parameter in network.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+        return network.double()
+
+    times = SortedTimes(diagonal=diagonal)
+    method = MeanFlow(student=unet, times=times, derivative=derivative, power=0.5)
+    method.configure_model()
+    asked: list[int] = []
+    method.student.register_forward_pre_hook(lambda _, args: asked.append(len(args[0])))
+    draws = Draws(0, range(9), "test")
+    part = MicroBatch(0.5 * draws.normal("x0", (1, 8, 8), torch.float64), {"label": torch.arange(9) % 4}, draws)
+    moving = method.state(part).times
+    jumps = int((moving.s < moving.t).sum())
+    assert jumps in ({0} if diagonal == 1.0 else {2, 3, 4, 5})
+
+    def loss_and_gradients() -> tuple[Tensor, ...]:
+        torch.manual_seed(3)
+        (loss,) = method.student_loss(part).values()
+        return loss.detach(), *torch.autograd.grad(loss, list(method.student.parameters()))
+
+    passes = 1 if isinstance(derivative, ForwardMode) else 2
+    some = loss_and_gradients()
+    assert asked == [max(jumps, 1)] * passes + [9]
+    asked.clear()
+    monkeypatch.setattr("fastgen.methods.eulerian.foreign_dropout", lambda _: True)
+    for found, expected in zip(some, loss_and_gradients(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert asked == [9] * (passes + 1)
+
+
+def test_foreign_dropout_keeps_the_batch_whole():
+    """The masks of torch's own dropout in a part of the batch are not those in the whole."""
+    network = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.3))
+    assert foreign_dropout(network)
+    assert not foreign_dropout(network.eval())
+    assert not foreign_dropout(nn.Sequential(nn.Dropout(0.0), Dropout(0.3)))
+
+
+def test_masks_of_a_part_are_those_in_the_whole():
+    layer, x, rows = Dropout(0.5), torch.ones(6, 50), torch.tensor([1, 4])
+    torch.manual_seed(0)
+    whole, after = layer(x), torch.get_rng_state()
+    torch.manual_seed(0)
+    with masks_of(layer, rows, 6):
+        assert torch.equal(layer(x[rows]), whole[rows]) and torch.equal(torch.get_rng_state(), after)
+    torch.manual_seed(0)
+    assert torch.equal(layer(x), whole) and 0 < int(whole.bool().sum()) < 300
 
 
 def test_resume_keeps_the_stage(tmp_path: Any):

@@ -1,12 +1,18 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 from toys import CLASSES, build
 
 from fastgen.conditions import Guidance
+from fastgen.denoisers.dit import DiT
 from fastgen.methods import DMD2, ScoreDistiller, SiD
 from fastgen.methods.batch import MicroBatch
+from fastgen.objectives.score_identity import sid_loss
+from fastgen.processes import PREDICTION_KINDS, PredictionKind, RectifiedFlow
 from fastgen.randomness import Draws
+from fastgen.times import UniformTime
 
 LABEL = torch.arange(6) % CLASSES
 
@@ -68,6 +74,28 @@ def test_only_second_order_methods_differentiate_the_networks(cls: type[ScoreDis
     teacher, critic = Calls(method.teacher), Calls(method.critic)
     method.student_loss(part())
     assert teacher.grad == critic.grad == [second_order]
+
+
+@pytest.mark.parametrize("kind", PREDICTION_KINDS)
+def test_second_order_gradients_whatever_the_networks_predict(kind: PredictionKind):
+    """The gradient is that of SiD's loss through both networks, also where x0 is converted from their answer."""
+
+    def network(seed: int) -> DiT:
+        torch.manual_seed(seed)
+        result = DiT(RectifiedFlow(), kind, width=16, depth=1, heads=2, num_classes=CLASSES)
+        for parameter in result.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        return result.double()
+
+    roles = {name: partial(network, seed) for seed, name in enumerate(("student", "teacher", "critic"))}
+    method, piece = made(SiD, renoise_time=UniformTime(0.4, 0.6), **roles), part()
+    parameters = list(method.student.parameters())
+    found = torch.autograd.grad(method.student_loss(piece)["match"], parameters, retain_graph=True)
+    x0, (x_t, t) = piece.memory["student"].x0, piece.memory["compared"]
+    real, fake = (net(x_t, t, piece.condition).x0 for net in (method.teacher, method.critic))
+    loss = method.loss_scale * sid_loss(x0, real, fake, method.alpha)
+    for gradient, expected in zip(found, torch.autograd.grad(loss, parameters), strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_both_scores_are_asked_at_one_point():
