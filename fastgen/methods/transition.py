@@ -48,4 +48,4 @@ class TeacherStep(Transition):
     @torch.no_grad()
     def step(self, method: FlowMapDistiller, state: MapState) -> Tensor:
         t, r = state.times.t, state.times.r
-        return self.solver.step(method.guided_teacher(state), state.x_t, t, r, state.condition, last=False)
+        return self.solver.step(method.guided_teacher(state), state.x_t, t, r, state.condition)

@@ -31,7 +31,7 @@ class Solver(ABC):
         """Network calls per sample (a guided call counts as one)."""
 
     @abstractmethod
-    def step(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, condition: Condition, last: bool) -> Tensor:
+    def step(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, condition: Condition) -> Tensor:
         """Move ``x_t`` (B, ...) from times ``t`` (B,) to ``s`` (B,)."""
 
     def solve(self, denoiser: Denoiser, noise: Tensor, condition: Condition, steps: int | None = None) -> Tensor:
@@ -40,9 +40,9 @@ class Solver(ABC):
         times = process.solver_grid(steps or self.steps)
         t = torch.full((len(noise),), times[0], dtype=torch.float64, device=noise.device)
         x = process.solver_start(noise, t)
-        for i, end in enumerate([*times[1:], process.t_clean]):
+        for end in [*times[1:], process.t_clean]:
             s = torch.full_like(t, end)
-            x = self.step(denoiser, x, t, s, condition, last=i == len(times) - 1)
+            x = self.step(denoiser, x, t, s, condition)
             t = s
         return x
 
@@ -53,21 +53,25 @@ class Euler(Solver):
     def evaluations(self, steps: int) -> int:
         return steps
 
-    def step(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, condition: Condition, last: bool) -> Tensor:
+    def step(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, condition: Condition) -> Tensor:
         return denoiser.process.jump(guided_as_sampled(denoiser, x_t, t, condition, self.guidance), s)
 
 
 class Heun(Solver):
-    """Second order, without correction in the last step (Karras et al. 2022, arXiv 2206.00364, algorithm 1)."""
+    """Second order, but first order in a step to the clean end (Karras et al. 2022, arXiv 2206.00364, algorithm 1)."""
 
     def evaluations(self, steps: int) -> int:
         return 2 * steps - 1
 
-    def step(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, condition: Condition, last: bool) -> Tensor:
+    def step(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, condition: Condition) -> Tensor:
         process = denoiser.process
         first = guided_as_sampled(denoiser, x_t, t, condition, self.guidance)
         x_s = process.jump(first, s)
-        if last:
+        arrived = s <= process.t_clean
+        if arrived.all():
             return x_s
-        second = guided_as_sampled(denoiser, x_s, s, condition, self.guidance)
-        return process.trapezoid(x_t, t, s, first, second)
+        # No network is called at the clean end; those rows ask for another time and are replaced.
+        asked = torch.where(arrived, t, s)
+        second = guided_as_sampled(denoiser, x_s, asked, condition, self.guidance)
+        corrected = process.trapezoid(x_t, t, asked, first, second)
+        return torch.where(arrived.reshape(-1, *[1] * (x_s.ndim - 1)), x_s, corrected)

@@ -225,7 +225,7 @@ def test_teacher_transition(solver: Any):
     else:
         first = method.guided_teacher(state)
         assert isinstance(first, Guided)
-        expected = solver.step(first, state.x_t, state.times.t, state.times.r, state.condition, last=False)
+        expected = solver.step(first, state.x_t, state.times.t, state.times.r, state.condition)
         torch.testing.assert_close(found, expected)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastgen.conditions import Condition
 from fastgen.denoisers.analytic import GaussianDenoiser, MixtureDenoiser
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.sampling.guided import conditional_pair, guided
@@ -54,7 +55,7 @@ def error_between(solver: type[Solver], process: Process, high: float, low: floa
     exact = alpha_s * MEAN + (((x - alpha * MEAN) @ vectors) * scale) @ vectors.T
     for i in range(steps):
         t, s = (torch.full((len(x),), high + (low - high) * j / steps, dtype=torch.float64) for j in (i, i + 1))
-        x = solver(steps).step(teacher, x, t, s, {}, last=False)
+        x = solver(steps).step(teacher, x, t, s, {})
     return (x - exact).abs().max().item()
 
 
@@ -107,6 +108,24 @@ def test_evaluations_are_the_calls_that_are_made():
             teacher = Counting(EDM(), MEAN, COVARIANCE)
             solver.solve(teacher, noises(), {}, steps)
             assert teacher.calls == solver.evaluations(steps)
+
+
+@by_process
+def test_heun_steps_to_several_times_ask_no_network_at_the_clean_end(process: Process):
+    """A batch of consistency distillation steps to many times at once; a network may be NaN where there is no noise."""
+
+    class NotClean(GaussianDenoiser):
+        def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
+            clean = (t <= process.t_clean)[:, None]
+            return super().predict(x_t, t, condition, s).masked_fill(clean, float("nan"))
+
+    teacher, x = NotClean(process, MEAN, COVARIANCE), noises(3)
+    t = torch.full((3,), 0.5 * process.t_max, dtype=torch.float64)
+    s = torch.tensor([0.3 * process.t_max, process.t_clean, 0.1 * process.t_max], dtype=torch.float64)
+    together = Heun().step(teacher, x, t, s, {})
+    alone = torch.cat([Heun().step(teacher, x[[i]], t[[i]], s[[i]], {}) for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(together[1], teacher(x, t).x0[1], rtol=1e-12, atol=1e-12)
 
 
 def labelled(process: Process) -> MixtureDenoiser:
