@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -124,6 +125,7 @@ class Process(ABC):
         return x_t * expand(scale, x_t), s
 
 
+@dataclass(init=False, repr=False, eq=False)
 class Prediction:
     """What a denoiser says about ``x_t``; any parametrisation derives from any other.
 
@@ -138,6 +140,8 @@ class Prediction:
     Raises:
         ValueError: If ``kind`` is unknown.
     """
+
+    value: Tensor  # as a field, so that torch finds the output of a sharded network
 
     def __init__(self, process: Process, x_t: Tensor, t: Tensor, value: Tensor, kind: PredictionKind) -> None:
         if kind not in PREDICTION_KINDS:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
 
 
@@ -59,6 +62,20 @@ def tap(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@torch.no_grad()
+def feature_shapes(denoiser: Denoiser, paths: Sequence[str]) -> list[tuple[int, ...]]:
+    """Shapes, without the batch axis, of what :func:`tap` records at ``paths`` of the denoiser's network."""
+    network = denoiser.backbone
+    if any(parameter.is_meta for parameter in network.parameters()):  # another process has the values
+        network = copy.deepcopy(network).to("meta")
+    device = next(network.parameters()).device
+    with tap(network, paths) as features:
+        x = torch.zeros(1, *network.sample_shape, device=device)
+        t = torch.full((1,), 0.5 * network.process.t_max, dtype=torch.float64, device=device)
+        network(x, t, network.example_condition(1, device))
+    return [tuple(features[path].shape[1:]) for path in paths]
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
