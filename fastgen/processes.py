@@ -141,7 +141,10 @@ class Prediction:
         ValueError: If ``kind`` is unknown.
     """
 
-    value: Tensor  # as a field, so that torch finds the output of a sharded network
+    # Fields are what torch takes for a sharded network's outputs, whose gradients need the weights again.
+    value: Tensor
+    features: dict[str, Tensor]
+    """What :func:`fastgen.denoisers.features.tap` recorded, if it was there."""
 
     def __init__(self, process: Process, x_t: Tensor, t: Tensor, value: Tensor, kind: PredictionKind) -> None:
         if kind not in PREDICTION_KINDS:
@@ -151,6 +154,7 @@ class Prediction:
         self.t = t
         self.value = at_least_float32(value)
         self.kind = kind
+        self.features = {}
 
     @cached_property
     def _alpha_sigma(self) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
+from fastgen.processes import Prediction
 
 
 def _first_tensor(output: Any) -> Tensor:
@@ -48,7 +49,11 @@ def tap(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     def record(path: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
         features[path] = _first_tensor(output)
 
-    handles = []
+    def show(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Prediction):
+            output.features |= features
+
+    handles = [module.register_forward_hook(show, prepend=True)]  # before a strategy looks at the output
     try:
         for path in paths:
             if path not in submodules:
