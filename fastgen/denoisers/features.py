@@ -47,12 +47,25 @@ def tap(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     features: dict[str, Tensor] = {}
 
     def record(path: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        features[path] = _first_tensor(output)
+        features[path] = feature = _first_tensor(output)
+        if feature.requires_grad:
+            for gather in gathers[path]:
+                feature.register_hook(lambda _gradient, gather=gather: gather())
 
     def show(_module: nn.Module, _inputs: Any, output: Any) -> None:
         if isinstance(output, Prediction):
             output.features |= features
 
+    # A sharded module gathers its weights again when the gradient of its output comes. That of a feature inside need
+    # not come that way: so it calls the modules around it itself, and the features join the outputs of the outermost.
+    gathers: dict[str, list[Any]] = {
+        path: [
+            part.unshard
+            for name, part in submodules.items()
+            if hasattr(part, "unshard") and f"{path}.".startswith(f"{name}.")
+        ]
+        for path in paths
+    }
     handles = [module.register_forward_hook(show, prepend=True)]  # before a strategy looks at the output
     try:
         for path in paths:
