@@ -13,7 +13,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.optim import Optimizer
 
 from fastgen.checkpoints import read_checkpoint
@@ -66,6 +72,8 @@ class FSDP2(ModelParallelStrategy):
     def setup_environment(self) -> None:
         """One group of all processes."""
         self._data_parallel_size, self._tensor_parallel_size = self.num_nodes * self.num_processes, 1
+        if self.cpu_offload and self.root_device.type == "cuda":
+            self._process_group_backend = "cpu:gloo,cuda:nccl"
         super().setup_environment()
 
     # ------------------------------------------------------------------ building
@@ -123,6 +131,8 @@ class FSDP2(ModelParallelStrategy):
             mp_policy=precision,
             offload_policy=offload,
         )
+        for name in getattr(module, "forward_methods", ()):
+            register_fsdp_forward_method(module, name)
 
     def process_dataloader(self, dataloader: Any) -> Any:
         """A finite loader with as many batches as every other process has."""

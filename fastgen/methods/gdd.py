@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -73,6 +74,11 @@ class GDD(Distiller):
         if self.teacher is None:
             raise UserError(
                 "GDD needs a teacher, whose features its discriminator reads; give model.init_args.teacher."
+            )
+        if self.r1_gamma > 0 and isinstance(getattr(self._trainer, "strategy", None), ModelParallelStrategy):
+            raise UserError(
+                "R1 differentiates the teacher twice, but sharded weights are there for one derivative only; set "
+                "model.init_args.r1_gamma to 0, or trainer.strategy to ddp_find_unused_parameters_true."
             )
         freeze(self.student, self.frozen)
         self.taps = list(self.layers or [self.teacher.feature_path])
