@@ -67,6 +67,7 @@ NOISE = (
     r".*module\(s\) in eval mode at the start of training",  # the frozen teacher must be
     r".*does not have many workers which may be a bottleneck",  # small data sets are fastest without
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # inside Lightning
+    r"FSDP2-wrapped module .* returned a view tensor",  # on which nothing works in place
     r"Grad strides do not match bucket view strides",  # 1x1 convolutions under DDP; the gradients are right
 )
 """Beginnings of warnings that say nothing to a user of fastgen."""

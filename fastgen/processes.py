@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -128,6 +129,7 @@ class Process(ABC):
         return x_t * expand(scale, x_t), s
 
 
+@dataclass(init=False, repr=False, eq=False)
 class Prediction:
     """What a denoiser says about ``x_t``; any parametrisation derives from any other.
 
@@ -145,6 +147,11 @@ class Prediction:
         ValueError: If ``kind`` is unknown.
     """
 
+    # Fields are what torch takes for a sharded network's outputs, whose gradients need the weights again.
+    value: Tensor
+    features: dict[str, Tensor]
+    """What :func:`fastgen.denoisers.features.tap` recorded, if it was there."""
+
     def __init__(self, process: Process, x_t: Tensor, t: Tensor, value: Tensor, kind: PredictionKind) -> None:
         if kind not in PREDICTION_KINDS:
             raise ValueError(f"prediction kind is one of {', '.join(PREDICTION_KINDS)}, got {kind!r}")
@@ -153,6 +160,7 @@ class Prediction:
         self.t = t
         self.value = at_least_float32(value)
         self.kind = kind
+        self.features = {}
 
     @cached_property
     def _alpha_sigma(self) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -167,3 +169,39 @@ def assert_same_training(one: Path, other: Path, **tolerance: float) -> None:
 
 
 EXACT = {"rtol": 0.0, "atol": 0.0}
+
+
+def in_pair(folder: Path, commands: list[list[object]], timeout: float = 600.0) -> list[tuple[int, list[str]]]:
+    """Run commands one after the other on two processes that stay; for each the exit code and both standard errors."""
+    file = folder / "commands.json"
+    file.write_text(json.dumps([[str(word) for word in words] for words in commands]))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    logs = [(folder / f"{kind}-{rank}.txt").open("w") for rank in range(2) for kind in ("out", "err")]
+    command = [sys.executable, str(ROOT / "tests" / "pair.py"), str(file)]
+    pair = [
+        subprocess.Popen(
+            [*command, str(rank), str(port)],
+            env=environment(PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")])),
+            stdout=logs[2 * rank],
+            stderr=logs[2 * rank + 1],
+        )
+        for rank in range(2)
+    ]
+    try:
+        codes = [process.wait(timeout=timeout) for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
+        for log in logs:
+            log.close()
+    errors = [(folder / f"err-{rank}.txt").read_text() for rank in range(2)]
+    assert codes == [0, 0], "\n".join(text[-4000:] for text in errors)
+    parts = [re.split(r"^done (\d+)\n", text, flags=re.MULTILINE) for text in errors]
+    assert all(len(part) == 2 * len(commands) + 1 for part in parts)
+    return [
+        (int(parts[0][2 * i + 1]), [part[2 * i] for part in parts])
+        for i in range(len(commands))
+        if parts[0][2 * i + 1] == parts[1][2 * i + 1]
+    ]

@@ -23,6 +23,7 @@ from fastgen.callbacks.surroundings import log_folder, place
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.errors import UserError
 from fastgen.files import save_tensors
+from fastgen.sharding import gathered
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
@@ -214,11 +215,8 @@ class Checkpoint(AfterStudentUpdates):
     def save_weights(self, trainer: Trainer, method: Distiller) -> None:
         """Write the weights of the average (or the student), to be read by ``weights:`` of a network."""
         folder = self.folder(trainer)
-        tensors = {
-            name: value.full_tensor() if hasattr(value, "full_tensor") else value
-            for name, value in method.network("average").state_dict().items()
-            if isinstance(value, torch.Tensor)
-        }
+        state = method.network("average").state_dict()
+        tensors = gathered({k: v for k, v in state.items() if isinstance(v, torch.Tensor)}, trainer.is_global_zero)
         if trainer.is_global_zero:
             metadata = {
                 "fastgen": __version__,

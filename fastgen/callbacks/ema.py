@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor, nn
+from torch import nn
 
 from fastgen.callbacks.surroundings import place
 from fastgen.callbacks.updates import AfterStudentUpdates
 from fastgen.errors import UserError
 from fastgen.methods.batch import size_of
+from fastgen.sharding import local
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
@@ -110,11 +111,6 @@ class PowerEMA(EMARule):
 
     def beta(self, update: int, samples_seen: int, samples_per_update: int) -> float:
         return power_beta(self.gamma, update)
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a sharded tensor."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 @torch.no_grad()

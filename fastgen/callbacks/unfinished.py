@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor, nn
+from torch import nn
 
 from fastgen.callbacks.surroundings import log_folder
 from fastgen.errors import UserError
 from fastgen.files import load_tensors, save_tensors
 from fastgen.metrics.base import MetricSuite
+from fastgen.sharding import whole
 
 FOLDER = "evaluation"
 INDICES = "indices"
@@ -29,9 +30,9 @@ def weights_digest(network: nn.Module) -> str:
     """sha256 of everything in the state dict, sharded or not. Every rank must ask."""
     result = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
-        whole: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
-        result.update(f"{name} {whole.dtype} {tuple(whole.shape)}".encode())
-        result.update(whole.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        tensor = whole(value)
+        result.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        result.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return result.hexdigest()
 
 

@@ -57,6 +57,8 @@ class Denoiser(nn.Module, ABC):
     """Number of labels that the network knows; 0 if it takes none. The null label is ``num_classes``."""
     takes_prompts: bool = False
     """Whether conditions begin as text."""
+    forward_methods: tuple[str, ...] = ()
+    """Methods beside ``forward`` that are called from outside and call layers."""
 
     def __init__(
         self, process: Process, prediction: PredictionKind, sample_shape: tuple[int, ...], weights: str | None = None

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
+from fastgen.processes import Prediction
 
 
 def _first_tensor(output: Any) -> Tensor:
@@ -43,9 +47,26 @@ def tap(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     features: dict[str, Tensor] = {}
 
     def record(path: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        features[path] = _first_tensor(output)
+        features[path] = feature = _first_tensor(output)
+        if feature.requires_grad:
+            for gather in gathers[path]:
+                feature.register_hook(lambda _gradient, gather=gather: gather())
 
-    handles = []
+    def show(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Prediction):
+            output.features |= features
+
+    # A sharded module gathers its weights again when the gradient of its output comes. That of a feature inside need
+    # not come that way: so it calls the modules around it itself, and the features join the outputs of the outermost.
+    gathers: dict[str, list[Any]] = {
+        path: [
+            part.unshard
+            for name, part in submodules.items()
+            if hasattr(part, "unshard") and f"{path}.".startswith(f"{name}.")
+        ]
+        for path in paths
+    }
+    handles = [module.register_forward_hook(show, prepend=True)]  # before a strategy looks at the output
     try:
         for path in paths:
             if path not in submodules:
@@ -59,6 +80,20 @@ def tap(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@torch.no_grad()
+def feature_shapes(denoiser: Denoiser, paths: Sequence[str]) -> list[tuple[int, ...]]:
+    """Shapes, without the batch axis, of what :func:`tap` records at ``paths`` of the denoiser's network."""
+    network = denoiser.backbone
+    if any(parameter.is_meta for parameter in network.parameters()):  # another process has the values
+        network = copy.deepcopy(network).to("meta")
+    device = next(network.parameters()).device
+    with tap(network, paths) as features:
+        x = torch.zeros(1, *network.sample_shape, device=device)
+        t = torch.full((1,), 0.5 * network.process.t_max, dtype=torch.float64, device=device)
+        network(x, t, network.example_condition(1, device))
+    return [tuple(features[path].shape[1:]) for path in paths]
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

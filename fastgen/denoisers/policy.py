@@ -51,6 +51,8 @@ class PolicyDenoiser(Denoiser):
         UserError: If there is no such layer or its output has other channels than a sample.
     """
 
+    forward_methods = ("policy",)
+
     def __init__(self, network: Denoiser, family: PolicyFamily, head: str = "head") -> None:
         super().__init__(network.process, "x0", network.sample_shape)
         self.num_classes, self.takes_prompts = network.num_classes, network.takes_prompts

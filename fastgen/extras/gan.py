@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.features import DiscriminatorHead, tap
+from fastgen.denoisers.features import DiscriminatorHead, feature_shapes, tap
 from fastgen.errors import UserError
 from fastgen.extras.base import Extra
 from fastgen.objectives.adversarial import discriminator_loss, generator_loss, smoothness_penalty
@@ -91,12 +91,7 @@ class GAN(Extra):
             self.own = method.build(self.factory) if self.factory else method.copy_of_teacher()
         network = self.network(method)
         self.layers = self.layers or [network.feature_path]
-        parameter = next(network.parameters())
-        with torch.no_grad(), tap(network.backbone, self.layers) as features:
-            x = torch.zeros(1, *network.sample_shape, device=parameter.device)
-            t = torch.full((1,), 0.5 * network.process.t_max, dtype=torch.float64, device=parameter.device)
-            network(x, t, network.example_condition(1, parameter.device))
-        shapes = [tuple(features[layer].shape[1:]) for layer in self.layers]
+        shapes = feature_shapes(network, self.layers)
         self.heads = nn.ModuleList(DiscriminatorHead(shape, width=self.width) for shape in shapes)
 
     def network(self, method: Distiller) -> Denoiser:

@@ -25,6 +25,7 @@ from fastgen.methods.state import Averages, MethodState
 from fastgen.randomness import Draws, derive_seed
 from fastgen.sampling.solvers import Heun, Solver
 from fastgen.sampling.students import StudentSampler
+from fastgen.sharding import parameters_without_storage, whole
 
 
 def refuse_half_precision(precision: object) -> None:
@@ -120,6 +121,10 @@ class Distiller(MethodState, LightningModule):
                 raise UserError(f"Two parts of the method bring the role '{min(taken)}'; keep one of these extras.")
             self.optimizer_factories |= extra.optimizers()
         self.averages = Averages({name: self.average_of_student() for name in self.requested_averages})
+        self.list_trained_parameters()
+
+    def list_trained_parameters(self) -> None:
+        """Note what each role trains; once more if the parameters were replaced, e.g. by their shards."""
         self.trained_parameters = {
             role: [p for module in modules for p in module.parameters() if p.requires_grad]
             for role, modules in self.all_trained_modules().items()
@@ -135,10 +140,11 @@ class Distiller(MethodState, LightningModule):
     def build(self, factory: Callable[[], Denoiser]) -> Denoiser:
         """Build a network and, unless a checkpoint is about to fill it, read its weights."""
         try:
-            network = factory()
+            with parameters_without_storage() if self.receives_weights else nullcontext():
+                network = factory()
         except ValueError as error:
             raise UserError(f"A network of {type(self).__name__} cannot be built: {error}") from error
-        if self.read_weights:
+        if self.read_weights and not self.receives_weights:
             network.load_weights()
         return network
 
@@ -339,7 +345,7 @@ class Distiller(MethodState, LightningModule):
         """Clip the role's gradient norm if asked to; returns the norm before clipping."""
         limit = self.gradient_clip.get(role) if isinstance(self.gradient_clip, dict) else self.gradient_clip
         norm = nn.utils.clip_grad_norm_(self.trained_parameters[role], math.inf if limit is None else limit)
-        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        return whole(norm)
 
     def is_bad(self, role: str, norm: Tensor) -> bool:
         """Whether this update must be skipped because its gradient is not finite.

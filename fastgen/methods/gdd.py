@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.features import DiscriminatorHead, tap
+from fastgen.denoisers.features import DiscriminatorHead, feature_shapes, tap
 from fastgen.denoisers.freezing import freeze
 from fastgen.errors import UserError
 from fastgen.methods.base import Distiller
@@ -74,16 +75,17 @@ class GDD(Distiller):
             raise UserError(
                 "GDD needs a teacher, whose features its discriminator reads; give model.init_args.teacher."
             )
+        if self.r1_gamma > 0 and isinstance(getattr(self._trainer, "strategy", None), ModelParallelStrategy):
+            raise UserError(
+                "R1 differentiates the teacher twice, but sharded weights are there for one derivative only; set "
+                "model.init_args.r1_gamma to 0, or trainer.strategy to ddp_find_unused_parameters_true."
+            )
         freeze(self.student, self.frozen)
         self.taps = list(self.layers or [self.teacher.feature_path])
-        parameter = next(self.student.parameters())
-        x = torch.zeros(1, *self.teacher.sample_shape, device=parameter.device)
-        t = torch.full((1,), 0.5 * self.teacher.process.t_max, dtype=torch.float64, device=parameter.device)
-        with torch.no_grad(), tap(self.teacher, self.taps) as features:
-            self.teacher(x, t, self.teacher.example_condition(1, parameter.device))
+        shapes = feature_shapes(self.teacher, self.taps)
         with torch.random.fork_rng(devices=[]):  # the heads are a function of the seed
             torch.manual_seed(derive_seed(self.seed, "heads"))
-            self.heads = nn.ModuleList(DiscriminatorHead(tuple(features[n].shape[1:]), self.width) for n in self.taps)
+            self.heads = nn.ModuleList(DiscriminatorHead(shape, self.width) for shape in shapes)
 
     def trained_modules(self) -> dict[str, list[nn.Module]]:
         return {"student": [self.student], "discriminator": [self.heads]}

@@ -18,6 +18,7 @@ from fastgen.methods.batch import MicroBatch
 from fastgen.randomness import Draws
 from fastgen.sampling.optimal_steps import lower_median, optimal_steps
 from fastgen.sampling.students import StudentSampler
+from fastgen.sharding import sharded_like, whole
 
 
 class OptimalSteps(Distiller):
@@ -94,7 +95,8 @@ class OptimalSteps(Distiller):
             found = torch.stack([self.search(part) for part in parts]).sum(0)
             self.counts += self.trainer.strategy.reduce(found, reduce_op="sum")
             fine = torch.tensor(self.teacher.process.solver_grid(self.fine_steps), dtype=torch.float64)
-            self.student.times.data.copy_(fine[lower_median(self.counts).cpu()])
+            times = self.student.times
+            times.data.copy_(sharded_like(fine[lower_median(self.counts).cpu()].to(times.device), times))
             for part in parts:
                 for name, value in self.losses(role, part).items():
                     self.record(f"{role}/{name}", value)
@@ -105,7 +107,7 @@ class OptimalSteps(Distiller):
         """Mean squared distance between the ends of the student's and the teacher's trajectories."""
         times, states = self.trajectory(part)
         x = states[0]
-        grid = [*self.student.times.tolist(), times[-1]]
+        grid = [*whole(self.student.times).tolist(), times[-1]]
         for start, end in pairwise(grid):
             x = self.moved(x, start, end, part.condition)
         return {"distance": (x - states[-1]).square().mean()}
@@ -113,7 +115,7 @@ class OptimalSteps(Distiller):
     def generate(self, denoiser: Denoiser, draws: Draws, condition: Condition, steps: int | None) -> Tensor:
         """Euler steps on the grid that was found, or on the process's own if another number is asked for."""
         assert isinstance(denoiser, Borrowed)
-        sampler = StudentSampler(denoiser.times.tolist(), stochastic=False)
+        sampler = StudentSampler(whole(denoiser.times).tolist(), stochastic=False)
         return sampler.sample(denoiser, draws, condition, steps)
 
     def evaluations(self, role: str, steps: int | None = None) -> int:

@@ -34,6 +34,8 @@ class MethodState(LightningModule):
         recipe: The ``class_path`` / ``init_args`` that built this method, set by the command line. It travels in the
             checkpoint, so that a sample command needs no config.
         read_weights: Whether ``configure_model`` reads weight files; off when a checkpoint follows.
+        receives_weights: Whether another process reads the weights and sends them, so that networks are built without
+            any; set by a strategy.
         requested_averages: Names of the EMA copies that ``configure_model`` builds.
         iteration: Batches done.
         bad_steps_total: Updates skipped because their gradient was not finite.
@@ -42,6 +44,7 @@ class MethodState(LightningModule):
 
     recipe: dict[str, Any] | None = None
     read_weights: bool = True
+    receives_weights: bool = False
     iteration: int
     bad_steps_total: int = 0
     loaded_updates: int = 0

@@ -1,0 +1,249 @@
+"""FSDP2 on two gloo processes equals one process, for two families, all weights or adapters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_line import (
+    EDM,
+    RING,
+    assert_same_training,
+    checkpoint,
+    digits,
+    fastgen,
+    in_pair,
+    load,
+    mixture,
+    trained,
+    trainer,
+    unshared,
+    write,
+)
+from denoisers.tiny_sd import write_tiny_pipeline
+from denoisers.tiny_sd3 import write_tiny_sd3
+from PIL import Image
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.distributed
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+FSDP = {"class_path": "fastgen.strategies.FSDP2"}
+EMA = {"class_path": "EMA", "init_args": {"rule": {"class_path": "ConstantEMA", "init_args": {"decay": 0.5}}}}
+GRID = {"class_path": "SampleGrid", "init_args": {"every_n_steps": 2, "seeds": 3}}
+LORA = {"class_path": "LoRA", "init_args": {"rank": 4, "layers": ["*to_q", "*to_k", "*to_v", "*to_out.0"]}}
+UNIFORM = {"class_path": "UniformTime", "init_args": {"low": 0.2, "high": 0.8}}
+
+
+def sgd(lr: float) -> dict[str, Any]:
+    """Plain gradient descent, so that rounding errors of tiny gradients are not blown up."""
+    return {"class_path": "torch.optim.SGD", "init_args": {"lr": lr, "momentum": 0.9}}
+
+
+def sid_on_sd15(inputs: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """SiD differentiates through both scores."""
+    model = {
+        "teacher": {"class_path": "StableDiffusion", "init_args": {"pretrained": str(inputs / "sd15")}},
+        "guidance": {"teacher": 2.0, "critic": 2.0, "critic_training": 2.0},
+        "sampler": {"class_path": "StudentSampler", "init_args": {"times": [625.0]}},
+        "critic_objective": {"class_path": "DenoisingLoss", "init_args": {"target": "noise", "weight": "one"}},
+    }
+    data = {"class_path": "Prompts", "init_args": {"path": "asset:prompts_toy.txt"}}
+    return {"class_path": "SiD", "init_args": model}, data
+
+
+def dmd2_on_sd3(inputs: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """DMD2 with two steps and a discriminator inside the critic."""
+    teacher = {"pretrained": str(inputs / "sd3"), "max_tokens": 16}
+    model = {
+        "teacher": {"class_path": "StableDiffusion3", "init_args": teacher},
+        "guidance": {"teacher": 2.0},
+        "sampler": {"class_path": "StudentSampler", "init_args": {"times": [1.0, 0.5]}},
+        "critic_objective": {"class_path": "DenoisingLoss", "init_args": {"target": "velocity", "weight": "one"}},
+        "schedule": {"critic_updates": 1},
+        "extras": [{"class_path": "GAN", "init_args": {"weight": 1.0, "critic_weight": 1.0, "time": UNIFORM}}],
+    }
+    data = {"class_path": "ImageFolder", "init_args": {"root": str(inputs / "images"), "resolution": 16}}
+    data["init_args"] |= {"annotation": "sidecar", "held_out_fraction": 0.25}
+    return {"class_path": "DMD2", "init_args": model}, data
+
+
+PROBLEMS = {"sid_sd15": sid_on_sd15, "dmd2_sd3": dmd2_on_sd3}
+CROSSED = "dmd2_sd3"
+WAYS = [(problem, adapters) for problem in PROBLEMS for adapters in (False, True)]
+
+
+def config(inputs: Path, folder: Path, problem: str, adapters: bool, world: int) -> Path:
+    """Four updates of a problem on ``world`` processes with a global batch of four."""
+    folder.mkdir(parents=True)
+    model, data = PROBLEMS[problem](inputs)
+    rate = 0.2 if adapters else 0.05
+    model["init_args"] |= {
+        "solver": {"class_path": "Euler", "init_args": {"steps": 2, "guidance": 2.0}},
+        "renoise_time": UNIFORM,
+        "critic_time": UNIFORM,
+        "gradient_clip": 1.0,
+        "student_optimizer": sgd(rate),
+        "critic_optimizer": sgd(rate),
+    }
+    if adapters:
+        model["init_args"]["teacher"]["init_args"]["gradient_checkpointing"] = True
+        model["init_args"] |= {"student": LORA, "critic": LORA}
+    data["init_args"]["batch_size"] = 4 // world
+    watch = {"class_path": "pair.Holdings", "init_args": {"folder": str(folder)}}
+    callbacks = [EMA, GRID, checkpoint(2, dirpath=str(folder)), *([watch] if world > 1 else [])]
+    settings = trainer(folder, 4, *callbacks, devices=world, **({"strategy": FSDP} if world > 1 else {}))
+    return write(folder / "config.yaml", unshared({"threads": 1, "trainer": settings, "model": model, "data": data}))
+
+
+def points(inputs: Path, folder: Path) -> Path:
+    """SiD between points, with a sharded teacher, measured at the end."""
+    network = {"class_path": "MLP", "init_args": {"process": EDM, "weights": "asset:teacher_mixture.safetensors"}}
+    suite = {"class_path": "MixtureMetrics", "init_args": {"distribution": RING, "exact_count": 300}}
+    evaluate = {"class_path": "Evaluate", "init_args": {"suite": suite, "count": 301, "batch_size": 64}}
+    problem = mixture(folder, steps=2, teacher=network, student=None, critic=None)
+    problem["trainer"] |= {"devices": 2, "strategy": FSDP}
+    problem["trainer"]["callbacks"] = [EMA, evaluate, checkpoint(dirpath=str(folder))]
+    return write(folder / "points.yaml", problem)
+
+
+def validated(folder: Path) -> Path:
+    """Training on digits with a validation after every update, in which one process has a batch more."""
+    problem = digits(folder, batch_size=89)
+    problem["trainer"] |= {"devices": 2, "strategy": FSDP, "val_check_interval": 1, "check_val_every_n_epoch": None}
+    return write(folder / "validated.yaml", problem)
+
+
+def without_weights(folder: Path) -> Path:
+    """A teacher whose file rank 0 does not find."""
+    network = {"class_path": "MLP", "init_args": {"process": EDM, "weights": "nowhere.safetensors"}}
+    problem = mixture(folder, teacher=network)
+    problem["trainer"] |= {"devices": 2, "strategy": FSDP}
+    return write(folder / "without.yaml", problem)
+
+
+def penalised(folder: Path) -> Path:
+    """GDD's R1 is a derivative of a derivative."""
+    problem = digits(folder, "GDD")
+    problem["trainer"] |= {"devices": 2, "strategy": FSDP}
+    return write(folder / "penalised.yaml", problem)
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, list[str]]]]:
+    """Every problem on one process, on two, and on two from the middle on; then what must not hang, and mistakes."""
+    folder = tmp_path_factory.mktemp("fsdp")
+    write_tiny_pipeline(folder / "sd15")
+    write_tiny_sd3(folder / "sd3")
+    images = folder / "images"
+    images.mkdir()
+    for i in range(12):
+        Image.new("RGB", (16, 16), (20 * i, 0, 255 - 20 * i)).save(images / f"{i}.png")
+        (images / f"{i}.txt").write_text(f"colour number {i}")
+    commands: list[list[object]] = []
+    for problem, adapters in WAYS:
+        place = folder / f"{problem}-{adapters}"
+        assert fastgen("fit", "--config", config(folder, place / "one", problem, adapters, 1)) == 0
+        commands.append(["fit", "--config", config(folder, place / "two", problem, adapters, 2)])
+        resume = ["--ckpt_path", place / "two" / "step=000002.ckpt"]
+        commands.append(["fit", "--config", config(folder, place / "resumed", problem, adapters, 2), *resume])
+    place = folder / f"{CROSSED}-False"
+    resume = ["--ckpt_path", place / "one" / "step=000002.ckpt"]
+    commands.append(["fit", "--config", config(folder, place / "one_then_two", CROSSED, False, 2), *resume])
+    commands.append(["fit", "--config", points(folder, folder)])
+    commands.append(["validate", "--config", folder / "points.yaml", "--ckpt_path", folder / "last.ckpt"])
+    commands.append(["fit", "--config", validated(folder)])
+    commands.append(["predict", "--config", folder / "validated.yaml", "--data.init_args.predict_count=179"])
+    commands += [["fit", "--config", without_weights(folder)], ["fit", "--config", penalised(folder)]]
+    results = in_pair(folder, commands)
+    for code, errors in results[:-3]:
+        assert code == 0, errors
+    return folder, results[-3:]
+
+
+@pytest.fixture
+def runs(session: tuple[Path, Any]) -> Path:
+    return session[0]
+
+
+@pytest.mark.parametrize(("problem", "adapters"), WAYS)
+def test_two_processes_equal_one(problem: str, adapters: bool, runs: Path):
+    place = runs / f"{problem}-{adapters}"
+    assert_same_training(place / "one" / "last.ckpt", place / "two" / "last.ckpt", **CLOSE)
+    before, after = trained(place / "two" / "step=000002.ckpt"), trained(place / "two" / "last.ckpt")
+    for role in ("student", "critic", "averages"):
+        moved = max((after[k] - before[k]).abs().max() for k in after if k.startswith(f".state_dict.{role}."))
+        assert moved > 1e-3, "two updates are a hundred times the tolerance"
+    pictures = [Image.open(p) for p in sorted((place / "two" / "run" / "version_0" / "grids").glob("*.png"))]
+    assert len(pictures) == 3
+
+
+@pytest.mark.parametrize(("problem", "adapters"), WAYS)
+def test_resuming_changes_no_bit(problem: str, adapters: bool, runs: Path):
+    place = runs / f"{problem}-{adapters}"
+    assert_same_training(place / "two" / "last.ckpt", place / "resumed" / "last.ckpt")
+
+
+def test_the_number_of_processes_may_change_on_resume(runs: Path):
+    place = runs / f"{CROSSED}-False"
+    assert_same_training(place / "one" / "last.ckpt", place / "one_then_two" / "last.ckpt", **CLOSE)
+    resume = ["--ckpt_path", place / "two" / "step=000002.ckpt"]
+    assert fastgen("fit", "--config", config(runs, place / "two_then_one", CROSSED, False, 1), *resume) == 0
+    assert_same_training(place / "one" / "last.ckpt", place / "two_then_one" / "last.ckpt", **CLOSE)
+
+
+@pytest.mark.parametrize(("problem", "adapters"), WAYS)
+def test_each_process_holds_half_and_checkpoints_leave_the_teacher_out(problem: str, adapters: bool, runs: Path):
+    place = runs / f"{problem}-{adapters}" / "two"
+    ranks = [json.loads((place / f"holdings-{rank}.json").read_text()) for rank in range(2)]
+    saved = load(place / "last.ckpt")["state_dict"]
+    for part, (held, whole) in ranks[0].items():
+        if part == "codec":
+            continue
+        assert held + ranks[1][part][0] == whole == ranks[1][part][1], "no element is held twice"
+        assert abs(held / whole - 0.5) < 0.05
+        if part in ("student", "critic", "averages"):
+            assert whole == sum(value.numel() for name, value in saved.items() if name.startswith(f"{part}."))
+            # One base serves all adapters.
+            assert whole == ranks[0]["teacher"][1] if not adapters else whole < 0.1 * ranks[0]["teacher"][1]
+    assert {name.split(".")[0] for name in saved} <= {"student", "critic", "averages", "extras"}
+
+
+@pytest.mark.parametrize(("problem", "adapters"), WAYS)
+def test_one_process_samples_from_the_checkpoint(problem: str, adapters: bool, runs: Path):
+    place = runs / f"{problem}-{adapters}"
+    pictures = []
+    for name in ("one", "two"):
+        out = place / f"{name}.png"
+        words = [f"--ckpt={place / name / 'last.ckpt'}", "--seeds=0-1", "--prompt=a cat", f"--out={out}"]
+        assert fastgen("sample", *words) == 0
+        pictures.append(np.asarray(Image.open(out)).astype(int))
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1 and pictures[0].std() > 1
+    weights = [load_file(place / name / "student.safetensors") for name in ("one", "two")]
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], **CLOSE)
+
+
+def test_evaluation_measures_what_one_process_measures(runs: Path):
+    words = ["--trainer.devices=1", "--trainer.strategy=auto", "--ckpt_path", runs / "last.ckpt"]
+    assert fastgen("validate", "--config", runs / "points.yaml", *words) == 0
+    rows = [
+        [json.loads(line) for line in (runs / "run" / f"version_{i}" / "metrics.jsonl").read_text().splitlines()]
+        for i in range(2)
+    ]
+    print(sorted((runs / "run").iterdir()))
+    assert len(rows[0]) == len(rows[1]) == 3
+
+
+def test_mistakes_are_one_sentence(session: tuple[Path, list[tuple[int, list[str]]]]):
+    (uneven, first), (missing, second), (derivative, third) = session[1]
+    assert uneven == missing == derivative == 2
+    assert all("multiple of 2" in text for text in first)
+    assert "nowhere.safetensors" in second[0] and "fastgen" not in second[1], "rank 0 alone reads weights"
+    assert all("r1_gamma" in text for text in third)
+    assert not any("Traceback" in text for text in (*first, *second, *third))
