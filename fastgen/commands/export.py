@@ -38,6 +38,7 @@ def export(words: Sequence[str]) -> None:
     from fastgen.denoisers.pipelines import PipelineDenoiser
     from fastgen.export import Sampling, export_pipeline
     from fastgen.lora_files import export_lora
+    from fastgen.methods import Distiller
 
     method = method_from_checkpoint(arguments.ckpt)
     student = method.network(arguments.role)
@@ -46,6 +47,11 @@ def export(words: Sequence[str]) -> None:
         raise UserError(
             f"{type(network).__name__} is no network of a diffusers pipeline, so there is no pipeline to export it "
             "into; take student.safetensors beside the checkpoint."
+        )
+    if type(method).generate is not Distiller.generate:
+        raise UserError(
+            f"{type(method).__name__} samples in a way of its own, which no scheduler of diffusers knows; take "
+            "student.safetensors beside the checkpoint, or 'fastgen sample'."
         )
     times = method.sampler.schedule(student.process, arguments.steps)
     if student.second_time is not None or student.guidance_input is not None:

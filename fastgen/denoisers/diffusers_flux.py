@@ -7,6 +7,7 @@ Source: Black Forest Labs 2024, github.com/black-forest-labs/flux; the layout of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor

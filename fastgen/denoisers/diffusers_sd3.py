@@ -6,6 +6,7 @@ Source: Esser et al. 2024, arXiv 2403.03206; the layout of folders is that of di
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
