@@ -349,3 +349,17 @@ def test_what_cannot_be_exported_is_one_sentence(
     for words, reason in refusals.items():
         assert fastgen("export", f"--ckpt={checkpoint}", f"--out={tmp_path / 'x'}", *words) == 2
         assert reason in capsys.readouterr().err
+
+
+def test_methods_that_sample_in_another_way_are_not_exported(
+    trained: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    saved = torch.load(trained("sd15", False), weights_only=True)
+    saved["fastgen"] |= {"method": "fastgen.methods.teacher.TeacherTraining", "averages": []}
+    recipe = saved["fastgen"]["recipe"]
+    kept = {name: recipe["init_args"][name] for name in ("teacher", "student_optimizer")}
+    saved["fastgen"]["recipe"] = {"class_path": "TeacherTraining", "init_args": kept}
+    saved["state_dict"] = {name: value for name, value in saved["state_dict"].items() if name.startswith("student.")}
+    torch.save(saved, tmp_path / "teacher.ckpt")
+    assert fastgen("export", f"--ckpt={tmp_path / 'teacher.ckpt'}", f"--out={tmp_path / 'x'}") == 2
+    assert "TeacherTraining samples in a way of its own" in capsys.readouterr().err
