@@ -356,9 +356,8 @@ def test_methods_that_sample_in_another_way_are_not_exported(
 ):
     saved = torch.load(trained("sd15", False), weights_only=True)
     saved["fastgen"] |= {"method": "fastgen.methods.teacher.TeacherTraining", "averages": []}
-    recipe = saved["fastgen"]["recipe"]
-    kept = {name: recipe["init_args"][name] for name in ("teacher", "student_optimizer")}
-    saved["fastgen"]["recipe"] = {"class_path": "TeacherTraining", "init_args": kept}
+    network = saved["fastgen"]["recipe"]["init_args"]["teacher"]
+    saved["fastgen"]["recipe"] = {"class_path": "TeacherTraining", "init_args": {"student": network}}
     saved["state_dict"] = {name: value for name, value in saved["state_dict"].items() if name.startswith("student.")}
     torch.save(saved, tmp_path / "teacher.ckpt")
     assert fastgen("export", f"--ckpt={tmp_path / 'teacher.ckpt'}", f"--out={tmp_path / 'x'}") == 2
