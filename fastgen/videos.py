@@ -30,5 +30,10 @@ def strips(videos: Tensor) -> Tensor:
 def save_animation(frames: Sequence[Image], path: str | Path) -> Path:
     """Write pictures as one file that plays; the suffix names the format, ``.webp`` or ``.gif``."""
     first, *others = frames
-    settings: dict[str, Any] = {"save_all": True, "append_images": others, "duration": round(1000 / FRAMES_PER_SECOND), "loop": 0}
+    settings: dict[str, Any] = {
+        "save_all": True,
+        "append_images": others,
+        "duration": round(1000 / FRAMES_PER_SECOND),
+        "loop": 0,
+    }
     return write_atomically(path, lambda temporary: first.save(temporary, quality=90, **settings))
