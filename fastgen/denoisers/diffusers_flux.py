@@ -14,7 +14,8 @@ from torch import Tensor
 
 from fastgen.denoisers.flow_transformers import FlowTransformer, LongPromptCodec
 from fastgen.denoisers.packing import pack, unpack
-from fastgen.denoisers.pipelines import PipelineFolder, TextDtype, latent_side
+from fastgen.denoisers.pipeline_codec import TextDtype
+from fastgen.denoisers.pipelines import PipelineFolder, latent_side
 from fastgen.denoisers.text import t5
 
 

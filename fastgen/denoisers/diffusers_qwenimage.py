@@ -15,7 +15,8 @@ from torch import Tensor
 from fastgen.conditions import Condition
 from fastgen.denoisers.flow_transformers import FlowTransformer, LongPromptCodec
 from fastgen.denoisers.packing import pack, unpack
-from fastgen.denoisers.pipelines import NULL, PipelineFolder, TextDtype, latent_side
+from fastgen.denoisers.pipeline_codec import TextDtype
+from fastgen.denoisers.pipelines import NULL, PipelineFolder, latent_side
 from fastgen.processes import Prediction
 
 TEMPLATE = (

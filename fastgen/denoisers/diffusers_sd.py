@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fastgen.denoisers.pipelines import PipelineCodec, PipelineDenoiser, PipelineFolder, latent_side
+from fastgen.denoisers.pipeline_codec import PipelineCodec
+from fastgen.denoisers.pipelines import PipelineDenoiser, PipelineFolder, latent_side
 from fastgen.denoisers.schedulers import process_from_scheduler
 from fastgen.errors import UserError
 from fastgen.processes import VP, PredictionKind

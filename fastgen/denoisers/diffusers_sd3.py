@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgen.denoisers.flow_transformers import FlowTransformer, LongPromptCodec
-from fastgen.denoisers.pipelines import PipelineFolder, TextDtype, latent_side
+from fastgen.denoisers.pipeline_codec import TextDtype
+from fastgen.denoisers.pipelines import PipelineFolder, latent_side
 from fastgen.denoisers.text import penultimate_clip, t5
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from fastgen.denoisers.diffusers_sd import PipelineUNet
-from fastgen.denoisers.pipelines import PipelineCodec, PipelineFolder
+from fastgen.denoisers.pipeline_codec import PipelineCodec
+from fastgen.denoisers.pipelines import PipelineFolder
 from fastgen.denoisers.schedulers import PipelineVP
 from fastgen.denoisers.text import penultimate_clip
 from fastgen.errors import UserError

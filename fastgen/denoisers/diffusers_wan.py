@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from fastgen.denoisers.flow_transformers import FlowTransformer, LongPromptCodec
-from fastgen.denoisers.pipelines import PipelineFolder, TextDtype, latent_side
+from fastgen.denoisers.pipeline_codec import TextDtype
+from fastgen.denoisers.pipelines import PipelineFolder, latent_side
 from fastgen.errors import UserError
 
 

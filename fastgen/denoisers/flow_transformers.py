@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastgen.denoisers.pipelines import PipelineCodec, PipelineDenoiser, PipelineFolder, TextDtype
+from fastgen.denoisers.pipeline_codec import PipelineCodec, TextDtype
+from fastgen.denoisers.pipelines import PipelineDenoiser, PipelineFolder
 from fastgen.denoisers.schedulers import flow_from_scheduler
 
 

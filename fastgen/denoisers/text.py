@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from fastgen.denoisers.pipelines import PipelineCodec
+    from fastgen.denoisers.pipeline_codec import PipelineCodec
 
 
 def penultimate_clip(

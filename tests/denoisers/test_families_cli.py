@@ -51,8 +51,9 @@ def images_with_captions(folder: Path) -> Path:
     return folder
 
 
-def shortened(config: dict[str, Any], family: dict[str, Any], folder: Path, grid: bool = False, **data: Any) -> Path:
-    """A config on a family's tiny pipeline, for two small steps on the CPU; other callbacks than a grid cost time."""
+def shortened(config: dict[str, Any], family: dict[str, Any], folder: Path, grid: bool = False) -> Path:
+    """A config on a family's tiny pipeline, for two small steps on the CPU, with the data that it asks for."""
+    data: dict[str, Any] = {}
     config["trainer"] |= {"max_steps": 2, "accelerator": "cpu", "devices": 1, "precision": "32-true"}
     config["trainer"]["logger"]["init_args"] = {"save_dir": str(folder), "name": "run"}
     kept = ("EMA", "Checkpoint", *(["SampleGrid"] if grid else []))
@@ -64,8 +65,16 @@ def shortened(config: dict[str, Any], family: dict[str, Any], folder: Path, grid
     arguments["teacher"]["init_args"] |= tiny
     if config["data"]["class_path"] == "ImageFolder":
         data |= {"root": str(images_with_captions(folder / "images")), "resolution": 16, "held_out_fraction": 0.4}
+    pairs = config["data"]["class_path"] == "Pairs"
+    if pairs:
+        data |= {"path": str(folder / "pairs"), "held_out_count": 2}
+        arguments["solver"]["init_args"]["steps"] = 3
     config["data"]["init_args"] |= {"batch_size": 2, **data}
-    return write(folder / "config.yaml", config)
+    path = write(folder / "config.yaml", config)
+    if pairs:
+        words = ["--count=6", "--batch-size=3", "--prompts=asset:prompts_toy.txt", f"--out={folder / 'pairs'}"]
+        assert fastgen("pairs", f"--config={path}", *words) == 0
+    return path
 
 
 def fitted(config: Path, folder: Path) -> Path:
@@ -123,13 +132,7 @@ def test_mean_flow_trains_every_family_of_images(family: dict[str, Any], student
 def test_mean_flow_trains_wan_on_videos_that_its_teacher_made(tmp_path: Path):
     """The three commands at the top of the config."""
     config = yaml.safe_load((ROOT / "configs" / "meanflow_wan.yaml").read_text())
-    config["model"]["init_args"]["solver"]["init_args"]["steps"] = 3
-    path = shortened(config, WAN, tmp_path, grid=True, path=str(tmp_path / "pairs"), held_out_count=2)
-    prompts = tmp_path / "prompts.txt"
-    prompts.write_text("a cat\na dog\n")
-    words = ["--count=6", "--batch-size=3", f"--prompts={prompts}", f"--out={tmp_path / 'pairs'}"]
-    assert fastgen("pairs", f"--config={path}", *words) == 0
-    checkpoint = fitted(path, tmp_path)
+    checkpoint = fitted(shortened(config, WAN, tmp_path, grid=True), tmp_path)
     assert load(checkpoint)["state_dict"]["student.second_time.out.weight"].abs().sum() > 0
     with Image.open(tmp_path / "run" / "version_0" / "grids" / "step_000002.png") as picture:
         # Teacher with 3 calls and 1, student with 1 and 4: two strips of five frames under each of the captions.
