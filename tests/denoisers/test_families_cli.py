@@ -21,6 +21,7 @@ CONFIGS = {
     "dmd2_flux": (FAMILIES["Flux"].write, {"resolution": 16, "max_tokens": 16}),
     "dmd2_qwenimage": (FAMILIES["QwenImage"].write, {"resolution": 16}),
     "dmd2_wan": (FAMILIES["Wan"].write, FAMILIES["Wan"].options),
+    "rcm_wan": (FAMILIES["Wan"].write, FAMILIES["Wan"].options),
 }
 
 
@@ -41,6 +42,11 @@ def test_config_trains_two_steps_and_samples(name: str, tmp_path: Path):
     if config["data"]["class_path"] == "ImageFolder":
         data |= {"root": images_with_captions(tmp_path / "images"), "resolution": 16, "held_out_fraction": 0.4}
     teacher = {"pretrained": write(tmp_path / "pipeline"), **options}
+    if config["data"]["class_path"] == "Pairs":
+        data["path"] = tmp_path / "pairs"
+        asked = [f"--model.init_args.teacher.init_args.{key}={value}" for key, value in teacher.items()]
+        asked += ["--model.init_args.solver.init_args.steps=2", "--prompts=asset:prompts_toy.txt", "--count=5"]
+        assert fastgen("pairs", f"--config={path}", f"--out={data['path']}", *asked) == 0
     words = [
         "fit",
         f"--config={path}",
@@ -61,7 +67,7 @@ def test_config_trains_two_steps_and_samples(name: str, tmp_path: Path):
     method = method_from_checkpoint(checkpoint)
     samples = method.sample([0, 1], {"prompt": ["a cat", "a dog"]})
     assert samples.isfinite().all()
-    if name == "dmd2_wan":
+    if name.endswith("wan"):
         assert samples.shape == (2, 3, 5, 16, 16)
         return
     assert samples.shape == (2, 3, 16, 16)
