@@ -37,6 +37,7 @@ CONFIGS = {
     "meanflow_flux": FLUX,
     "dmd2_qwenimage": QWEN,
     "dmd2_wan": WAN,
+    "rcm_wan": WAN,
 }
 
 ADDED = {"lcm_sd15": "guidance_input", "meanflow_flux": "second_time"}
