@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Trainer
@@ -17,8 +16,9 @@ from torch import Tensor
 
 from fastgen.callbacks.interruption import stop_requested
 from fastgen.callbacks.progress import bar
+from fastgen.callbacks.rows import Row, ratios, read_rows, table
 from fastgen.callbacks.sampling import conditions, describe, reference, sample_batches
-from fastgen.callbacks.side_work import SideWork, TrainingTime
+from fastgen.callbacks.side_work import SideWork, TimesTraining
 from fastgen.callbacks.surroundings import log_folder, log_scalars
 from fastgen.callbacks.unfinished import Unfinished, settings_of, weights_digest
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
@@ -32,50 +32,15 @@ if TYPE_CHECKING:
 TEACHER_SEEDS = 1_000_000_000
 """How far the seeds of the teacher's samples that serve as reference lie from those of the samples compared."""
 
-Row = dict[str, Any]
-"""One line of ``metrics.jsonl``."""
 
-
-def cell(row: Row, name: str) -> str:
-    """A number with its ratio to the teacher's, e.g. ``0.5 (2.00x)``."""
-    if name not in row["values"]:
-        return ""
-    ratio = row["ratio_to_teacher"].get(name)
-    return f"{row['values'][name]:.4g}" + ("" if ratio is None else f" ({ratio:.2f}x)")
-
-
-def table(rows: list[Row], upright: bool = False) -> str:
-    """Rows as an aligned Markdown table; ``upright`` gives every metric a line instead of a column."""
-    names = list(dict.fromkeys(name for row in rows for name in row["values"]))
-    lines = [["updates", "role", "calls", *names]]
-    for row in rows:
-        updates = "" if row["role"] == "teacher" else str(row["student_updates"])
-        lines.append([updates, row["role"], str(row["nfe"]), *(cell(row, name) for name in names)])
-    if upright:
-        lines = [list(line) for line in zip(*lines, strict=True)]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-    lines.insert(1, ["-" * width for width in widths])
-    padded = [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines]
-    return "".join(f"| {' | '.join(texts)} |\n" for texts in padded)
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows that were written so far; a line cut short by a crash is left out."""
-    rows: list[Row] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
-
-
-class Evaluate(AfterStudentUpdates, SideWork):
+class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
     """Measures samples with a suite of metrics: every n student updates, and at the end of fit, validate and test.
 
     Numbers go to the logger and to ``trainer.callback_metrics`` as ``eval/<metric>`` (with ``_<k>steps`` if several
     step counts are measured, and ``eval/<role>/<metric>`` if several roles are), to ``<log_dir>/metrics.jsonl`` and to
     the table ``<log_dir>/metrics.md``. Training does not notice: its random numbers, modes and clock are left alone.
+    Weights and reference files are read before anything is trained or sampled, and a suite that measures fidelity
+    without coverage is refused.
 
     Sample i is a function of its seed, of the data module's condition i and of the weights, whatever the batch size and
     the number of ranks. If the data module has no real samples, the teacher's samples of the same conditions with other
@@ -95,6 +60,7 @@ class Evaluate(AfterStudentUpdates, SideWork):
         teacher: Measure the teacher's own samples too, once in a run.
         teacher_once: Measure the teacher called once too: the student before training.
         save_every_minutes: Time between writes of what was measured so far; ``null`` for none.
+        name: Begins the names of logged numbers; a second ``Evaluate`` needs another.
     """
 
     def __init__(
@@ -109,9 +75,11 @@ class Evaluate(AfterStudentUpdates, SideWork):
         teacher: bool = True,
         teacher_once: bool = True,
         save_every_minutes: float | None = 5.0,
+        name: str = "eval",
     ) -> None:
         if count < 2 or batch_size < 1:
             raise UserError(f"Evaluate needs count >= 2 and batch_size >= 1, got {count} and {batch_size}.")
+        super().__init__()
         self.suite = suite
         self.count = count
         self.batch_size = batch_size
@@ -122,7 +90,7 @@ class Evaluate(AfterStudentUpdates, SideWork):
         self.teacher = teacher
         self.teacher_once = teacher_once
         self.save_every_minutes = save_every_minutes
-        self.training_time = TrainingTime()
+        self.name = name
         self._has_reference = False
         self._teacher_rows: list[Row] = []
         self._teacher_key = ""
@@ -130,7 +98,16 @@ class Evaluate(AfterStudentUpdates, SideWork):
         self._latest_step: int | None = None
         self._unfinished: list[Unfinished] = []
 
+    @property
+    def state_key(self) -> str:
+        return f"Evaluate[{self.name}]"
+
     # ------------------------------------------------------------------ when
+
+    def setup(self, trainer: Trainer, method: Distiller, stage: str) -> None:
+        if stage != TrainerFn.PREDICTING:
+            self.suite.load()
+            self.suite.refuse_lone_fidelity()
 
     def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
         super().on_train_start(trainer, method)
@@ -153,14 +130,6 @@ class Evaluate(AfterStudentUpdates, SideWork):
         if rows is not None:
             self._latest_step = trainer.global_step
             log_scalars(trainer, self.scalars(rows), trainer.global_step)
-
-    def on_validation_start(self, trainer: Trainer, method: Distiller) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self.training_time.stop()
-
-    def on_validation_end(self, trainer: Trainer, method: Distiller) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self.training_time.start(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, method: Distiller) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING:
@@ -335,7 +304,7 @@ class Evaluate(AfterStudentUpdates, SideWork):
         """The student's numbers under the names by which they are logged."""
         named: dict[str, float] = {}
         for row in rows:
-            place = f"eval/{row['role']}" if len(self.roles) > 1 else "eval"
+            place = f"{self.name}/{row['role']}" if len(self.roles) > 1 else self.name
             suffix = f"_{row['steps']}steps" if len(self.steps) > 1 else ""
             named |= {f"{place}/{name}{suffix}": value for name, value in row["values"].items()}
         return named
@@ -368,12 +337,3 @@ class Evaluate(AfterStudentUpdates, SideWork):
         self.training_time.before = state_dict["training_seconds"]
         self._teacher_key = state_dict["teacher_key"]
         self._teacher_rows = json.loads(state_dict["teacher_rows"])
-
-
-def ratios(values: Mapping[str, float], teacher: Mapping[str, float]) -> dict[str, float]:
-    """Each number divided by the teacher's, without those that do not depend on the sampler."""
-    return {
-        name: value / teacher[name]
-        for name, value in values.items()
-        if teacher.get(name) and not name.endswith(("count", "floor"))
-    }

@@ -36,6 +36,8 @@ class EmbeddingScore(SampleMetric):
         styles: Names of groups of prompts whose means are given as well.
     """
 
+    shows_fidelity = True
+    shows_coverage = True
     name: str
     scale = 1.0
     needs_prompts = True
@@ -54,6 +56,10 @@ class EmbeddingScore(SampleMetric):
         self.add_state("counts", torch.zeros(slots, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("embedding_total", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("embedding_squares", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def load(self) -> None:
+        """Read the network."""
+        self.tower.load()
 
     def pixels(self, images: Tensor) -> Tensor:
         """The network's input for uint8 images (N, 3, H, W)."""
@@ -215,12 +221,12 @@ class HPSv2(EmbeddingScore):
 class _PickScoreTower(OpenClipTower):
     """An open_clip network filled from a checkpoint of ``transformers.CLIPModel`` or of open_clip."""
 
-    def load(self, network: nn.Module) -> None:
+    def fill(self, network: nn.Module) -> None:
         tensors = read_weights(self.path)
         if any(name.startswith("vision_model.") for name in tensors):
             network.load_state_dict(open_clip_names(tensors))
         else:
-            super().load(network)
+            super().fill(network)
 
 
 class PickScore(EmbeddingScore):
@@ -284,6 +290,11 @@ class AestheticScore(EmbeddingScore):
     ) -> None:
         super().__init__(OpenClipTower(model, weights, tag, "AestheticScore"))
         self.head_file = head
+
+    def load(self) -> None:
+        """Read the network and the head."""
+        super().load()
+        _ = self.head
 
     @cached_property
     def head_path(self) -> Path:
