@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import signal
 import sys
@@ -20,7 +19,7 @@ from fastgen.callbacks.rows import Row, ratios, read_rows, table
 from fastgen.callbacks.sampling import conditions, describe, reference, sample_batches
 from fastgen.callbacks.side_work import SideWork, TimesTraining
 from fastgen.callbacks.surroundings import log_folder, log_scalars
-from fastgen.callbacks.unfinished import Unfinished, settings_of, weights_digest
+from fastgen.callbacks.unfinished import Unfinished, digest, settings_of, weights_digest
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.errors import UserError
 from fastgen.files import write_text
@@ -31,6 +30,10 @@ if TYPE_CHECKING:
 
 TEACHER_SEEDS = 1_000_000_000
 """How far the seeds of the teacher's samples that serve as reference lie from those of the samples compared."""
+
+
+class Stopped(Exception):
+    """The run was told to stop."""
 
 
 class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
@@ -159,54 +162,34 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
             The student's rows, or ``None`` if the run was told to stop.
         """
         seconds = self.training_time.seconds
-        with self.side_work():
-            if not self.prepare(trainer, method):
-                return None
-            key = f"{self.suite.fingerprint()} n={self.count} seed={self.seed} {self.solver_of(method)}"
-            key += f" {' '.join(self.suite.metrics())} against {self.suite.reference_name}"
-            new_rows: list[Row] = []
-            if method.teacher is not None and self._teacher_key != key:
-                teacher_steps = [None] * self.teacher + [1] * self.teacher_once
-                teacher_rows = self.rows(trainer, method, [("teacher", steps) for steps in teacher_steps], seconds)
-                if teacher_rows is None:
-                    return None
-                self._teacher_rows, self._teacher_key = teacher_rows, key
-                new_rows += teacher_rows
-            pairs = [(role, steps) for role in self.roles for steps in self.steps]
-            student_rows = self.rows(trainer, method, pairs, seconds)
-            if student_rows is None:
-                return None
-            if self.teacher and self._teacher_rows:
-                for row in [*self._teacher_rows[1:], *student_rows]:
-                    row["ratio_to_teacher"] = ratios(row["values"], self._teacher_rows[0]["values"])
-            self._latest_rows = student_rows
-            self.write(trainer, [*new_rows, *student_rows])
-            for unfinished in self._unfinished:
-                unfinished.remove()
+        try:
+            with self.side_work():
+                self.prepare(trainer, method)
+                new_rows = self.measure_teacher(trainer, method, seconds)
+                student_rows = [
+                    self.row(trainer, method, role, steps, seconds) for role in self.roles for steps in self.steps
+                ]
+                if self.teacher and self._teacher_rows:
+                    for row in [*self._teacher_rows[1:], *student_rows]:
+                        row["ratio_to_teacher"] = ratios(row["values"], self._teacher_rows[0]["values"])
+                self._latest_rows = student_rows
+                self.write(trainer, [*new_rows, *student_rows])
+                for unfinished in self._unfinished:
+                    unfinished.remove()
+        except Stopped:
+            return None
+        finally:
             self._unfinished = []
         return student_rows
 
-    def rows(
-        self, trainer: Trainer, method: Distiller, pairs: list[tuple[str, int | None]], seconds: float
-    ) -> list[Row] | None:
-        """One row per role and number of steps; ``None`` if the run was told to stop."""
-        rows: list[Row] = []
-        for role, steps in pairs:
-            row = self.row(trainer, method, role, steps, seconds)
-            if row is None:
-                return None
-            rows.append(row)
-        return rows
-
-    def prepare(self, trainer: Trainer, method: Distiller) -> bool:
-        """Bring the suite to the device and give it the reference, once; false if the run was told to stop."""
+    def prepare(self, trainer: Trainer, method: Distiller) -> None:
+        """Bring the suite to the device and give it the reference, once."""
         self.suite.to(method.device)
         if self._has_reference:
-            return True
+            return
         found = reference(trainer) if self.suite.needs_reference else None
         if found is None and self.suite.needs_reference and method.teacher is not None:
-            if not self.take_in(trainer, method, "teacher", None, self.seed + TEACHER_SEEDS, "reference: "):
-                return False
+            self.take_in(trainer, method, "teacher", None, self.seed + TEACHER_SEEDS, "reference: ")
             self.suite.refer_to_teacher()
         else:
             self.suite.set_reference(found)
@@ -216,13 +199,28 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
             for number, (samples, _) in enumerate(batches):
                 self.suite.remember_teacher(samples, seeds[number * self.batch_size :][: len(samples)])
         self._has_reference = True
-        return True
 
-    def row(self, trainer: Trainer, method: Distiller, role: str, steps: int | None, seconds: float) -> Row | None:
-        """Sample, measure; ``None`` if the run was told to stop meanwhile."""
+    def measure_teacher(self, trainer: Trainer, method: Distiller, seconds: float) -> list[Row]:
+        """The teacher's rows, if they are wanted and not known yet."""
+        wanted: list[int | None] = [None] * self.teacher + [1] * self.teacher_once
+        key = digest(
+            [
+                *self.settings(trainer, method),
+                settings_of(method.solver),
+                f"{self.seed} {wanted}",
+                self.suite.reference_name,
+            ]
+        )
+        if method.teacher is None or self._teacher_key == key:
+            return []
+        self._teacher_rows = [self.row(trainer, method, "teacher", steps, seconds) for steps in wanted]
+        self._teacher_key = key
+        return self._teacher_rows
+
+    def row(self, trainer: Trainer, method: Distiller, role: str, steps: int | None, seconds: float) -> Row:
+        """Sample and measure."""
         began = time.perf_counter()
-        if not self.take_in(trainer, method, role, steps, self.seed):
-            return None
+        self.take_in(trainer, method, role, steps, self.seed)
         values = {name: float(value) for name, value in self.suite.compute().items()}
         self.suite.reset()
         return {
@@ -242,8 +240,12 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
 
     def take_in(
         self, trainer: Trainer, method: Distiller, role: str, steps: int | None, first_seed: int, what: str = ""
-    ) -> bool:
-        """Have the suite see ``count`` samples, those on disk included; false if the run was told to stop meanwhile."""
+    ) -> None:
+        """Have the suite see ``count`` samples, those on disk included.
+
+        Raises:
+            Stopped: If the run was told to stop meanwhile.
+        """
         self.suite.reset()
         unfinished = self.unfinished(trainer, method, role, steps, first_seed)
         known = unfinished.resume() if unfinished is not None else set()
@@ -261,7 +263,7 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
                     if unfinished is not None:
                         unfinished.save()
                     self.suite.reset()
-                    return False
+                    raise Stopped
                 own = [index for index in indices[done : done + len(samples)] if index < self.count]
                 if own:
                     kept = {name: value[: len(own)] for name, value in condition.items()}
@@ -272,7 +274,6 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
                 shown.update(len(samples))
         if unfinished is not None:
             unfinished.complete()
-        return True
 
     def unfinished(
         self, trainer: Trainer, method: Distiller, role: str, steps: int | None, first_seed: int
@@ -280,25 +281,27 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         """Where ``validate`` and ``test`` keep what they measured; training keeps nothing, it resumes by itself."""
         if self.save_every_minutes is None or trainer.state.fn not in (TrainerFn.VALIDATING, TrainerFn.TESTING):
             return None
-        asked = conditions(trainer, range(self.count))
-        values = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in asked.items()}
         key = [
+            *self.settings(trainer, method),
             weights_digest(method.network(role)),
-            f"{type(method).__name__} {json.dumps(method.recipe, sort_keys=True, default=str)}",
-            f"{role == 'teacher'} {method.evaluations(role, steps)} {first_seed} {self.count}",
+            f"{role == 'teacher'} {method.evaluations(role, steps)} {first_seed}",
             settings_of(method.solver if role == "teacher" else method.sampler),
-            str(trainer.precision),
-            hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest(),
-            self.suite.fingerprint(),
-            " ".join(self.suite.metrics()),
         ]
-        place = Unfinished(trainer, self.suite, "\n".join(key), self.save_every_minutes)
+        place = Unfinished(trainer, self.suite, digest(key), self.save_every_minutes)
         self._unfinished.append(place)
         return place
 
-    def solver_of(self, method: Distiller) -> str:
-        """What the teacher's samples depend on."""
-        return f"{type(method.solver).__name__} steps={method.solver.steps} guidance={method.solver.guidance}"
+    def settings(self, trainer: Trainer, method: Distiller) -> list[str]:
+        """What every sample and number depends on beside weights, steps and seeds."""
+        asked = conditions(trainer, range(self.count))
+        values = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in asked.items()}
+        return [
+            f"{type(method).__name__} {json.dumps(method.recipe, sort_keys=True, default=str)}",
+            json.dumps(values, default=str),
+            f"{self.count} {trainer.precision}",
+            self.suite.fingerprint(),
+            " ".join(self.suite.metrics()),
+        ]
 
     def scalars(self, rows: list[Row]) -> dict[str, float]:
         """The student's numbers under the names by which they are logged."""

@@ -130,6 +130,18 @@ def test_teacher_is_measured_once_and_survives_resume(tmp_path):
         assert rows[-1]["training_seconds"] > rows_of(tmp_path / "a")[-1]["training_seconds"]
 
 
+def test_a_teacher_that_is_asked_for_later_is_measured(tmp_path):
+    def run(folder, max_steps, **options):
+        callbacks = [EMA(), Evaluate(TinySuite(), count=4, batch_size=4, teacher_once=False, **options), Checkpoint()]
+        last = tmp_path / "a" / "checkpoints" / "last.ckpt"
+        ckpt = {"ckpt_path": last, "weights_only": True} if last.exists() else {}
+        trainer(tmp_path / folder, callbacks, max_steps=max_steps).fit(TinyDistiller(), TinyData(), **ckpt)
+        return [row["role"] for row in rows_of(tmp_path / folder)]
+
+    assert run("a", 2, teacher=False) == ["average"]
+    assert run("b", 4, teacher=True) == ["teacher", "average"]
+
+
 def test_evaluation_time_is_not_training_time(tmp_path, clock):
     class Slow(TinySuite):
         def compute(self):
