@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import lightning.pytorch  # noqa: F401  its log handler keeps the stderr of its first import: not that of one test
 import pytest
 import torch
 import yaml
