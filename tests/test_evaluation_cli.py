@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_clip
 import torch
 from command_line import digits, fastgen, finish, last, start, trainer, unplug, write
 from safetensors import safe_open
@@ -147,6 +148,14 @@ def test_fidelity_without_coverage_is_refused(file: bool, nothing_is_made: None,
     suite = images(GREY, reference=str(moments)) if file else images(GREY, metrics=["frechet", "kid"])
     said = sentence(capfd, fastgen("test", "--config", evaluation(tmp_path, suite)))
     assert "no coverage" in said and "vendi" in said
+
+
+def test_scores_of_prompts_without_prompts(nothing_is_made: None, tmp_path: Path, capfd):
+    tiny_clip.register(tmp_path)
+    weights = tiny_clip.save(tiny_clip.model().state_dict(), tmp_path / "clip.pt")
+    suite = score("CLIPScore", model=tiny_clip.NAME, weights=weights, tag=None)
+    said = sentence(capfd, fastgen("fit", "--config", evaluation(tmp_path, suite)))
+    assert "clip_score need prompts and the data module has none" in said
 
 
 def test_two_evaluations_stand_side_by_side(tmp_path: Path, capfd):

@@ -111,6 +111,12 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         if stage != TrainerFn.PREDICTING:
             self.suite.load()
             self.suite.refuse_lone_fidelity()
+            needy = [name for name, metric in self.suite.metrics().items() if metric.needs_prompts]
+            if needy and "prompt" not in conditions(trainer, [0]):
+                raise UserError(
+                    f"{', '.join(needy)} need prompts and the data module has none; evaluate with a data module that "
+                    "has prompts, or remove them."
+                )
 
     def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
         super().on_train_start(trainer, method)

@@ -30,11 +30,13 @@ class SampleMetric(Metric, ABC):
 
     Attributes:
         needs_reference: Whether the numbers compare with a reference.
+        needs_prompts: Whether the samples must have been made from texts.
         shows_fidelity: Whether a number says how good single samples are, or how close their law is to the reference.
         shows_coverage: Whether a number says how much of the law the samples reach.
     """
 
     needs_reference: bool = False
+    needs_prompts: bool = False
     shows_fidelity: bool = False
     shows_coverage: bool = False
     full_state_update = False  # states are replaced, never written in place: a batch may come inside inference mode
