@@ -149,7 +149,14 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer whose ``predict`` writes files, also if the config does not say so."""
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except RuntimeError as error:
+            if twice := re.search(r"more than one stateful callback of type `(\w+)`", str(error)):
+                raise UserError(
+                    f"trainer.callbacks has two {twice[1]} of one name; remove one, or give it another 'name'."
+                ) from error
+            raise
         callbacks = callbacks_of(trainer)
         if self.subcommand == "predict" and not any(isinstance(c, WriteSamples) for c in callbacks):
             callbacks.append(WriteSamples())

@@ -8,10 +8,13 @@ import re
 import socket
 import subprocess
 import sys
+import urllib.error
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import lightning.pytorch  # noqa: F401  its log handler keeps the stderr of its first import: not that of one test
+import pytest
 import torch
 import yaml
 
@@ -83,6 +86,17 @@ def trainer(folder: Path, steps: int, *callbacks: dict[str, Any], **more: Any) -
 def checkpoint(every: int = 2, **more: Any) -> dict[str, Any]:
     """A checkpoint callback."""
     return {"class_path": "fastgen.callbacks.Checkpoint", "init_args": {"every_n_steps": every, **more}}
+
+
+def unplug(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """No network and empty caches, without waiting for either."""
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setenv("TORCH_HOME", str(cache))
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args: None)
 
 
 EMA = {"class_path": "EMA", "init_args": {"rule": {"class_path": "ConstantEMA", "init_args": {"decay": 0.9}}}}

@@ -111,4 +111,4 @@ def test_a_wrong_reference_is_one_sentence(trained: Path, tmp_path: Path, capfd:
     config = ["--config", trained / "run.yaml", "--config", merged]
     assert fastgen("test", *config, f"--ckpt_path={last(trained)}") == 2
     err = capfd.readouterr().err
-    assert "was made by pixels/" in err and "Traceback" not in err
+    assert "was made by plumbing_pixels/" in err and "Traceback" not in err

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import signal
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Trainer
@@ -17,10 +15,11 @@ from torch import Tensor
 
 from fastgen.callbacks.interruption import stop_requested
 from fastgen.callbacks.progress import bar
+from fastgen.callbacks.rows import Row, ratios, read_rows, table
 from fastgen.callbacks.sampling import conditions, describe, reference, sample_batches
-from fastgen.callbacks.side_work import SideWork, TrainingTime
+from fastgen.callbacks.side_work import SideWork, TimesTraining
 from fastgen.callbacks.surroundings import log_folder, log_scalars
-from fastgen.callbacks.unfinished import Unfinished, settings_of, weights_digest
+from fastgen.callbacks.unfinished import Unfinished, digest, settings_of, weights_digest
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.errors import UserError
 from fastgen.files import write_text
@@ -32,50 +31,19 @@ if TYPE_CHECKING:
 TEACHER_SEEDS = 1_000_000_000
 """How far the seeds of the teacher's samples that serve as reference lie from those of the samples compared."""
 
-Row = dict[str, Any]
-"""One line of ``metrics.jsonl``."""
+
+class Stopped(Exception):
+    """The run was told to stop."""
 
 
-def cell(row: Row, name: str) -> str:
-    """A number with its ratio to the teacher's, e.g. ``0.5 (2.00x)``."""
-    if name not in row["values"]:
-        return ""
-    ratio = row["ratio_to_teacher"].get(name)
-    return f"{row['values'][name]:.4g}" + ("" if ratio is None else f" ({ratio:.2f}x)")
-
-
-def table(rows: list[Row], upright: bool = False) -> str:
-    """Rows as an aligned Markdown table; ``upright`` gives every metric a line instead of a column."""
-    names = list(dict.fromkeys(name for row in rows for name in row["values"]))
-    lines = [["updates", "role", "calls", *names]]
-    for row in rows:
-        updates = "" if row["role"] == "teacher" else str(row["student_updates"])
-        lines.append([updates, row["role"], str(row["nfe"]), *(cell(row, name) for name in names)])
-    if upright:
-        lines = [list(line) for line in zip(*lines, strict=True)]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
-    lines.insert(1, ["-" * width for width in widths])
-    padded = [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines]
-    return "".join(f"| {' | '.join(texts)} |\n" for texts in padded)
-
-
-def read_rows(path: Path) -> list[Row]:
-    """The rows that were written so far; a line cut short by a crash is left out."""
-    rows: list[Row] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
-
-
-class Evaluate(AfterStudentUpdates, SideWork):
+class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
     """Measures samples with a suite of metrics: every n student updates, and at the end of fit, validate and test.
 
     Numbers go to the logger and to ``trainer.callback_metrics`` as ``eval/<metric>`` (with ``_<k>steps`` if several
     step counts are measured, and ``eval/<role>/<metric>`` if several roles are), to ``<log_dir>/metrics.jsonl`` and to
     the table ``<log_dir>/metrics.md``. Training does not notice: its random numbers, modes and clock are left alone.
+    Weights and reference files are read before anything is trained or sampled, and a suite that measures fidelity
+    without coverage is refused.
 
     Sample i is a function of its seed, of the data module's condition i and of the weights, whatever the batch size and
     the number of ranks. If the data module has no real samples, the teacher's samples of the same conditions with other
@@ -95,6 +63,7 @@ class Evaluate(AfterStudentUpdates, SideWork):
         teacher: Measure the teacher's own samples too, once in a run.
         teacher_once: Measure the teacher called once too: the student before training.
         save_every_minutes: Time between writes of what was measured so far; ``null`` for none.
+        name: Begins the names of logged numbers; a second ``Evaluate`` needs another.
     """
 
     def __init__(
@@ -109,9 +78,11 @@ class Evaluate(AfterStudentUpdates, SideWork):
         teacher: bool = True,
         teacher_once: bool = True,
         save_every_minutes: float | None = 5.0,
+        name: str = "eval",
     ) -> None:
         if count < 2 or batch_size < 1:
             raise UserError(f"Evaluate needs count >= 2 and batch_size >= 1, got {count} and {batch_size}.")
+        super().__init__()
         self.suite = suite
         self.count = count
         self.batch_size = batch_size
@@ -122,7 +93,7 @@ class Evaluate(AfterStudentUpdates, SideWork):
         self.teacher = teacher
         self.teacher_once = teacher_once
         self.save_every_minutes = save_every_minutes
-        self.training_time = TrainingTime()
+        self.name = name
         self._has_reference = False
         self._teacher_rows: list[Row] = []
         self._teacher_key = ""
@@ -130,7 +101,22 @@ class Evaluate(AfterStudentUpdates, SideWork):
         self._latest_step: int | None = None
         self._unfinished: list[Unfinished] = []
 
+    @property
+    def state_key(self) -> str:
+        return f"Evaluate[{self.name}]"
+
     # ------------------------------------------------------------------ when
+
+    def setup(self, trainer: Trainer, method: Distiller, stage: str) -> None:
+        if stage != TrainerFn.PREDICTING:
+            self.suite.load()
+            self.suite.refuse_lone_fidelity()
+            needy = [name for name, metric in self.suite.metrics().items() if metric.needs_prompts]
+            if needy and "prompt" not in conditions(trainer, [0]):
+                raise UserError(
+                    f"{', '.join(needy)} need prompts and the data module has none; evaluate with a data module that "
+                    "has prompts, or remove them."
+                )
 
     def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
         super().on_train_start(trainer, method)
@@ -153,14 +139,6 @@ class Evaluate(AfterStudentUpdates, SideWork):
         if rows is not None:
             self._latest_step = trainer.global_step
             log_scalars(trainer, self.scalars(rows), trainer.global_step)
-
-    def on_validation_start(self, trainer: Trainer, method: Distiller) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self.training_time.stop()
-
-    def on_validation_end(self, trainer: Trainer, method: Distiller) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self.training_time.start(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, method: Distiller) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING:
@@ -190,54 +168,34 @@ class Evaluate(AfterStudentUpdates, SideWork):
             The student's rows, or ``None`` if the run was told to stop.
         """
         seconds = self.training_time.seconds
-        with self.side_work():
-            if not self.prepare(trainer, method):
-                return None
-            key = f"{self.suite.fingerprint()} n={self.count} seed={self.seed} {self.solver_of(method)}"
-            key += f" {' '.join(self.suite.metrics())} against {self.suite.reference_name}"
-            new_rows: list[Row] = []
-            if method.teacher is not None and self._teacher_key != key:
-                teacher_steps = [None] * self.teacher + [1] * self.teacher_once
-                teacher_rows = self.rows(trainer, method, [("teacher", steps) for steps in teacher_steps], seconds)
-                if teacher_rows is None:
-                    return None
-                self._teacher_rows, self._teacher_key = teacher_rows, key
-                new_rows += teacher_rows
-            pairs = [(role, steps) for role in self.roles for steps in self.steps]
-            student_rows = self.rows(trainer, method, pairs, seconds)
-            if student_rows is None:
-                return None
-            if self.teacher and self._teacher_rows:
-                for row in [*self._teacher_rows[1:], *student_rows]:
-                    row["ratio_to_teacher"] = ratios(row["values"], self._teacher_rows[0]["values"])
-            self._latest_rows = student_rows
-            self.write(trainer, [*new_rows, *student_rows])
-            for unfinished in self._unfinished:
-                unfinished.remove()
+        try:
+            with self.side_work():
+                self.prepare(trainer, method)
+                new_rows = self.measure_teacher(trainer, method, seconds)
+                student_rows = [
+                    self.row(trainer, method, role, steps, seconds) for role in self.roles for steps in self.steps
+                ]
+                if self.teacher and self._teacher_rows:
+                    for row in [*self._teacher_rows[1:], *student_rows]:
+                        row["ratio_to_teacher"] = ratios(row["values"], self._teacher_rows[0]["values"])
+                self._latest_rows = student_rows
+                self.write(trainer, [*new_rows, *student_rows])
+                for unfinished in self._unfinished:
+                    unfinished.remove()
+        except Stopped:
+            return None
+        finally:
             self._unfinished = []
         return student_rows
 
-    def rows(
-        self, trainer: Trainer, method: Distiller, pairs: list[tuple[str, int | None]], seconds: float
-    ) -> list[Row] | None:
-        """One row per role and number of steps; ``None`` if the run was told to stop."""
-        rows: list[Row] = []
-        for role, steps in pairs:
-            row = self.row(trainer, method, role, steps, seconds)
-            if row is None:
-                return None
-            rows.append(row)
-        return rows
-
-    def prepare(self, trainer: Trainer, method: Distiller) -> bool:
-        """Bring the suite to the device and give it the reference, once; false if the run was told to stop."""
+    def prepare(self, trainer: Trainer, method: Distiller) -> None:
+        """Bring the suite to the device and give it the reference, once."""
         self.suite.to(method.device)
         if self._has_reference:
-            return True
+            return
         found = reference(trainer) if self.suite.needs_reference else None
         if found is None and self.suite.needs_reference and method.teacher is not None:
-            if not self.take_in(trainer, method, "teacher", None, self.seed + TEACHER_SEEDS, "reference: "):
-                return False
+            self.take_in(trainer, method, "teacher", None, self.seed + TEACHER_SEEDS, "reference: ")
             self.suite.refer_to_teacher()
         else:
             self.suite.set_reference(found)
@@ -247,13 +205,28 @@ class Evaluate(AfterStudentUpdates, SideWork):
             for number, (samples, _) in enumerate(batches):
                 self.suite.remember_teacher(samples, seeds[number * self.batch_size :][: len(samples)])
         self._has_reference = True
-        return True
 
-    def row(self, trainer: Trainer, method: Distiller, role: str, steps: int | None, seconds: float) -> Row | None:
-        """Sample, measure; ``None`` if the run was told to stop meanwhile."""
+    def measure_teacher(self, trainer: Trainer, method: Distiller, seconds: float) -> list[Row]:
+        """The teacher's rows, if they are wanted and not known yet."""
+        wanted: list[int | None] = [None] * self.teacher + [1] * self.teacher_once
+        key = digest(
+            [
+                *self.settings(trainer, method),
+                settings_of(method.solver),
+                f"{self.seed} {wanted}",
+                self.suite.reference_name,
+            ]
+        )
+        if method.teacher is None or self._teacher_key == key:
+            return []
+        self._teacher_rows = [self.row(trainer, method, "teacher", steps, seconds) for steps in wanted]
+        self._teacher_key = key
+        return self._teacher_rows
+
+    def row(self, trainer: Trainer, method: Distiller, role: str, steps: int | None, seconds: float) -> Row:
+        """Sample and measure."""
         began = time.perf_counter()
-        if not self.take_in(trainer, method, role, steps, self.seed):
-            return None
+        self.take_in(trainer, method, role, steps, self.seed)
         values = {name: float(value) for name, value in self.suite.compute().items()}
         self.suite.reset()
         return {
@@ -273,8 +246,12 @@ class Evaluate(AfterStudentUpdates, SideWork):
 
     def take_in(
         self, trainer: Trainer, method: Distiller, role: str, steps: int | None, first_seed: int, what: str = ""
-    ) -> bool:
-        """Have the suite see ``count`` samples, those on disk included; false if the run was told to stop meanwhile."""
+    ) -> None:
+        """Have the suite see ``count`` samples, those on disk included.
+
+        Raises:
+            Stopped: If the run was told to stop meanwhile.
+        """
         self.suite.reset()
         unfinished = self.unfinished(trainer, method, role, steps, first_seed)
         known = unfinished.resume() if unfinished is not None else set()
@@ -292,7 +269,7 @@ class Evaluate(AfterStudentUpdates, SideWork):
                     if unfinished is not None:
                         unfinished.save()
                     self.suite.reset()
-                    return False
+                    raise Stopped
                 own = [index for index in indices[done : done + len(samples)] if index < self.count]
                 if own:
                     kept = {name: value[: len(own)] for name, value in condition.items()}
@@ -303,7 +280,6 @@ class Evaluate(AfterStudentUpdates, SideWork):
                 shown.update(len(samples))
         if unfinished is not None:
             unfinished.complete()
-        return True
 
     def unfinished(
         self, trainer: Trainer, method: Distiller, role: str, steps: int | None, first_seed: int
@@ -311,31 +287,33 @@ class Evaluate(AfterStudentUpdates, SideWork):
         """Where ``validate`` and ``test`` keep what they measured; training keeps nothing, it resumes by itself."""
         if self.save_every_minutes is None or trainer.state.fn not in (TrainerFn.VALIDATING, TrainerFn.TESTING):
             return None
-        asked = conditions(trainer, range(self.count))
-        values = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in asked.items()}
         key = [
+            *self.settings(trainer, method),
             weights_digest(method.network(role)),
-            f"{type(method).__name__} {json.dumps(method.recipe, sort_keys=True, default=str)}",
-            f"{role == 'teacher'} {method.evaluations(role, steps)} {first_seed} {self.count}",
+            f"{role == 'teacher'} {method.evaluations(role, steps)} {first_seed}",
             settings_of(method.solver if role == "teacher" else method.sampler),
-            str(trainer.precision),
-            hashlib.sha256(json.dumps(values, default=str).encode()).hexdigest(),
-            self.suite.fingerprint(),
-            " ".join(self.suite.metrics()),
         ]
-        place = Unfinished(trainer, self.suite, "\n".join(key), self.save_every_minutes)
+        place = Unfinished(trainer, self.suite, digest(key), self.save_every_minutes)
         self._unfinished.append(place)
         return place
 
-    def solver_of(self, method: Distiller) -> str:
-        """What the teacher's samples depend on."""
-        return f"{type(method.solver).__name__} steps={method.solver.steps} guidance={method.solver.guidance}"
+    def settings(self, trainer: Trainer, method: Distiller) -> list[str]:
+        """What every sample and number depends on beside weights, steps and seeds."""
+        asked = conditions(trainer, range(self.count))
+        values = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in asked.items()}
+        return [
+            f"{type(method).__name__} {json.dumps(method.recipe, sort_keys=True, default=str)}",
+            json.dumps(values, default=str),
+            f"{self.count} {trainer.precision}",
+            self.suite.fingerprint(),
+            " ".join(self.suite.metrics()),
+        ]
 
     def scalars(self, rows: list[Row]) -> dict[str, float]:
         """The student's numbers under the names by which they are logged."""
         named: dict[str, float] = {}
         for row in rows:
-            place = f"eval/{row['role']}" if len(self.roles) > 1 else "eval"
+            place = f"{self.name}/{row['role']}" if len(self.roles) > 1 else self.name
             suffix = f"_{row['steps']}steps" if len(self.steps) > 1 else ""
             named |= {f"{place}/{name}{suffix}": value for name, value in row["values"].items()}
         return named
@@ -368,12 +346,3 @@ class Evaluate(AfterStudentUpdates, SideWork):
         self.training_time.before = state_dict["training_seconds"]
         self._teacher_key = state_dict["teacher_key"]
         self._teacher_rows = json.loads(state_dict["teacher_rows"])
-
-
-def ratios(values: Mapping[str, float], teacher: Mapping[str, float]) -> dict[str, float]:
-    """Each number divided by the teacher's, without those that do not depend on the sampler."""
-    return {
-        name: value / teacher[name]
-        for name, value in values.items()
-        if teacher.get(name) and not name.endswith(("count", "floor"))
-    }

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from fastgen.callbacks.surroundings import callbacks_of
@@ -64,3 +65,23 @@ class TrainingTime:
         assert self._trainer is not None
         aside = sum(other.side_seconds for other in callbacks_of(self._trainer) if isinstance(other, SideWork))
         return time.perf_counter() - aside
+
+
+class TimesTraining(Callback):
+    """A callback with a clock of training, which stands still while validation runs.
+
+    Attributes:
+        training_time: The clock; to be started when training starts and stopped when it ends.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.training_time = TrainingTime()
+
+    def on_validation_start(self, trainer: Trainer, method: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self.training_time.stop()
+
+    def on_validation_end(self, trainer: Trainer, method: LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            self.training_time.start(trainer)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 
-from fastgen.callbacks.side_work import TrainingTime
+from fastgen.callbacks.side_work import TimesTraining, TrainingTime
 from fastgen.callbacks.surroundings import log_folder, log_scalars
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.errors import UserError
@@ -31,7 +30,7 @@ def peak_memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-class Throughput(AfterStudentUpdates):
+class Throughput(AfterStudentUpdates, TimesTraining):
     """Logs ``throughput/...``: samples per second, student updates per second, seconds per update, peak memory.
 
     Validation, evaluation and pictures do not count. Every batch counts as samples, also those that train only the
@@ -45,8 +44,8 @@ class Throughput(AfterStudentUpdates):
     def __init__(self, every_n_steps: int = 50) -> None:
         if every_n_steps < 1:
             raise UserError(f"Throughput.every_n_steps must be at least 1, got {every_n_steps}.")
+        super().__init__()
         self.every_n_steps = every_n_steps
-        self.training_time = TrainingTime()
         self._samples = 0
         self._start = self._window = (0, 0, 0.0)
         self._first: tuple[int, int, float] | None = None
@@ -71,14 +70,6 @@ class Throughput(AfterStudentUpdates):
             log_scalars(trainer, {f"throughput/{name}": v for name, v in values.items()}, trainer.global_step)
             self._window = mark
             self._first = self._first or mark
-
-    def on_validation_start(self, trainer: Trainer, method: Distiller) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self.training_time.stop()
-
-    def on_validation_end(self, trainer: Trainer, method: Distiller) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self.training_time.start(trainer)
 
     def on_train_end(self, trainer: Trainer, method: Distiller) -> None:
         end = self._mark(trainer)

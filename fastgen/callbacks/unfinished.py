@@ -36,6 +36,11 @@ def weights_digest(network: nn.Module) -> str:
     return result.hexdigest()
 
 
+def digest(parts: Sequence[str]) -> str:
+    """96 bits of the sha256 of texts, in hexadecimal."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+
 def settings_of(thing: Any) -> str:
     """The class and the plain attributes of a sampler or solver."""
     plain = {k: v for k, v in vars(thing).items() if v is None or isinstance(v, int | float | str | list | tuple)}
@@ -46,22 +51,21 @@ class Unfinished:
     """The parts of one pass over evaluation samples that are on disk.
 
     Each rank writes what it has taken in, as one file with the numbers of its samples: first measured, last lost.
-    Whoever starts later, on however many ranks, reads the files and measures the rest. The key holds everything that a
-    sample depends on (weights, steps, seeds, conditions, ...), so the files may as well lie in the folder of another
-    run of the same name: ``fastgen test`` makes a new one each time.
+    Whoever starts later, on however many ranks, reads the files and measures the rest. The name stands for everything
+    that a sample depends on (weights, steps, seeds, conditions, ...), so the files may as well lie in the folder of
+    another run of the same name: ``fastgen test`` makes a new one each time.
 
     Args:
         trainer: Whose ranks measure.
         suite: What measures.
-        key: What the samples and what is kept of them depend on.
+        name: A digest of what the samples and what is kept of them depend on.
         every_minutes: Time between files.
     """
 
-    def __init__(self, trainer: Trainer, suite: MetricSuite, key: str, every_minutes: float) -> None:
+    def __init__(self, trainer: Trainer, suite: MetricSuite, name: str, every_minutes: float) -> None:
         self.trainer = trainer
         self.suite = suite
         self.seconds = 60.0 * every_minutes
-        name = hashlib.sha256(key.encode()).hexdigest()[:24]
         runs = log_folder(trainer)
         self.folder = runs / FOLDER / name
         # A logger's folder lies beside those of earlier runs of the same name.

@@ -1,7 +1,7 @@
 """The folders of each judge.
 
 Names and metadata were read in the judges' repositories (djghosh13/geneval, TencentQQGYLab/ELLA, Vchitect/VBench,
-linzhiqiu/t2v_metrics); of MizzenAI/HPSv3 only the documentation of its scripts was at hand.
+linzhiqiu/t2v_metrics), of MizzenAI/HPSv3 in a copy of its ``evaluate/benchmark.py``.
 """
 
 from __future__ import annotations
@@ -165,12 +165,10 @@ class VBench(Layout):
 class HPSv3(Layout):
     """``00000-0000.png`` with its prompt in ``00000-0000.txt`` (Ma et al. 2025, arXiv 2508.03789).
 
-    That is what ``evaluate/benchmark.py --image_folders`` reads according to its documentation (the script itself was
-    not at hand). ``pairs.json`` lists ``image`` and ``prompt`` for ``HPSv3RewardInferencer.reward(prompts,
-    image_paths)``; images are relative to the folder.
+    ``evaluate/benchmark.py`` takes every ``.png`` below the folder and the text file of its name.
     """
 
-    next_step = "python evaluate/benchmark.py --model_type hpsv3 --image_folders {out} --output_path hpsv3.json ..."
+    next_step = "python evaluate/benchmark.py --mode hpsv3 --image_folders {out} --output_path hpsv3.json"
 
     def file(self, out: Path, item: Item, k: int) -> Path:
         return out / f"{item.name}-{k:04d}.png"
@@ -179,12 +177,6 @@ class HPSv3(Layout):
         for k in pictures:
             write_text(self.file(out, item, k).with_suffix(".txt"), item.prompt)
         super().write(out, item, pictures)
-
-    def finish(self, out: Path, items: Sequence[Item], per_prompt: int) -> None:
-        pairs = [
-            {"image": self.file(out, item, k).name, "prompt": item.prompt} for item in items for k in range(per_prompt)
-        ]
-        write_json(out / "pairs.json", pairs)
 
 
 class VQAScore(Layout):

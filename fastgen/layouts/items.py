@@ -58,8 +58,8 @@ def geneval_items(path: str) -> list[Item]:
 def dpg_items(path: str) -> list[Item]:
     """DPG-Bench's folder ``prompts/`` with one ``<item id>.txt`` per prompt, or its ``dpg_bench.csv``.
 
-    The table has one row per question; the columns ``item_id`` and ``text`` are read. (The names of the columns are
-    those of ``compute_dpg_bench.py``; the table itself was not at hand.)
+    The table has one row per question; the columns ``item_id`` and ``text`` are read, named as in
+    ``compute_dpg_bench.py``.
 
     Raises:
         UserError: If it is neither.

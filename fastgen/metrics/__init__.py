@@ -4,18 +4,21 @@ from fastgen.metrics.accuracy import ClassAccuracy
 from fastgen.metrics.base import MetricSuite, SampleMetric
 from fastgen.metrics.classifier import DigitsClassifier
 from fastgen.metrics.cmmd import CMMD
+from fastgen.metrics.combined_suite import CombinedMetrics
 from fastgen.metrics.duplicates import DuplicateRate
-from fastgen.metrics.features import FeatureExtractor, Pixels
+from fastgen.metrics.features import FeatureExtractor
 from fastgen.metrics.frechet import FrechetDistance, FrechetRatio, frechet_distance
+from fastgen.metrics.image_suite import ImageMetrics
 from fastgen.metrics.inception import Inception, NvidiaInception
 from fastgen.metrics.inception_score import InceptionScore
 from fastgen.metrics.kernel import KernelDistance
 from fastgen.metrics.mixture import LawKernelDistance, LawLikelihood, ModeCoverage, WassersteinDistance
+from fastgen.metrics.mixture_suite import MixtureMetrics
 from fastgen.metrics.open_clip_features import OpenClipFeatures
 from fastgen.metrics.perceptual import PairwiseLPIPS, TeacherAlignment
+from fastgen.metrics.plumbing import Pixels, RandomConvolutions
 from fastgen.metrics.precision_recall import PrecisionRecall
 from fastgen.metrics.reference import Reference, read_reference, write_reference
-from fastgen.metrics.suites import CombinedMetrics, ImageMetrics, MixtureMetrics
 from fastgen.metrics.text_image import AestheticScore, CLIPScore, HPSv2, PickScore
 from fastgen.metrics.text_suite import TextImageMetrics
 from fastgen.metrics.timm_features import DinoV2, TimmFeatures
@@ -51,6 +54,7 @@ __all__ = [
     "PickScore",
     "Pixels",
     "PrecisionRecall",
+    "RandomConvolutions",
     "Reference",
     "Resized",
     "SampleMetric",

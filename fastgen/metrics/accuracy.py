@@ -14,6 +14,7 @@ class ClassAccuracy(SampleMetric):
     A fidelity number: a sampler with one image per class gets 1.
     """
 
+    shows_fidelity = True
     correct: Tensor
     count: Tensor
 

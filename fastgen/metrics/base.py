@@ -30,9 +30,15 @@ class SampleMetric(Metric, ABC):
 
     Attributes:
         needs_reference: Whether the numbers compare with a reference.
+        needs_prompts: Whether the samples must have been made from texts.
+        shows_fidelity: Whether a number says how good single samples are, or how close their law is to the reference.
+        shows_coverage: Whether a number says how much of the law the samples reach.
     """
 
     needs_reference: bool = False
+    needs_prompts: bool = False
+    shows_fidelity: bool = False
+    shows_coverage: bool = False
     full_state_update = False  # states are replaced, never written in place: a batch may come inside inference mode
 
     @abstractmethod
@@ -42,6 +48,9 @@ class SampleMetric(Metric, ABC):
     @abstractmethod
     def compute(self) -> dict[str, float]:
         """The numbers over all batches of all ranks. Every rank must call it."""
+
+    def load(self) -> None:
+        """Read the weights that the metric needs, if any; raises a ``UserError`` if they are missing or wrong."""
 
     def set_reference(self, samples: Tensor, label: Tensor | None = None) -> None:
         """Compare with ``samples`` from now on. Metrics without a reference ignore it."""
@@ -153,9 +162,6 @@ class CollectingMetric(SampleMetric):
 class MetricSuite(ABC):
     """Several metrics with one name each for every number; a plain object, so it never enters a checkpoint.
 
-    A suite always pairs a fidelity with a coverage number: a sampler that has collapsed onto one good sample wins
-    every fidelity.
-
     Attributes:
         reference_name: What is compared with: ``data``, ``teacher``, a file and its digest, or nothing.
     """
@@ -168,6 +174,29 @@ class MetricSuite(ABC):
     @abstractmethod
     def metrics(self) -> Mapping[str, SampleMetric]:
         """The members."""
+
+    def load(self) -> None:
+        """Read weights and reference files, so that whatever is wrong with them shows before anything is sampled.
+
+        Raises:
+            UserError: If a file is missing, damaged or of something else.
+        """
+        for metric in self.metrics().values():
+            metric.load()
+
+    def refuse_lone_fidelity(self) -> None:
+        """A sampler that has collapsed onto one good sample wins every contest of fidelity.
+
+        Raises:
+            UserError: If there is a fidelity number and no coverage number beside it.
+        """
+        members = self.metrics()
+        lone = [name for name, metric in members.items() if metric.shows_fidelity]
+        if lone and not any(metric.shows_coverage for metric in members.values()):
+            raise UserError(
+                f"{type(self).__name__} measure {', '.join(lone)} but no coverage, so a collapsed sampler would win; "
+                "add precision_recall (the reference needs the features of single images) or vendi to 'metrics'."
+            )
 
     @property
     def needs_reference(self) -> bool:

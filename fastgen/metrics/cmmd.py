@@ -35,6 +35,7 @@ class CMMD(CollectingMetric):
     """
 
     needs_reference = True
+    shows_fidelity = True
 
     def compute(self) -> dict[str, float]:
         """``{"cmmd": 1000 * squared distance}``."""

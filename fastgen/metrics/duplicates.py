@@ -36,8 +36,6 @@ class DuplicateRate(CollectingMetric):
 
     needs_reference = True
 
-    needs_reference = True
-
     def __init__(self, num_features: int, quantile: float = 0.05) -> None:
         super().__init__(num_features)
         if not 0 < quantile < 1:

@@ -9,8 +9,6 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from fastgen.errors import UserError
-
 
 def state_digest(module: nn.Module) -> str:
     """sha256 of the names, types, shapes and bytes of a module's state dict."""
@@ -68,6 +66,10 @@ class FeatureExtractor(ABC):
         with torch.autocast(self.device.type, enabled=False):
             return self.extract(images.to(self.device)).float()
 
+    def load(self) -> None:
+        """Build the network now."""
+        _ = self.network
+
     def logits(self, features: Tensor) -> Tensor | None:
         """Class scores (N, K) that belong to ``features``, ``None`` if the network is no classifier."""
         return None
@@ -86,34 +88,3 @@ class FeatureExtractor(ABC):
     def fingerprint(self) -> str:
         """Name, preprocessing and sha256 of the weights: numbers with different fingerprints cannot be compared."""
         return f"{self.name}/{self.preprocessing}/sha256:{self.digest[:16]}"
-
-
-class Pixels(FeatureExtractor):
-    """The pixels themselves, averaged to ``size`` x ``size``: for tests and for watching training, never for claims
-    about quality (it rates noise worse than a wrong shape).
-
-    Args:
-        size: Height and width of the averaged image.
-        channels: 3 for RGB, 1 for grey images.
-    """
-
-    name = "pixels"
-
-    def __init__(self, size: int = 8, channels: int = 3) -> None:
-        super().__init__()
-        self.size = size
-        self.channels = channels
-        self.preprocessing = f"mean{size}x{size}x{channels}"
-        self.num_features = channels * size * size
-
-    def build(self) -> nn.Module:
-        """An average pooling without weights."""
-        return nn.AdaptiveAvgPool2d(self.size)
-
-    def extract(self, images: Tensor) -> Tensor:
-        """Averaged pixels in [0, 1], flattened."""
-        if images.shape[1] != self.channels:
-            raise UserError(
-                f"The pixel features expect {self.channels} channels, got {images.shape[1]}; set their 'channels'."
-            )
-        return self.network(images.float() / 255).flatten(1)

@@ -61,6 +61,7 @@ class FrechetDistance(SampleMetric):
     """
 
     needs_reference = True
+    shows_fidelity = True
     total: Tensor
     outer: Tensor
     count: Tensor
@@ -138,6 +139,7 @@ class FrechetRatio(CollectingMetric):
     """
 
     needs_reference = True
+    shows_fidelity = True
 
     def __init__(self, num_features: int, splits: int = 4) -> None:
         super().__init__(num_features)

@@ -34,6 +34,8 @@ class InceptionScore(CollectingMetric):
         splits: Number of parts.
     """
 
+    shows_fidelity = True
+
     def __init__(self, num_features: int, classify: Callable[[Tensor], Tensor], splits: int = 10) -> None:
         super().__init__(num_features)
         self._classify = (classify,)  # in a tuple: a method of a network is no part of this module

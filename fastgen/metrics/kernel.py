@@ -75,6 +75,7 @@ class KernelDistance(CollectingMetric):
     """
 
     needs_reference = True
+    shows_fidelity = True
 
     def compute(self) -> dict[str, float]:
         """``{"kid": squared distance}``."""

@@ -102,6 +102,10 @@ class Lpips:
         network.heads.extend(heads[f"lin{k}.model.1.weight"] for k in range(len(network.layers)))
         return network.eval().requires_grad_(False).to(self.device)
 
+    def load(self) -> None:
+        """Build the network now."""
+        _ = self.network
+
     def to(self, device: torch.device | str) -> Lpips:
         """Work on ``device``; the network is not built for it."""
         self.device = torch.device(device)

@@ -67,6 +67,8 @@ class WassersteinDistance(_LawMetric):
         exact_count: Largest number of samples that are assigned exactly; 1000 take a fraction of a second.
     """
 
+    shows_fidelity = True
+
     def __init__(self, law: Any, exact_count: int = 1000) -> None:
         super().__init__(law)
         self.exact_count = exact_count
@@ -94,6 +96,8 @@ class LawKernelDistance(_LawMetric):
         law: The law.
         bandwidths: h, in units of the root of the trace of the law's covariance.
     """
+
+    shows_fidelity = True
 
     def __init__(self, law: Any, bandwidths: tuple[float, ...] = (0.1, 0.3, 1.0)) -> None:
         super().__init__(law)
@@ -139,6 +143,7 @@ class LawLikelihood(SampleMetric):
         law: The law; it must have a density.
     """
 
+    shows_fidelity = True
     total: Tensor
     count: Tensor
 
@@ -186,6 +191,8 @@ class ModeCoverage(SampleMetric):
         found_share: Part of a mode's expected number of hits.
     """
 
+    shows_fidelity = True
+    shows_coverage = True
     samples_of: Tensor
     hits_of: Tensor
     expected_of: Tensor

@@ -77,7 +77,7 @@ class OpenClipTower:
             raise UserError(f"{self.what}: '{self.model}' has no published weights; give a file as 'weights'.")
         return find_weights(self.weights, self.release or Release(("",)), self.what)
 
-    def load(self, network: nn.Module) -> None:
+    def fill(self, network: nn.Module) -> None:
         """Fill ``network`` from the file; raises whatever does not fit."""
         from open_clip.factory import load_checkpoint
 
@@ -100,7 +100,7 @@ class OpenClipTower:
                 ) from error
         network = open_clip.create_model(self.model, pretrained_text=False)  # the checkpoint holds both towers
         try:
-            self.load(network)
+            self.fill(network)
         except Exception as error:
             read_weights(path)  # if the file itself is bad, this says so
             raise UserError(
@@ -115,6 +115,10 @@ class OpenClipTower:
         import open_clip
 
         return open_clip.get_tokenizer(self.model)
+
+    def load(self) -> None:
+        """Build the network and the tokenizer now."""
+        _ = self.network, self.tokenizer
 
     def to(self, device: torch.device | str) -> OpenClipTower:
         """Work on ``device``; the network is not built for it."""

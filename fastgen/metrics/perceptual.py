@@ -43,6 +43,7 @@ class PairwiseLPIPS(SampleMetric):
         seeds: Samples of each.
     """
 
+    shows_coverage = True
     images: list[Tensor] | Tensor
     groups: list[Tensor] | Tensor
     keys: list[Tensor] | Tensor
@@ -66,6 +67,10 @@ class PairwiseLPIPS(SampleMetric):
         self.seeds = seeds
         for name in ("images", "groups", "keys"):
             self.add_state(name, [], dist_reduce_fx="cat")
+
+    def load(self) -> None:
+        """Read the network."""
+        self.lpips.load()
 
     def update(
         self, samples: Tensor, label: Tensor | Sequence[Any] | None = None, seeds: Sequence[int] | None = None
@@ -168,6 +173,11 @@ class TeacherAlignment(SampleMetric):
         self.add_state("psnr_total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("lpips_total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def load(self) -> None:
+        """Read the network, if LPIPS is wanted."""
+        if self.lpips is not None:
+            self.lpips.load()
 
     def update(self, samples: Tensor, teacher_samples: Tensor | None = None) -> None:
         """Add pairs of uint8 images (N, C, H, W); without the teacher's nothing is counted."""

@@ -61,6 +61,8 @@ class PrecisionRecall(CollectingMetric):
     """
 
     needs_reference = True
+    shows_fidelity = True
+    shows_coverage = True
 
     def __init__(self, num_features: int, neighbours: int = 5) -> None:
         super().__init__(num_features)

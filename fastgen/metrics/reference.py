@@ -17,8 +17,12 @@ from torch import Tensor
 from fastgen.errors import UserError
 from fastgen.files import load_tensors, resolve, save_tensors
 from fastgen.metrics.frechet import moments_of_sums
+from fastgen.metrics.weights import Release, find_weights
 
 FORMAT = 1
+CLEAN_FID = "clean-fid:"
+CLEAN_FID_STATISTICS = "https://www.cs.cmu.edu/~clean-fid/stats"
+"""Where clean-fid publishes statistics, named ``<data set>_<resize>_<split>_<resolution>.npz``."""
 KEY = "fastgen_reference"
 """The one metadata entry of a reference file: JSON (safetensors writes several entries in random order)."""
 
@@ -122,12 +126,17 @@ def write_reference(
 
 
 def read_reference(path: str | os.PathLike[str]) -> Reference:
-    """A reference that ``fastgen stats`` wrote, or an ``.npz`` with ``mu`` and ``sigma`` as EDM and ADM publish it.
+    """A reference that ``fastgen stats`` wrote, or an ``.npz`` with ``mu`` and ``sigma`` as EDM, ADM and clean-fid
+    publish it.
+
+    Args:
+        path: The file, or ``clean-fid:cifar10_clean_train_32`` and the like for one of clean-fid's, taken from
+            PyTorch's cache or downloaded.
 
     Raises:
         UserError: If the file is missing, damaged or something else.
     """
-    found = resolve(path)
+    found = _from_clean_fid(str(path)) if str(path).startswith(CLEAN_FID) else resolve(path)
     if found.is_dir():
         raise UserError(f"'{path}' is a folder, not a reference; write one with 'fastgen stats --data {path} ...'.")
     if found.suffix == ".npz":
@@ -152,6 +161,13 @@ def read_reference(path: str | os.PathLike[str]) -> Reference:
     mean, cov = moments_of_sums(total, outer, count)
     name = f"'{found.name}' (sha256 {sha[:16]})"
     return Reference(mean, cov, count, fingerprint, features, tensors.get("label"), about, name)
+
+
+def _from_clean_fid(name: str) -> Path:
+    file = f"{name.removeprefix(CLEAN_FID)}.npz"
+    return find_weights(
+        None, Release((file,), f"{CLEAN_FID_STATISTICS}/{file}"), f"The reference '{name}'", "reference"
+    )
 
 
 def _read_npz(path: Path) -> Reference:

@@ -143,6 +143,30 @@ def resize_longest(images: Tensor, size: int, filtering: Filter = "bicubic", ant
     return functional.pad(resized, (math.floor(left), math.ceil(left), math.floor(top), math.ceil(top)))
 
 
+def resize_lanczos(images: Tensor, size: int) -> Tensor:
+    """The square centre scaled by Pillow's Lanczos filter, uint8 again; what has the size already is left alone.
+
+    What DMD2 does with samples and references before any metric (Yin et al. 2024, arXiv 2405.14867,
+    ``coco_evaluator.py``).
+
+    Args:
+        images: uint8 (N, C, H, W).
+        size: Height and width of the result.
+    """
+    height, width = images.shape[2:]
+    if height == width == size:
+        return images
+    import numpy as np
+    from PIL import Image
+
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = images[:, :, top : top + side, left : left + side].cpu().flatten(0, 1)
+    resized = [Image.fromarray(one.numpy()).resize((size, size), Image.Resampling.LANCZOS) for one in square]
+    arrays = torch.from_numpy(np.stack([np.asarray(one) for one in resized]))
+    return arrays.unflatten(0, images.shape[:2]).to(images.device)
+
+
 def standardise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """``(images / 255 - mean) / std`` per channel."""
     shape = (1, -1, 1, 1)

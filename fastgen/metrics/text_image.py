@@ -17,7 +17,7 @@ from fastgen.files import sha256
 from fastgen.metrics.base import SampleMetric
 from fastgen.metrics.hf_clip import open_clip_names
 from fastgen.metrics.open_clip_tower import MEAN, STD, OpenClipTower
-from fastgen.metrics.resize import resize_longest, standardise
+from fastgen.metrics.resize import resize_lanczos, resize_longest, standardise
 from fastgen.metrics.weights import Release, find_weights, read_weights
 
 
@@ -36,6 +36,8 @@ class EmbeddingScore(SampleMetric):
         styles: Names of groups of prompts whose means are given as well.
     """
 
+    shows_fidelity = True
+    shows_coverage = True
     name: str
     scale = 1.0
     needs_prompts = True
@@ -54,6 +56,10 @@ class EmbeddingScore(SampleMetric):
         self.add_state("counts", torch.zeros(slots, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("embedding_total", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("embedding_squares", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def load(self) -> None:
+        """Read the network."""
+        self.tower.load()
 
     def pixels(self, images: Tensor) -> Tensor:
         """The network's input for uint8 images (N, 3, H, W)."""
@@ -129,14 +135,15 @@ class CLIPScore(EmbeddingScore):
     """Mean cosine between image and prompt (Hessel et al. 2021, arXiv 2104.08718, without its factor 2.5 and without
     clipping at 0): the ``clip_score`` of text-to-image papers, about 0.3.
 
-    The network and the prefix change the number: SiD-LSG and DMD2 take ViT-g-14 (``laion2b_s12b_b42k``), DMD2 with the
-    prefix "A photo depicts ".
+    The network, the prefix and the size change the number: SiD-LSG and DMD2 take ViT-g-14 (``laion2b_s12b_b42k``), DMD2
+    with the prefix "A photo depicts " and images that are first scaled to 256 pixels by Lanczos.
 
     Args:
         model: open_clip's name.
         weights: ``.safetensors`` file or PyTorch checkpoint; ``None`` for the published file of ``tag``.
         tag: Published weights whose preprocessing is used; ``None`` only for a model without published weights.
         prefix: Put before every prompt.
+        lanczos: Height and width to which the square centre of an image is scaled before anything else.
         styles: Names of groups of prompts whose means are given as well.
     """
 
@@ -148,10 +155,16 @@ class CLIPScore(EmbeddingScore):
         weights: str | None = None,
         tag: str | None = "laion2b_s12b_b42k",
         prefix: str = "",
+        lanczos: int | None = None,
         styles: Sequence[str] = (),
     ) -> None:
         super().__init__(OpenClipTower(model, weights, tag, "CLIPScore"), styles)
         self.prefix = prefix
+        self.lanczos = lanczos
+
+    def pixels(self, images: Tensor) -> Tensor:
+        """As open_clip prepares them, after the first resize if there is one."""
+        return super().pixels(images if self.lanczos is None else resize_lanczos(images, self.lanczos))
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Cosines (N,)."""
@@ -160,7 +173,8 @@ class CLIPScore(EmbeddingScore):
 
     @property
     def preprocessing(self) -> str:
-        return f"{super().preprocessing}/prefix:{self.prefix!r}" if self.prefix else super().preprocessing
+        first = "" if self.lanczos is None else f"lanczos{self.lanczos}+"
+        return first + super().preprocessing + (f"/prefix:{self.prefix!r}" if self.prefix else "")
 
 
 class HPSv2(EmbeddingScore):
@@ -215,12 +229,12 @@ class HPSv2(EmbeddingScore):
 class _PickScoreTower(OpenClipTower):
     """An open_clip network filled from a checkpoint of ``transformers.CLIPModel`` or of open_clip."""
 
-    def load(self, network: nn.Module) -> None:
+    def fill(self, network: nn.Module) -> None:
         tensors = read_weights(self.path)
         if any(name.startswith("vision_model.") for name in tensors):
             network.load_state_dict(open_clip_names(tensors))
         else:
-            super().load(network)
+            super().fill(network)
 
 
 class PickScore(EmbeddingScore):
@@ -284,6 +298,11 @@ class AestheticScore(EmbeddingScore):
     ) -> None:
         super().__init__(OpenClipTower(model, weights, tag, "AestheticScore"))
         self.head_file = head
+
+    def load(self) -> None:
+        """Read the network and the head."""
+        super().load()
+        _ = self.head
 
     @cached_property
     def head_path(self) -> Path:

@@ -23,6 +23,7 @@ class VendiScore(SampleMetric):
         num_features: D.
     """
 
+    shows_coverage = True
     outer: Tensor
     count: Tensor
 

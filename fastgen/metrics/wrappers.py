@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fastgen.errors import UserError
 from fastgen.metrics.features import FeatureExtractor
+from fastgen.metrics.resize import resize_lanczos
 
 
 class WrappedExtractor(FeatureExtractor):
@@ -100,16 +101,4 @@ class Resized(WrappedExtractor):
 
     def change(self, images: Tensor) -> Tensor:
         """The square centres at the size."""
-        height, width = images.shape[2:]
-        if height == width == self.size:
-            return images
-        import numpy as np
-        from PIL import Image
-
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        square = images[:, :, top : top + side, left : left + side].cpu().flatten(0, 1)
-        shape = (self.size, self.size)
-        resized = [Image.fromarray(one.numpy()).resize(shape, Image.Resampling.LANCZOS) for one in square]
-        arrays = torch.from_numpy(np.stack([np.asarray(one) for one in resized]))
-        return arrays.unflatten(0, images.shape[:2]).to(images.device)
+        return resize_lanczos(images, self.size)

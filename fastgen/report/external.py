@@ -1,9 +1,8 @@
 """Result files of judges that live in environments of their own.
 
 GenEval, DPG-Bench, VBench, HPSv3 and VQAScore bring detectors and vision-language models that cannot be installed
-beside this package. ``fastgen sample --layout`` writes what their scripts read; here their results come back. The
-formats of GenEval, DPG-Bench and VBench are those that their repositories write (read there); what HPSv3's
-``benchmark.py`` writes is only known from its documentation, and VQAScore returns a tensor that the user saves.
+beside this package. ``fastgen sample --layout`` writes what their scripts read; here their results come back, in the
+formats that their scripts write (read there, that of HPSv3 in a copy); VQAScore returns a tensor that the user saves.
 """
 
 from __future__ import annotations
@@ -162,42 +161,37 @@ def vbench(path: Path) -> tuple[dict[str, float], int]:
     return values, count
 
 
-SCORE_KEYS = ("reward", "rewards", "score", "scores", "hpsv3", "vqascore")
-
-
-def leaf_scores(value: Any, place: str = "the file") -> list[float]:
-    """The scores in numbers, nested lists, or objects with one of ``SCORE_KEYS``."""
-    if isinstance(value, list):
-        return [
-            number for i, part in enumerate(value, start=1) for number in leaf_scores(part, f"entry {i} of {place}")
-        ]
-    if isinstance(value, dict):
-        key = next((key for key in SCORE_KEYS if key in value), None)
-        if key is None:
-            raise Malformed(f"{place} has none of the keys {', '.join(SCORE_KEYS)}")
-        return leaf_scores(value[key], f"'{key}' of {place}")
-    return [score(value, place)]
-
-
 def hpsv3(path: Path) -> tuple[dict[str, float], int]:
-    """``--output_path`` of HPSv3's ``evaluate/benchmark.py`` (MizzenAI/HPSv3), or scores that the user saved as JSON.
+    """``--output_path`` of HPSv3's ``evaluate/benchmark.py`` (MizzenAI/HPSv3): ``{"statistics": ..., "data": {folder:
+    [{"image_path", "reward", "prompt"}]}}``, or only ``data`` from one of several machines.
 
-    Unverified: the documentation promises "statistics (mean, std, min, max) for each folder" and the detailed results;
-    the names of the keys are not stated. Read are scores one by one (numbers, or objects with ``reward`` or ``score``),
-    also per folder, or else a ``mean`` per folder.
+    ``hpsv3`` is the mean over folders of the mean reward (its ``OVERALL``); of several folders each one's mean is
+    given too. What ``HPSv3RewardInferencer.reward`` returned, (mean, deviation) of each image, is read from lists.
     """
     found = parse_json(path.read_text(encoding="utf-8"))
-    parts = list(found.values()) if isinstance(found, dict) and not set(SCORE_KEYS) & set(found) else [found]
-    if isinstance(found, dict) and "mean" in found:
-        return {"hpsv3": mean([score(found["mean"], "'mean'")])}, 0
-    try:
-        numbers = [number for part in parts for number in leaf_scores(part)]
-        return {"hpsv3": mean(numbers)}, len(numbers)
-    except Malformed:
-        means = [score(part["mean"], "'mean'") for part in parts if isinstance(part, dict) and "mean" in part]
-        if not means:
-            raise
-        return {"hpsv3": mean(means)}, 0
+    folders = found.get("data", found) if isinstance(found, dict) else {"": found}
+    if not isinstance(folders, dict) or not all(isinstance(rewards, list) for rewards in folders.values()):
+        raise Malformed("it is neither a table of folders nor a list of rewards")
+    rewards = {folder: [reward(entry) for entry in entries] for folder, entries in folders.items()}
+    means = {folder: mean(numbers) for folder, numbers in rewards.items()}
+    values = {f"hpsv3_{slug(Path(folder).name)}": value for folder, value in means.items()} if len(means) > 1 else {}
+    return {"hpsv3": mean(means.values()), **values}, sum(map(len, rewards.values()))
+
+
+def reward(entry: Any) -> float:
+    """The reward of one image: a number, the first of a list, or under ``reward``.
+
+    Raises:
+        Malformed: If it is something else.
+    """
+    if isinstance(entry, dict):
+        entry = entry.get("reward")
+    return score(entry[0] if isinstance(entry, list) and entry else entry, "a reward")
+
+
+def flat(value: Any) -> list[float]:
+    """The numbers in nested lists."""
+    return [number for part in value for number in flat(part)] if isinstance(value, list) else [score(value, "a score")]
 
 
 def vqascore(path: Path) -> tuple[dict[str, float], int]:
@@ -218,7 +212,7 @@ def vqascore(path: Path) -> tuple[dict[str, float], int]:
             raise Malformed("it holds no tensor")
         numbers = tensor.double().flatten().tolist()
     else:
-        numbers = leaf_scores(parse_json(path.read_text(encoding="utf-8")))
+        numbers = flat(parse_json(path.read_text(encoding="utf-8")))
     return {"vqascore": mean(numbers)}, len(numbers)
 
 

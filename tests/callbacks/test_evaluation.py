@@ -1,5 +1,4 @@
 import json
-import time
 
 import pytest
 import torch
@@ -8,7 +7,7 @@ from lightning.pytorch.loggers import CSVLogger
 from tiny import TinyData, TinyDistiller, TinySuite, trainer, weights
 
 from fastgen.callbacks import EMA, Checkpoint, ConstantEMA, Evaluate
-from fastgen.callbacks.evaluation import table
+from fastgen.callbacks.rows import table
 from fastgen.errors import UserError
 from fastgen.randomness import Draws
 
@@ -131,23 +130,33 @@ def test_teacher_is_measured_once_and_survives_resume(tmp_path):
         assert rows[-1]["training_seconds"] > rows_of(tmp_path / "a")[-1]["training_seconds"]
 
 
-def test_evaluation_time_is_not_training_time(tmp_path):
+def test_a_teacher_that_is_asked_for_later_is_measured(tmp_path):
+    def run(folder, max_steps, **options):
+        callbacks = [EMA(), Evaluate(TinySuite(), count=4, batch_size=4, teacher_once=False, **options), Checkpoint()]
+        last = tmp_path / "a" / "checkpoints" / "last.ckpt"
+        ckpt = {"ckpt_path": last, "weights_only": True} if last.exists() else {}
+        trainer(tmp_path / folder, callbacks, max_steps=max_steps).fit(TinyDistiller(), TinyData(), **ckpt)
+        return [row["role"] for row in rows_of(tmp_path / folder)]
+
+    assert run("a", 2, teacher=False) == ["average"]
+    assert run("b", 4, teacher=True) == ["teacher", "average"]
+
+
+def test_evaluation_time_is_not_training_time(tmp_path, clock):
     class Slow(TinySuite):
         def compute(self):
-            time.sleep(0.3)
+            clock.now += 300
             return super().compute()
 
     class SlowBatches(Callback):
         def on_train_batch_start(self, trainer, method, batch, batch_idx):
-            time.sleep(0.02)
+            clock.now += 2
 
     evaluate = Evaluate(Slow(), count=2, batch_size=2, every_n_steps=1, teacher=False, teacher_once=False)
     trainer(tmp_path, [evaluate, SlowBatches()], max_steps=5).fit(TinyDistiller(), TinyData())
     rows = rows_of(tmp_path)
-    assert all(row["evaluation_seconds"] >= 0.3 for row in rows)
-    assert 0.1 <= rows[-1]["training_seconds"] < 1.0
-    seconds = [row["training_seconds"] for row in rows]
-    assert seconds == sorted(seconds)
+    assert [row["evaluation_seconds"] for row in rows] == [300.0] * 5
+    assert [row["training_seconds"] for row in rows] == [2.0, 4.0, 6.0, 8.0, 10.0]
 
 
 def test_stop_request_ends_the_evaluation(tmp_path):

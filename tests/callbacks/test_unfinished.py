@@ -176,7 +176,7 @@ def test_sigterm_keeps_what_was_measured(tmp_path, ckpt, capsys):
 
 def test_data_free_methods_are_compared_with_the_teacher(tmp_path):
     method = TinyDistiller(SHAPE)
-    suite = ImageMetrics(Pixels(2, 1), metrics=["frechet", "kid"])
+    suite = ImageMetrics(Pixels(2, 1), metrics=["frechet", "kid", "vendi"])
     evaluate = Evaluate(suite, count=50, batch_size=7, every_n_steps=2, seed=100)
     trainer(tmp_path, [EMA(), evaluate], max_steps=4).fit(method, NoImages(SHAPE))
     rows = rows_of(tmp_path)
@@ -192,7 +192,7 @@ def test_data_free_methods_are_compared_with_the_teacher(tmp_path):
     for row, role in ((rows[0], "teacher"), (rows[-1], "average")):
         expected = frechet_distance(*features(100, role), *teacher)
         assert row["values"]["frechet_to_teacher"] == pytest.approx(expected, rel=1e-6, abs=1e-10)
-        assert set(row["values"]) == {"frechet_to_teacher", "kid_to_teacher", "count", "reference_count"}
+        assert set(row["values"]) == {"frechet_to_teacher", "kid_to_teacher", "vendi", "count", "reference_count"}
 
 
 def test_without_teacher_and_data_there_is_one_sentence(tmp_path):

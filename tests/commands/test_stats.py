@@ -73,7 +73,7 @@ def test_nested_extractor(pictures: Path, tmp_path: Path):
     nested = ["--extractor=CentreCrop", "--extractor.size=4", "--extractor.extractor=Pixels"]
     nested += ["--extractor.extractor.size=2", "--extractor.extractor.channels=1"]
     assert fastgen("stats", f"--data={pictures}", *nested, f"--out={out}", "--color=grey", "--device=cpu") == 0
-    assert read_reference(out).fingerprint.startswith("crop4+pixels/mean2x2x1/")
+    assert read_reference(out).fingerprint.startswith("crop4+plumbing_pixels/mean2x2x1/")
 
 
 def broken(folder: Path) -> Path:

@@ -10,12 +10,11 @@ import torch
 from fastgen.data.digits import Digits
 from fastgen.errors import UserError
 from fastgen.files import ASSETS, sha256
-from fastgen.metrics import classifier
+from fastgen.metrics import ImageMetrics, classifier
 from fastgen.metrics.accuracy import ClassAccuracy
 from fastgen.metrics.classifier import SHIPPED_SHA256, DigitsClassifier
-from fastgen.metrics.features import Pixels
 from fastgen.metrics.images import to_uint8
-from fastgen.metrics.suites import ImageMetrics
+from fastgen.metrics.plumbing import Pixels, RandomConvolutions
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +114,24 @@ def test_pixels_and_missing_reference() -> None:
     torch.testing.assert_close(Pixels(1)(images), images.float().mean((2, 3)) / 255)
     with pytest.raises(UserError, match="channels"):
         Pixels(size=2, channels=1)(images)
+
+
+def test_random_convolutions_are_the_same_everywhere_and_labelled() -> None:
+    images = torch.randint(256, (9, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    torch.manual_seed(1)
+    extractor = RandomConvolutions(width=16)
+    features = extractor(images)
+    torch.manual_seed(2)
+    torch.testing.assert_close(RandomConvolutions(width=16)(images), features, rtol=0, atol=0)
+    maps = images.double() / 127.5 - 1
+    for number, weight in enumerate(extractor.network.double().state_dict().values()):
+        maps = torch.nn.functional.conv2d(maps, weight, stride=1 + (number > 0), padding=1).relu()
+    assert maps.shape == (9, 16, 4, 4) and features.shape == (9, extractor.num_features)
+    torch.testing.assert_close(features[:, :16].double(), maps.mean((2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(features[:, 16:].double(), maps.std((2, 3), correction=0), rtol=1e-4, atol=1e-5)
+    assert {kind().fingerprint()[:9] for kind in (RandomConvolutions, Pixels)} == {"plumbing_"}
+    with pytest.raises(UserError, match="'channels'"):
+        RandomConvolutions(channels=1)(images)
 
 
 def test_accuracy() -> None:

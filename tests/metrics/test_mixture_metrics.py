@@ -10,6 +10,7 @@ import torch
 from fastgen.denoisers.analytic import GaussianDenoiser, MixtureDenoiser
 from fastgen.denoisers.mixtures import ImageMixture, RingMixture
 from fastgen.errors import UserError
+from fastgen.metrics import MixtureMetrics
 from fastgen.metrics.kernel import gaussian_kernel, mean_across
 from fastgen.metrics.mixture import (
     LawKernelDistance,
@@ -19,7 +20,6 @@ from fastgen.metrics.mixture import (
     squared_deviations,
     wasserstein2,
 )
-from fastgen.metrics.suites import MixtureMetrics
 from fastgen.processes import EDM
 
 

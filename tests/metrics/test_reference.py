@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import unplug
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fastgen.errors import UserError
-from fastgen.metrics.features import Pixels
+from fastgen.metrics import ImageMetrics
 from fastgen.metrics.frechet import FrechetDistance, frechet_distance, moments
+from fastgen.metrics.plumbing import Pixels
 from fastgen.metrics.reference import KEY, read_reference, write_reference
-from fastgen.metrics.suites import ImageMetrics
 
 EXTRACTOR = Pixels(size=2, channels=1)
 
@@ -71,6 +72,19 @@ def test_edm_npz(tmp_path: Path):
     expected = frechet_distance(*moments(EXTRACTOR(images(50, 1))), mean, cov)
     assert numbers["frechet"] == pytest.approx(expected) and 1 < numbers["vendi"] < 4
     assert "reference_count" not in numbers  # the file does not say
+
+
+def test_statistics_of_clean_fid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """From the cache; offline one sentence names file and address."""
+    unplug(monkeypatch, tmp_path)
+    with pytest.raises(UserError, match=r"'cifar10_clean_train_32\.npz'.*cmu\.edu/~clean-fid/stats.*as 'reference'"):
+        read_reference("clean-fid:cifar10_clean_train_32")
+    mean, cov = moments(EXTRACTOR(images(60, 0)))
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True, exist_ok=True)
+    np.savez(cache / "cifar10_clean_train_32.npz", mu=mean.numpy(), sigma=cov.numpy())
+    found = read_reference("clean-fid:cifar10_clean_train_32")
+    assert torch.equal(found.mean, mean) and torch.equal(found.cov, cov) and "cifar10_clean_train_32" in found.name
 
 
 def damaged(path: Path) -> Path:

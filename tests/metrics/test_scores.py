@@ -11,10 +11,10 @@ from PIL import Image
 from torch import nn
 
 from fastgen.errors import UserError
+from fastgen.metrics import ImageMetrics
 from fastgen.metrics.cmmd import CMMD, cmmd
-from fastgen.metrics.features import Pixels
 from fastgen.metrics.inception_score import InceptionScore, inception_score
-from fastgen.metrics.suites import ImageMetrics
+from fastgen.metrics.plumbing import Pixels
 from fastgen.metrics.vendi import VendiScore
 from fastgen.metrics.wrappers import CentreCrop, Resized
 
@@ -116,7 +116,7 @@ def test_centre_crop_reads_the_centre():
     images = torch.randint(256, (6, 3, 12, 9), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     crop = CentreCrop(Pixels(size=2), size=4)
     torch.testing.assert_close(crop(images), Pixels(size=2)(images[:, :, 4:8, 2:6]))
-    assert crop.num_features == 12 and crop.fingerprint().startswith("crop4+pixels/")
+    assert crop.num_features == 12 and crop.fingerprint().startswith("crop4+plumbing_pixels/")
     assert crop.fingerprint() != CentreCrop(Pixels(size=2), size=5).fingerprint()
     with pytest.raises(UserError, match="crop of 10 pixels"):
         CentreCrop(Pixels(size=2), size=10)(images)
@@ -148,4 +148,4 @@ def test_resized_is_pillows_lanczos():
         assert (result.permute(1, 2, 0).numpy() == expected).all()
     resized = Resized(Pixels(size=8), size=8)
     torch.testing.assert_close(resized(images), Pixels(size=8)(seen))
-    assert resized.change(seen) is seen and resized.fingerprint().startswith("lanczos8+pixels/")
+    assert resized.change(seen) is seen and resized.fingerprint().startswith("lanczos8+plumbing_pixels/")

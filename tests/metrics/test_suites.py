@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastgen.denoisers.mixtures import RingMixture
 from fastgen.errors import UserError
-from fastgen.metrics.features import Pixels
+from fastgen.metrics import CombinedMetrics, ImageMetrics, MixtureMetrics
 from fastgen.metrics.frechet import frechet_distance, moments
-from fastgen.metrics.suites import CombinedMetrics, ImageMetrics
+from fastgen.metrics.plumbing import Pixels
+from fastgen.processes import EDM
+from fastgen.report.kinds import kind_of
 
 ALL = ["frechet", "floor", "kid", "precision_recall", "accuracy", "inception_score", "cmmd", "vendi"]
 
@@ -50,6 +53,41 @@ def test_all_metrics_from_one_forward_pass():
         numbers
     )
     assert all(metric.state_dict() == {} for metric in suite.metrics().values())
+
+
+def test_what_a_metric_says_it_shows_is_what_tables_take_it_for():
+    image = ImageMetrics(Classifier(), metrics=[*ALL, "duplicates"])
+    image.set_reference({"samples": images(80, 0)})
+    image.update(images(60, 1), torch.arange(60) % 3)
+    law = MixtureMetrics(lambda: RingMixture(EDM(), num_classes=2))
+    law.update(torch.randn(50, 2), torch.arange(50) % 2)
+    for suite in (image, law):
+        for name, metric in suite.metrics().items():
+            aspects = {kind_of(number)[0] for number in metric.compute()}
+            assert ("fidelity" in aspects, "coverage" in aspects) == (metric.shows_fidelity, metric.shows_coverage), (
+                name
+            )
+
+
+@pytest.mark.parametrize(
+    ("names", "lone"),
+    [
+        (["frechet"], "frechet"),
+        (["kid", "duplicates", "accuracy"], "kid, accuracy"),
+        (["frechet", "vendi"], None),
+        (["precision_recall"], None),
+        (["duplicates"], None),
+        (None, None),
+    ],
+)
+def test_fidelity_needs_coverage(names: list | None, lone: str | None):
+    suite = ImageMetrics(Pixels(2, 1), metrics=names)
+    if lone is None:
+        suite.refuse_lone_fidelity()
+        return
+    with pytest.raises(UserError, match=f"measure {lone} but no coverage"):
+        suite.refuse_lone_fidelity()
+    CombinedMetrics([suite, ImageMetrics(Pixels(2, 1), metrics=["vendi"])]).refuse_lone_fidelity()
 
 
 def test_default_is_what_it_was():

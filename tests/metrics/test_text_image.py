@@ -6,10 +6,12 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import tiny_clip
 import torch
+from PIL import Image
 from tiny_clip import PROMPTS, pictures
 
 from fastgen.errors import UserError
@@ -75,6 +77,18 @@ def test_a_prefix_is_part_of_the_text_and_of_the_fingerprint(weights: str) -> No
     image, text = directly(pictures(), [prefix + prompt for prompt in PROMPTS], weights)
     assert measure(metric, pictures())["clip_score"] == pytest.approx(float((image * text).sum(1).mean()), abs=2e-4)
     assert "prefix:'A photo depicts '" in metric.fingerprint()
+
+
+def test_images_can_be_scaled_first(weights: str) -> None:
+    """As DMD2's ``coco_evaluator.py``: the square centre, Pillow's Lanczos, then open_clip's own resize."""
+    images = pictures(5, 40, 70)
+    squares = [tiny_clip.as_pillow(image[:, :, 15:55]).resize((24, 24), Image.Resampling.LANCZOS) for image in images]
+    scaled = torch.stack([torch.from_numpy(np.array(square)).permute(2, 0, 1) for square in squares])
+    image, text = directly(scaled, PROMPTS, weights)
+    metric = CLIPScore(tiny_clip.NAME, weights, tag=None, lanczos=24)
+    assert measure(metric, images)["clip_score"] == pytest.approx(float((image * text).sum(1).mean()), abs=2e-4)
+    assert measure(CLIPScore(tiny_clip.NAME, weights, tag=None), images) != measure(metric, images)
+    assert "/lanczos24+shortest/" in metric.fingerprint()
 
 
 def test_hps_equals_the_official_recipe(folder: Path) -> None:

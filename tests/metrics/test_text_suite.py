@@ -20,6 +20,7 @@ from fastgen.metrics.base import MetricSuite
 from fastgen.metrics.perceptual import PairwiseLPIPS, TeacherAlignment
 from fastgen.metrics.text_image import AestheticScore, CLIPScore, HPSv2
 from fastgen.metrics.text_suite import TextImageMetrics
+from fastgen.report.kinds import kind_of
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,10 @@ def test_all_numbers(files: dict[str, str]) -> None:
         assert name in numbers
     # A fidelity number never stands alone.
     assert {"clip_score_diversity", "hps_v2.1_diversity", "aesthetic_diversity"} < numbers.keys()
+    for name, metric in suite.metrics().items():
+        aspects = {kind_of(number)[0] for number in metric.compute()}
+        shown = "fidelity" in aspects, "coverage" in aspects
+        assert shown == (metric.shows_fidelity, metric.shows_coverage), name
     direct = CLIPScore(tiny_clip.NAME, files["clip"], tag=None)
     direct.update(images, PROMPTS * 2)
     assert numbers["clip_score"] == pytest.approx(direct.compute()["clip_score"], rel=1e-6)

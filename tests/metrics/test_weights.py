@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import unplug
 from safetensors.torch import save_file
 
 from fastgen.errors import UserError
@@ -27,14 +28,7 @@ IMAGES = torch.zeros(1, 3, 96, 96, dtype=torch.uint8)
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No cache and no network, without waiting for either."""
-
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise urllib.error.URLError("Name or service not known")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *args: None)
+    unplug(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -53,20 +53,32 @@ def test_vbench_dimensions(tmp_path):
     assert read_scores("vbench", str(file)) == ({"vbench_aesthetic_quality": 0.6, "vbench_color": 0.25}, 2)
 
 
+def hpsv3_file(**folders: list[float]) -> dict[str, object]:
+    """As ``calculate_category_stats`` and ``main`` of ``evaluate/benchmark.py`` write it."""
+    data = {
+        f"out/{name}": [{"image_path": f"{k}.png", "reward": reward, "prompt": "a"} for k, reward in enumerate(rewards)]
+        for name, rewards in folders.items()
+    }
+    means = [sum(rewards) / len(rewards) for rewards in folders.values()]
+    statistics = {name: {"count": len(data[name]), "mean": mean} for name, mean in zip(data, means, strict=True)}
+    overall = {"count": sum(map(len, data.values())), "mean": sum(means) / len(means), "std": 0.1, "min": 0, "max": 9}
+    return {"statistics": statistics | {"OVERALL": overall}, "data": data}
+
+
 @pytest.mark.parametrize(
-    ("content", "mean", "count"),
+    ("content", "values", "count"),
     [
-        ([1.0, 3.0], 2.0, 2),
-        ([{"image": "a", "reward": 4.0}, {"image": "b", "reward": 8.0}], 6.0, 2),
-        ({"folder": {"mean": 7.5, "std": 1.0, "min": 0, "max": 9}}, 7.5, 0),
-        ({"folder": {"mean": 7.5, "rewards": [6.0, 8.0, 10.0]}}, 8.0, 3),
-        ({"mean": 3.0, "std": 0.1}, 3.0, 0),
+        (hpsv3_file(samples=[4.0, 8.0]), {"hpsv3": 6.0}, 2),
+        (hpsv3_file(anime=[4.0], photo=[6.0, 8.0]), {"hpsv3": 5.5, "hpsv3_anime": 4.0, "hpsv3_photo": 7.0}, 3),
+        (hpsv3_file(samples=[4.0, 8.0])["data"], {"hpsv3": 6.0}, 2),  # one of several machines
+        ([1.0, 3.0], {"hpsv3": 2.0}, 2),
+        ([[1.0, 50.0], [3.0, 70.0]], {"hpsv3": 2.0}, 2),  # mean and deviation of each image
     ],
 )
-def test_hpsv3_means(tmp_path, content, mean, count):
+def test_hpsv3_means(tmp_path, content, values, count):
     file = tmp_path / "hpsv3.json"
     file.write_text(json.dumps(content))
-    assert read_scores("hpsv3", str(file)) == ({"hpsv3": mean}, count)
+    assert read_scores("hpsv3", str(file)) == (values, count)
 
 
 def test_vqascore_tensors_and_lists(tmp_path):
@@ -85,7 +97,9 @@ BAD = [
     ("dpg", "a.png, 1.0, yes\n", "the mean of 'a.png' is no number"),
     ("vbench", "[1]", "it is no object of dimensions"),
     ("vbench", '{"color": ["high"]}', "the score of 'color' is no number"),
-    ("hpsv3", '[{"prompt": "x"}]', "has none of the keys"),
+    ("hpsv3", '[{"prompt": "x"}]', "a reward is no number"),
+    ("hpsv3", '{"statistics": {}, "data": 3}', "neither a table of folders nor a list"),
+    ("hpsv3", '{"data": {"a": []}}', "it holds no score"),
     ("hpsv3", "[NaN]", "a score is not finite"),
     ("vqascore", "[]", "it holds no score"),
 ]

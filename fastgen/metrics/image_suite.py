@@ -1,25 +1,23 @@
-"""Sets of metrics that share their work, as a config names them."""
+"""The suite for images: metrics that share one forward pass of an extractor."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
 from fastgen.metrics.accuracy import ClassAccuracy
 from fastgen.metrics.base import CollectingMetric, MetricSuite, SampleMetric
 from fastgen.metrics.cmmd import CMMD
 from fastgen.metrics.duplicates import DuplicateRate
-from fastgen.metrics.features import FeatureExtractor, state_digest
+from fastgen.metrics.features import FeatureExtractor
 from fastgen.metrics.frechet import FrechetDistance, FrechetRatio
 from fastgen.metrics.images import to_uint8
 from fastgen.metrics.inception_score import InceptionScore
 from fastgen.metrics.kernel import KernelDistance
-from fastgen.metrics.mixture import LawKernelDistance, LawLikelihood, ModeCoverage, WassersteinDistance
 from fastgen.metrics.precision_recall import PrecisionRecall
 from fastgen.metrics.reference import Reference, read_reference
 from fastgen.metrics.vendi import VendiScore
@@ -56,8 +54,9 @@ class ImageMetrics(MetricSuite):
     Args:
         extractor: Network whose features are compared, e.g. ``DigitsClassifier``.
         metrics: What to measure; default frechet, floor, kid, precision_recall and accuracy.
-        reference: File of ``fastgen stats`` or EDM ``.npz`` to compare with, instead of the data module's images.
-            Without the features of single images in it, of what compares only ``frechet`` can be measured.
+        reference: File of ``fastgen stats`` or EDM ``.npz`` to compare with, or e.g.
+            ``clean-fid:cifar10_clean_train_32``, instead of the data module's images. Without the features of single
+            images in it, of what compares only ``frechet`` can be measured.
         reference_count: Number of images that the reference file must stand for.
         neighbours: k of precision and recall.
         floor_splits: Random halvings of the reference for the ratio to the floor.
@@ -128,6 +127,14 @@ class ImageMetrics(MetricSuite):
             )
         return logits
 
+    def load(self) -> None:
+        """Read the network and the reference."""
+        self.extractor.load()
+        if "inception_score" in self._on_features:
+            self.scores(torch.zeros(1, self.extractor.num_features, device=self.device))
+        if self.reference is not None and not self.reference_name:
+            self._compare_with(read_reference(self.reference))
+
     @property
     def needs_reference(self) -> bool:
         """Whether the data module (or the teacher) must give images: not if there is a file."""
@@ -135,11 +142,10 @@ class ImageMetrics(MetricSuite):
 
     def set_reference(self, reference: Mapping[str, Tensor] | None) -> None:
         """Compare with the file, or else with images, uint8 or in [-1, 1]."""
-        if "inception_score" in self._on_features:
-            self.scores(torch.zeros(1, self.extractor.num_features, device=self.device))
+        self.load()
         if self.reference is not None:
-            self._compare_with(read_reference(self.reference))
-        elif reference is not None:
+            return
+        if reference is not None:
             images = reference["samples"]
             features = torch.cat([self.extractor(to_uint8(part)) for part in images.split(self.batch_size)])
             for metric in self._on_features.values():
@@ -228,179 +234,3 @@ class ImageMetrics(MetricSuite):
     def fingerprint(self) -> str:
         """The extractor's."""
         return self.extractor.fingerprint()
-
-
-class CombinedMetrics(MetricSuite):
-    """Several suites on the same samples, e.g. two extractors, or images and text.
-
-    Args:
-        suites: The suites. Where two give a number of one name, give one of them a ``prefix``.
-    """
-
-    def __init__(self, suites: list[MetricSuite]) -> None:
-        super().__init__()
-        if not suites:
-            raise UserError("CombinedMetrics have no suites; give at least one.")
-        self.suites = suites
-
-    def metrics(self) -> Mapping[str, SampleMetric]:
-        """The members of all suites, as ``<number of the suite>/<name>``."""
-        return {
-            f"{i}/{name}": metric for i, suite in enumerate(self.suites) for name, metric in suite.metrics().items()
-        }
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether any suite does."""
-        return any(suite.needs_reference for suite in self.suites)
-
-    def set_reference(self, reference: Mapping[str, Tensor] | None) -> None:
-        """Each suite that needs one gets the reference."""
-        for suite in self.suites:
-            suite.set_reference(reference if suite.needs_reference else None)
-        self._name_reference()
-
-    def refer_to_teacher(self) -> None:
-        """Each suite that needs a reference takes the samples."""
-        for suite in self.suites:
-            if suite.needs_reference:
-                suite.refer_to_teacher()
-            else:
-                suite.set_reference(None)
-        self._name_reference()
-        self.reset()
-
-    @property
-    def wants_teacher(self) -> int:
-        """The most that any suite wants."""
-        return max(suite.wants_teacher for suite in self.suites)
-
-    def remember_teacher(self, samples: Tensor, seeds: Sequence[int]) -> None:
-        """Every suite keeps what it wants."""
-        for suite in self.suites:
-            suite.remember_teacher(samples, seeds)
-
-    def _name_reference(self) -> None:
-        self.reference_name = ", ".join(dict.fromkeys(s.reference_name for s in self.suites if s.reference_name))
-
-    def update(self, samples: Tensor, label: Tensor | None = None) -> None:
-        """Every suite takes the samples in."""
-        for suite in self.suites:
-            suite.update(samples, label)
-
-    def observe(self, samples: Tensor, condition: Mapping[str, Any], seeds: Sequence[int]) -> None:
-        """Every suite takes the samples in."""
-        for suite in self.suites:
-            suite.observe(samples, condition, seeds)
-
-    def compute(self) -> dict[str, float]:
-        """The numbers of all suites.
-
-        Raises:
-            UserError: If two suites give different numbers one name.
-        """
-        numbers: dict[str, float] = {}
-        for suite in self.suites:
-            for name, value in suite.compute().items():
-                if numbers.get(name, value) != value:
-                    raise UserError(f"Two suites give a number '{name}'; give one of them another prefix.")
-                numbers[name] = value
-        return numbers
-
-    def reset(self) -> None:
-        """Forget the samples in every suite."""
-        for suite in self.suites:
-            suite.reset()
-
-    def partial_state(self) -> dict[str, Tensor]:
-        """What the suites took in."""
-        return {f"{i}/{k}": v for i, suite in enumerate(self.suites) for k, v in suite.partial_state().items()}
-
-    def add_partial_state(self, state: Mapping[str, Tensor]) -> None:
-        """Go on as if ``state`` had been taken in."""
-        for i, suite in enumerate(self.suites):
-            prefix = f"{i}/"
-            suite.add_partial_state({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-
-    def to(self, device: torch.device | str) -> CombinedMetrics:
-        """Work on ``device``."""
-        self.device = torch.device(device)
-        for suite in self.suites:
-            suite.to(device)
-        return self
-
-    def fingerprint(self) -> str:
-        """Those of all suites."""
-        return " + ".join(dict.fromkeys(suite.fingerprint() for suite in self.suites))
-
-
-class MixtureMetrics(MetricSuite):
-    """Exact distances to a known law.
-
-    Numbers: ``wasserstein2``, ``wasserstein2_floor``, ``sliced_wasserstein2``, ``mmd2``, ``nll``, ``mode_coverage``,
-    ``modes_found``, ``mode_kl``, ``high_quality``, ``accuracy`` (if the law has classes and samples have labels) and
-    ``count``. The reference is the law itself: every rank draws the same fresh samples of it.
-
-    Args:
-        distribution: The law, a mixture such as ``RingMixture``.
-        exact_count: Largest number of samples for the exact transport distance.
-        radius: How many standard deviations from its mode a good sample is at most.
-        found_share: Part of its expected number of good samples that makes a mode count as found.
-    """
-
-    def __init__(
-        self,
-        distribution: Callable[[], Denoiser],
-        exact_count: int = 1000,
-        radius: float = 3.0,
-        found_share: float = 0.2,
-    ) -> None:
-        super().__init__()
-        law: Any = distribution()
-        if not hasattr(law, "responsibilities") or bool((law.variances <= 0).any()):
-            raise UserError(
-                f"MixtureMetrics measure a mixture with positive standard deviations, not {type(law).__name__}; "
-                "give one such as RingMixture."
-            )
-        self.law = law
-        self._accuracy = ClassAccuracy()
-        self._on_samples: dict[str, SampleMetric] = {
-            "transport": WassersteinDistance(law, exact_count),
-            "kernel": LawKernelDistance(law),
-            "likelihood": LawLikelihood(law),
-            "modes": ModeCoverage(law, radius, found_share),
-        }
-
-    def metrics(self) -> Mapping[str, SampleMetric]:
-        """The members."""
-        return {**self._on_samples, "accuracy": self._accuracy}
-
-    def set_reference(self, reference: Mapping[str, Tensor] | None) -> None:
-        """Nothing to do: the law is the reference."""
-
-    def update(self, samples: Tensor, label: Tensor | None = None) -> None:
-        """Take in samples (B, ...) in the law's space."""
-        if samples.shape[1:] != self.law.sample_shape:
-            raise UserError(
-                f"MixtureMetrics expect samples of shape {self.law.sample_shape}, got {tuple(samples.shape[1:])}; "
-                "give the metrics the law of the data."
-            )
-        samples = samples.to(self.device)
-        label = None if label is None or self.law.num_classes == 0 else label.to(self.device)
-        for metric in self._on_samples.values():
-            metric.update(samples, label)
-        of_class = self.law.responsibilities(samples)
-        if label is not None:
-            by_class = of_class.new_zeros(len(samples), self.law.num_classes)
-            of_class = by_class.index_add(1, self.law.classes, of_class)
-        self._accuracy.update(of_class, label)
-
-    def to(self, device: torch.device | str) -> MixtureMetrics:
-        """Work on ``device``."""
-        super().to(device)
-        self.law.to(device)
-        return self
-
-    def fingerprint(self) -> str:
-        """Name and parameters of the law."""
-        return f"{type(self.law).__name__}/sha256:{state_digest(self.law)[:16]}"

@@ -1,0 +1,54 @@
+"""The lines of ``metrics.jsonl`` and the table made of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+"""One line of ``metrics.jsonl``."""
+
+
+def cell(row: Row, name: str) -> str:
+    """A number with its ratio to the teacher's, e.g. ``0.5 (2.00x)``."""
+    if name not in row["values"]:
+        return ""
+    ratio = row["ratio_to_teacher"].get(name)
+    return f"{row['values'][name]:.4g}" + ("" if ratio is None else f" ({ratio:.2f}x)")
+
+
+def table(rows: list[Row], upright: bool = False) -> str:
+    """Rows as an aligned Markdown table; ``upright`` gives every metric a line instead of a column."""
+    names = list(dict.fromkeys(name for row in rows for name in row["values"]))
+    lines = [["updates", "role", "calls", *names]]
+    for row in rows:
+        updates = "" if row["role"] == "teacher" else str(row["student_updates"])
+        lines.append([updates, row["role"], str(row["nfe"]), *(cell(row, name) for name in names)])
+    if upright:
+        lines = [list(line) for line in zip(*lines, strict=True)]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(lines[0]))]
+    lines.insert(1, ["-" * width for width in widths])
+    padded = [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in lines]
+    return "".join(f"| {' | '.join(texts)} |\n" for texts in padded)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows that were written so far; a line cut short by a crash is left out."""
+    rows: list[Row] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+def ratios(values: Mapping[str, float], teacher: Mapping[str, float]) -> dict[str, float]:
+    """Each number divided by the teacher's, without those that do not depend on the sampler."""
+    return {
+        name: value / teacher[name]
+        for name, value in values.items()
+        if teacher.get(name) and not name.endswith(("count", "floor"))
+    }
