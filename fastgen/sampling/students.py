@@ -84,7 +84,7 @@ class StudentSampler:
         if self.times is not None and count == len(self.times):
             return self.times
         first = self.times[0] if self.times is not None else self.first_time(process)
-        return [first] if count == 1 else process.grid(count, first)
+        return [first] if count == 1 else process.student_grid(count, first)
 
     def first_time(self, process: Process) -> float:
         """Where the first call happens, unless ``times`` say it."""
