@@ -108,6 +108,10 @@ class Process(ABC):
         first = self.t_max if start is None else start
         return [first + (self.t_clean - first) * i / steps for i in range(steps)]
 
+    def student_grid(self, steps: int, start: float | None = None) -> list[float]:
+        """``steps`` decreasing times from ``start`` at which a few-step student is called."""
+        return self.grid(steps, start)
+
     def position(self, u: Tensor) -> Tensor:
         """The time at fraction ``u`` in [0, 1] of the levels that networks of this process are trained at."""
         return u * self.t_max
@@ -283,6 +287,10 @@ class EDM(Process):
         first = self.t_max if start is None else start
         low, high = min(self.sigma_min, first) ** (1 / self.rho), first ** (1 / self.rho)
         return [(high + i / max(steps - 1, 1) * (low - high)) ** self.rho for i in range(steps)]
+
+    def student_grid(self, steps: int, start: float | None = None) -> list[float]:
+        """Without ``sigma_min``, where there is so little noise that a call changes nothing."""
+        return self.grid(steps + 1, start)[:-1]
 
 
 class VP(Process):

@@ -204,6 +204,16 @@ def test_grids():
     assert EDM().position(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist() == pytest.approx([0.002, 80.0])
 
 
+def test_no_call_of_a_student_is_spent_on_clean_samples():
+    """Two calls from 20 are at 20 and 0.82, the middle of the rho grid down to sigma_min, not at 20 and sigma_min."""
+    middle = (0.5 * (20.0 ** (1 / 7) + 0.002 ** (1 / 7))) ** 7
+    assert EDM().student_grid(2, 20.0) == pytest.approx([20.0, middle])
+    assert EDM().student_grid(4) == pytest.approx(EDM().grid(5)[:4])
+    assert EDM().student_grid(1) == pytest.approx([80.0])
+    for process in (VP(), RectifiedFlow(), TrigFlow()):
+        assert process.student_grid(4) == process.grid(4)
+
+
 def test_grid_begins_at_its_start_and_decreases(process):
     start = 0.6 * process.t_max
     grid = process.grid(5, start)

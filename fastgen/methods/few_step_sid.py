@@ -7,7 +7,7 @@ from typing import Any
 from fastgen.conditions import Guidance
 from fastgen.methods.sid import SiD
 from fastgen.objectives.score_matching import DenoisingLoss
-from fastgen.sampling.students import MixtureSampler, StudentSampler
+from fastgen.sampling.students import StudentSampler
 from fastgen.times import TimeLaw, UniformTime
 
 
@@ -15,14 +15,11 @@ class FewStepSiD(SiD):
     """Few-Step Diffusion via Score identity Distillation (Zhou et al. 2025, arXiv 2505.12674).
 
     SiD on the uniform mixture of what the student's steps put out: its own chain with fresh noise between the steps,
-    every sample's cut at a random step of its own (``MixtureSampler``), the gradient through that step alone. One
-    student and one critic without a step input serve all steps. The data are an optimum for every step, but only the
-    mixture is matched: what one step makes too seldom, another may make too often.
-
-    Guidance is a policy of the teacher's and the critic's scales: Zero-CFG (the default: the critic never sees the
-    condition, so that the difference of the scores carries it), Anti-CFG (``critic`` below zero; the paper's scale is
-    not verified) or SiD-LSG's; see ``Guidance``. The adversarial variant adds ``extras: [GAN]`` on the critic's
-    features, which keep the condition.
+    cut at a random step, the gradient through that step alone. The optimum of every step is the data, so one student
+    and one critic without a step input serve all steps. Guidance is a policy of the teacher's and the critic's scales:
+    Zero-CFG (the default: the critic never sees the condition, so that the difference of the scores carries it),
+    Anti-CFG (``critic`` below zero; the paper's scale is not verified) or SiD-LSG's; see ``Guidance``. The adversarial
+    variant adds ``extras: [GAN]`` on the critic's features, which keep the condition.
 
     Args:
         sampler: Default four calls from noise level 2.5 (step 625 of Stable Diffusion) evenly down to data.
@@ -44,7 +41,7 @@ class FewStepSiD(SiD):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            sampler=sampler or MixtureSampler(level=2.5, steps=4),
+            sampler=sampler or StudentSampler(level=2.5, steps=4),
             renoise_time=renoise_time or UniformTime(0.02, 0.98),
             critic_time=critic_time or UniformTime(0.02, 0.98),
             critic_objective=critic_objective or DenoisingLoss("noise", "one", "sum"),

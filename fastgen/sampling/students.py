@@ -85,7 +85,7 @@ class StudentSampler:
         if self.times is not None and count == len(self.times):
             return self.times
         first = self.times[0] if self.times is not None else self.first_time(process)
-        return [first] if count == 1 else process.grid(count, first)
+        return [first] if count == 1 else process.student_grid(count, first)
 
     def first_time(self, process: Process) -> float:
         """Where the first call happens, unless ``times`` say it."""
@@ -112,49 +112,18 @@ class StudentSampler:
             x0 (B, ...) and the time of the last call (B,).
         """
         process = denoiser.process
+        shape = denoiser.sample_shape
         t = torch.full((len(draws),), times[0], dtype=torch.float64, device=draws.device)
-        x_t = process.start(draws.normal("noise", denoiser.sample_shape, dtype) if noise is None else noise, t)
+        x_t = process.start(draws.normal("noise", shape, dtype) if noise is None else noise, t)
         for i, following in enumerate(times[1:]):
-            x_t, t = self.move(denoiser, draws, condition, x_t, t, i + 1, following)
+            with torch.no_grad():
+                prediction = call(denoiser, x_t, t, condition, process.t_clean if self.stochastic else following)
+                t = torch.full_like(t, following)
+                if self.stochastic:
+                    x_t = process.add_noise(prediction.x0, draws.normal(f"noise{i + 1}", shape, dtype), t)
+                else:
+                    x_t = process.jump(prediction, t)
         return call(denoiser, x_t, t, condition, process.t_clean).x0, t
-
-    @torch.no_grad()
-    def move(
-        self,
-        denoiser: Denoiser,
-        draws: Draws,
-        condition: Condition,
-        x_t: Tensor,
-        t: Tensor,
-        number: int,
-        following: float,
-    ) -> tuple[Tensor, Tensor]:
-        """One call at ``t`` (B,), and on to ``following``, where step ``number`` begins: x (B, ...) and time (B,)."""
-        process = denoiser.process
-        prediction = call(denoiser, x_t, t, condition, process.t_clean if self.stochastic else following)
-        s = torch.full_like(t, following)
-        if not self.stochastic:
-            return process.jump(prediction, s), s
-        return process.add_noise(prediction.x0, draws.normal(f"noise{number}", x_t.shape[1:], x_t.dtype), s), s
-
-    def start_of_a_step(
-        self, denoiser: Denoiser, draws: Draws, condition: Condition, dtype: torch.dtype, noise: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """For every sample a random step of its own, and where its chain then is, without gradient.
-
-        Returns:
-            x_t (B, ...), its time (B,) and the index of the step (B,).
-        """
-        process, times = denoiser.process, self.schedule(denoiser.process)
-        step = draws.integers("step", len(times))
-        grid = torch.tensor(times, dtype=torch.float64, device=draws.device)
-        t = grid[:1].expand(len(draws))
-        x_t = process.start(draws.normal("noise", denoiser.sample_shape, dtype) if noise is None else noise, t)
-        chosen = x_t
-        for i, following in enumerate(times[1:]):
-            x_t, t = self.move(denoiser, draws, condition, x_t, t, i + 1, following)
-            chosen = torch.where((step == i + 1).reshape(-1, *[1] * (x_t.ndim - 1)), x_t, chosen)
-        return chosen, grid[step], step
 
     def sample(
         self,
@@ -225,31 +194,6 @@ class AnytimeSampler(StudentSampler):
         return Rollout(x0, condition, t, calls, x0, torch.full_like(t, process.t_clean))
 
 
-class MixtureSampler(StudentSampler):
-    """Rollouts are drawn from the uniform mixture of the steps' outputs: every sample's chain is cut at its own step.
-
-    One step for a whole batch (``StudentSampler``) is the same mixture over many batches, but a critic without a step
-    input then follows the step it saw last, and the laws of the steps drift apart while their mixture stays right.
-    Arguments as in :class:`StudentSampler`.
-    """
-
-    def rollout(
-        self,
-        denoiser: Denoiser,
-        draws: Draws,
-        condition: Condition,
-        dtype: torch.dtype = torch.float32,
-        noise: Tensor | None = None,
-    ) -> Rollout:
-        """The chain without gradient; every sample takes a random one of its steps, with gradient, to its end.
-
-        The uniform mixture over steps of few-step SiD (Zhou et al. 2025, arXiv 2505.12674).
-        """
-        x_t, t, step = self.start_of_a_step(denoiser, draws, condition, dtype, noise)
-        x0 = call(denoiser, x_t, t, condition, denoiser.process.t_clean).x0
-        return Rollout(x0, condition, t, step, anchor=x0, t_anchor=torch.full_like(t, denoiser.process.t_clean))
-
-
 class TrajectorySampler(StudentSampler):
     """The student as a deterministic solver; rollouts stop where one of its steps ends.
 
@@ -270,9 +214,18 @@ class TrajectorySampler(StudentSampler):
         The anchor is where that step ends (Luo et al. 2025, TDM, arXiv 2503.06674). No gradient runs through it.
         """
         process, times = denoiser.process, self.schedule(denoiser.process)
-        ends = torch.tensor([*times[1:], process.t_clean], dtype=torch.float64, device=draws.device)
-        chosen, t, step = self.start_of_a_step(denoiser, draws, condition, dtype)
-        t_anchor = ends[step]
+        ends = [*times[1:], process.t_clean]
+        step = draws.integers("step", len(times))
+        starts_at, ends_at = (torch.tensor(grid, dtype=torch.float64, device=draws.device) for grid in (times, ends))
+        x_t = process.start(draws.normal("noise", denoiser.sample_shape, dtype), starts_at[:1].expand(len(draws)))
+        chosen = x_t
+        with torch.no_grad():
+            for i in range(len(times) - 1):
+                x_t = process.jump(
+                    denoiser(x_t, starts_at[i].expand(len(draws)), condition), ends_at[i].expand(len(draws))
+                )
+                chosen = torch.where((step == i + 1).reshape(-1, *[1] * (x_t.ndim - 1)), x_t, chosen)
+        t, t_anchor = starts_at[step], ends_at[step]
         prediction = denoiser(chosen, t, condition)
         anchor = process.jump(prediction.detach(), t_anchor)
         return Rollout(prediction.x0, condition, t, step, anchor, t_anchor)

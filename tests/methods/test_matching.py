@@ -45,7 +45,7 @@ from fastgen.objectives.divergences import WEIGHTS
 from fastgen.processes import EDM, VP, Process, RectifiedFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.guided import conditional_pair, guided
-from fastgen.sampling.students import MixtureSampler, StudentSampler, TrajectorySampler
+from fastgen.sampling.students import StudentSampler, TrajectorySampler
 from fastgen.times import UniformTime, WithinChain
 
 LABEL = torch.arange(6) % CLASSES
@@ -158,13 +158,12 @@ def test_without_guidance_matching_is_left():
 
 
 @by_process
-@pytest.mark.parametrize("sampler", [StudentSampler, MixtureSampler])
-def test_few_step_sid_is_sid_on_a_random_step(process: Process, sampler: type[StudentSampler]):
+def test_few_step_sid_is_sid_on_a_random_step(process: Process):
     times = [0.9 * process.t_max, 0.5 * process.t_max, 0.2 * process.t_max]
-    law, seen = UniformTime(0.1, 0.9), []
-    for step in range(12):
+    law, counts = UniformTime(0.1, 0.9), {0: 0, 1: 0, 2: 0}
+    for step in range(30):
         part = labelled(8, step)
-        few = on_two_gaussians(FewStepSiD, process, sampler=sampler(times), renoise_time=law)
+        few = on_two_gaussians(FewStepSiD, process, sampler=StudentSampler(times), renoise_time=law)
         asked = Asked(few.teacher)
         gradients(few, part)
         z, x = output(few)
@@ -173,9 +172,8 @@ def test_few_step_sid_is_sid_on_a_random_step(process: Process, sampler: type[St
         (real, _), (_, fake) = laws("teacher", x_t, alpha, sigma), laws("critic", x_t, alpha, sigma)
         slopes = [alpha[:, None, None] * oracles.gain(cov, alpha, sigma) for cov in (COVARIANCE, LAWS["critic"][1][1])]
         assert_generator_gradient(few, 100 * oracles.sid_x_gradient(x, real, fake, *slopes, 1.0), z)
-        seen.append(part.memory["student"].t.tolist())
-    assert set(times) == {t for row in seen for t in row}
-    assert any(len(set(row)) > 1 for row in seen) == (sampler is MixtureSampler), "one step a batch, or one a sample"
+        counts[part.memory["student"].step] += 1
+    assert min(counts.values()) >= 4, counts
 
 
 @by_process

@@ -8,7 +8,7 @@ from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
-from fastgen.sampling.students import MixtureSampler, StudentSampler
+from fastgen.sampling.students import StudentSampler
 
 TIMES: dict[str, tuple[Process, list[float]]] = {
     "edm": (EDM(), [80.0, 10.0, 1.0, 0.2]),
@@ -138,28 +138,6 @@ def test_only_the_last_call_records_a_graph():
     by_hand = (torch.tanh(x) + (LABEL.double() / 10 + t / process.t_max)[:, None]).sum()
     torch.testing.assert_close(gradient, by_hand, rtol=1e-12, atol=0.0)
     assert not rollout.detach().x0.requires_grad
-
-
-@by_process
-@pytest.mark.parametrize("stochastic", [True, False])
-def test_a_mixture_cuts_every_sample_at_its_own_step(process: Process, times: list[float], stochastic: bool):
-    class Anywhere(Recording):
-        def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
-            self.calls.append((x_t, float(len(t.unique())), torch.is_grad_enabled()))
-            return self.w * (torch.tanh(x_t) + (condition["label"].double() / 10 + t / process.t_max)[:, None])
-
-    student, sampler = Anywhere(process), MixtureSampler(times, stochastic)
-    indices = range(40)
-    label = torch.arange(40) % 4
-    rollout = sampler.rollout(student, draws(indices=indices), {"label": label}, torch.float64)
-    assert set(rollout.step.tolist()) == {0, 1, 2, 3}
-    by_hand = torch.stack(chain(student, draws(indices=indices), label, times, stochastic))
-    torch.testing.assert_close(rollout.x0, by_hand[rollout.step, torch.arange(40)], rtol=1e-10, atol=1e-12)
-    assert rollout.t.tolist() == [times[k] for k in rollout.step.tolist()]
-    assert [grad for _, _, grad in student.calls] == [False, False, False, True]
-    assert rollout.anchor is rollout.x0 and set(rollout.t_anchor.tolist()) == {process.t_clean}
-    sample = sampler.sample(student, draws(indices=indices), {"label": label}, dtype=torch.float64)
-    torch.testing.assert_close(rollout.x0[rollout.step == 3], sample[rollout.step == 3], rtol=1e-12, atol=1e-12)
 
 
 def test_the_step_is_shared_by_all_samples_ranks_and_micro_batches():
