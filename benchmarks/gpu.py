@@ -150,7 +150,10 @@ def build(geometry: Geometry, folder: Path, arguments: argparse.Namespace) -> Sc
     """The method; networks are made later, on the device."""
     settings: dict[str, Any] = {
         "teacher": partial(
-            geometry.denoiser, str(folder), resolution=arguments.height, gradient_checkpointing=not arguments.keep
+            geometry.denoiser,
+            str(folder),
+            resolution=arguments.height,
+            gradient_checkpointing=not arguments.keep_activations,
         ),
         "student_optimizer": partial(torch.optim.AdamW, lr=1e-5),
         "critic_optimizer": partial(torch.optim.AdamW, lr=1e-5),
@@ -254,14 +257,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", nargs="*", choices=list(GEOMETRIES), default=list(GEOMETRIES))
     parser.add_argument("--method", choices=["DMD2", "SiD"], default="DMD2")
     roles = parser.add_mutually_exclusive_group()
-    roles.add_argument("--adapters", action="store_true", help="student and critic are LoRA roles (default)")
+    roles.add_argument("--adapters", dest="full", action="store_false", help="student and critic are LoRA roles")
     roles.add_argument("--full", action="store_true", help="student and critic are networks of their own")
+    parser.set_defaults(full=False)
     parser.add_argument("--rank", type=int, default=64, help="of the adapters")
     parser.add_argument("--height", type=int, default=1024, help="and width of images, in pixels")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=3, help="student updates to time")
     parser.add_argument("--precision", choices=["bf16-true", "bf16-mixed", "32-true"], default="bf16-true")
-    parser.add_argument("--keep", action="store_true", help="keep activations: no gradient checkpointing")
+    parser.add_argument("--keep-activations", action="store_true", help="no gradient checkpointing")
     parser.add_argument("--tiny", action="store_true", help="tiny networks on the CPU")
     parser.add_argument("--out", type=Path, help="folder of the results; default benchmarks/results, none with --tiny")
     arguments = parser.parse_args(argv)
@@ -282,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = False
     for model in arguments.model:
         roles = "full" if arguments.full else f"LoRA {arguments.rank}"
-        kept = ", activations kept" if arguments.keep else ""
+        kept = ", activations kept" if arguments.keep_activations else ""
         name = f"{model}, {arguments.method}, {roles}, {arguments.height} px, batch {arguments.batch}, "
         name += f"{arguments.precision}{kept}"
         try:
