@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fastgen.report.kinds import ordered
+
 Row = dict[str, Any]
 """One line of ``metrics.jsonl``."""
 
@@ -20,8 +22,10 @@ def cell(row: Row, name: str) -> str:
 
 
 def table(rows: list[Row], upright: bool = False) -> str:
-    """Rows as an aligned Markdown table; ``upright`` gives every metric a line instead of a column."""
-    names = list(dict.fromkeys(name for row in rows for name in row["values"]))
+    """Rows as an aligned Markdown table, a coverage number beside the first fidelity number; ``upright`` gives every
+    metric a line instead of a column.
+    """
+    names = ordered(name for row in rows for name in row["values"])
     lines = [["updates", "role", "calls", *names]]
     for row in rows:
         updates = "" if row["role"] == "teacher" else str(row["student_updates"])
