@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastgen.conditions import Condition, select
 from fastgen.denoisers.base import Codec, Denoiser
+from fastgen.processes import Prediction
 
 
 class Experts(Denoiser):
@@ -64,6 +65,9 @@ class Experts(Denoiser):
     def add_guidance_input(self) -> None:
         for index in range(len(self.networks)):
             self.expert(index).add_guidance_input()
+
+    def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
+        return self.expert(0).guide(conditional, unconditional, scale)
 
     def null_condition(self, condition: Condition) -> Condition:
         return self.expert(0).null_condition(condition)

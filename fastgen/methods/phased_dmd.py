@@ -23,7 +23,7 @@ class PhasedDMD(DMD2):
     The student's deterministic chain is cut into phases, each with weights of its own. A rollout stops at a random step
     (that all ranks share) and jumps from there to the end x_s of the step's phase; from this anchor the Markov kernel
     q(x_t | x_s) leads to any noisier level, where DMD2's gradient on the step's x0 is taken. Every phase has its own
-    critic. It never sees clean samples of the chain, and a denoiser of x_s would be biased; its unbiased target is
+    critic. A phase ends without clean samples, and x_s in their place would be a biased target; unbiased is
 
         noise* = sigma_t / sigma_{t|s} noise,   x0* = x_s / alpha_s - alpha_t sigma_s^2 / (alpha_s^2 sigma_{t|s}) noise
 

@@ -83,8 +83,8 @@ class SelfDistillation(FlowMapDistiller, ABC):
 class LSD(SelfDistillation):
     """Lagrangian self-distillation: the destination moves with the velocity there, ``df/ds = sg[F(f, s, s)]``.
 
-    On the flow ``df/ds = F - (t - s) dF/ds``. The gradient runs through the derivative, which
-    is taken in s alone and so needs no tangent of the points. The most stable of the paper's three.
+    On the flow ``df/ds = F - (t - s) dF/ds``. The gradient runs through the derivative, which is taken in s alone and
+    so needs no tangent of the points. The most stable of the paper's three.
     """
 
     def residual(self, state: MapState) -> Tensor:

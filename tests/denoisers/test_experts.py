@@ -12,6 +12,7 @@ from toys import CLASSES, network
 from fastgen.denoisers.adapters import LoRA
 from fastgen.denoisers.experts import Experts
 from fastgen.denoisers.mlp import MLP
+from fastgen.objectives.tangents import jvp
 from fastgen.processes import EDM
 from fastgen.sampling.guided import guided
 
@@ -61,6 +62,17 @@ def test_networks_may_predict_different_things():
     x = torch.randn(6, 2)
     mixed, plain = Experts([network(0), other], [5.0]), Experts([network(0), network(1)], [5.0])
     torch.testing.assert_close(mixed(x, T, LABEL).x0, plain(x, T, LABEL).x0, rtol=1e-4, atol=1e-4)
+
+
+def test_derivatives_run_through_the_answering_network():
+    student, v = experts().double(), torch.randn(6, 2, dtype=torch.float64)
+    x, ones = torch.randn(6, 2, dtype=torch.float64), torch.ones_like(T)
+    found = jvp(lambda x, t: student(x, t, LABEL).x0, (x, T), (v, ones))
+    h = 1e-6
+    for i, index in enumerate([0, 1, 1, 2, 2, 0]):
+        row, asked = slice(i, i + 1), student.expert(index)
+        ends = [asked(x[row] + e * v[row], T[row] + e, {"label": LABEL["label"][row]}).x0 for e in (h, -h)]
+        torch.testing.assert_close(found[row], (ends[0] - ends[1]) / (2 * h), rtol=1e-5, atol=1e-7)
 
 
 def test_copies_begin_equal_and_adapters_share_their_network():

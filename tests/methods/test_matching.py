@@ -430,7 +430,7 @@ def x_gradients(method: FDistill, parts: list[MicroBatch]) -> tuple[Tensor, Tens
             loss = method.student_loss(part)["match"]
             rollout, (x_t, t) = part.memory["student"], part.memory["compared"]
             (gradient,) = torch.autograd.grad(loss, rollout.x0)
-            real, fake = method.scores(x_t, t, rollout.condition)
+            real, fake = method.scores(x_t, t, rollout)
             found.append(gradient * len(t) / 24)
             plain.append(dmd_gradient(rollout.x0.detach(), real.x0, fake.x0) / (24 * 2))
     return torch.cat(found), torch.cat(plain)
