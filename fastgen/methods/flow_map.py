@@ -80,9 +80,15 @@ class MapState:
 
     def part(self, rows: Tensor) -> MapState:
         """The same for the samples ``rows`` (b,) of the batch."""
-        times = JumpTimes(self.times.t[rows], self.times.s[rows], self.times.r[rows])
-        tensors = (value[rows] for value in (self.x_t, self.x0, self.noise))
-        return MapState(times, *tensors, select(self.condition, rows), self.dropped[rows], self.guidance[rows])
+        return MapState(
+            times=JumpTimes(self.times.t[rows], self.times.s[rows], self.times.r[rows]),
+            x_t=self.x_t[rows],
+            x0=self.x0[rows],
+            noise=self.noise[rows],
+            condition=select(self.condition, rows),
+            dropped=self.dropped[rows],
+            guidance=self.guidance[rows],
+        )
 
 
 class FlowMapDistiller(Distiller, ABC):
