@@ -16,10 +16,14 @@ class FewStepSiD(SiD):
 
     SiD on the uniform mixture of what the student's steps put out: its own chain with fresh noise between the steps,
     cut at a random step, the gradient through that step alone. The optimum of every step is the data, so one student
-    and one critic without a step input serve all steps. Guidance is a policy of the teacher's and the critic's scales:
-    Zero-CFG (the default: the critic never sees the condition, so that the difference of the scores carries it),
-    Anti-CFG (``critic`` below zero; the paper's scale is not verified) or SiD-LSG's; see ``Guidance``. The adversarial
-    variant adds ``extras: [GAN]`` on the critic's features, which keep the condition.
+    and one critic without a step input serve all steps. It is not the only optimum, as only the mixture is matched:
+    what one step makes too seldom another may make too often, unless its level is too low to change what it is given.
+    Let the last levels be low, and the learning rates decay.
+
+    Guidance is a policy of the teacher's and the critic's scales: Zero-CFG (the default: the critic never sees the
+    condition, so that the difference of the scores carries it), Anti-CFG (``critic`` below zero; the paper's scale is
+    not verified) or SiD-LSG's; see ``Guidance``. The adversarial variant adds ``extras: [GAN]`` on the critic's
+    features, which keep the condition.
 
     Args:
         sampler: Default four calls from noise level 2.5 (step 625 of Stable Diffusion) evenly down to data.

@@ -26,7 +26,8 @@ class LCM(DiscreteConsistency):
         times: Law of t and r; default neighbours on the process's grid of 50 times.
         transition: Default one Euler (DDIM) step of the teacher.
         metric: Default elementwise Huber with c = 1e-3.
-        weight: As in DiscreteConsistency; default 1.
+        weight: As in DiscreteConsistency; default 1. Grids that go down to almost clean levels, such as EDM's, need
+            ``step``: with 1 their low levels hardly learn, and every level inherits the errors of those below it.
         guidance: Default scales from 6 to 16, embedded (w from 5 to 15 in the paper), for Stable Diffusion.
     """
 
