@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
+    FSDPModule,
     MixedPrecisionPolicy,
     OffloadPolicy,
     fully_shard,
@@ -80,16 +81,16 @@ class FSDP2(ModelParallelStrategy):
 
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:
-        """Inside, the method is built; weights are read on rank 0 alone, whose failure ends the others silently."""
+        """Inside, the method is built; rank 0 alone reads weights. If one process fails, all end."""
         self.lightning_module.receives_weights = self.global_rank > 0
-        failed = True
+        built = False
         try:
             yield
-            failed = False
+            built = True
         finally:
-            failed = self.broadcast(failed)
-        if failed:
-            raise SystemExit(2)
+            all_built = self.reduce_boolean_decision(built)
+        if not all_built:
+            raise SystemExit(2)  # another process has said why
 
     def setup(self, trainer: Trainer) -> None:
         """Shard the networks, then as usual."""
@@ -102,7 +103,7 @@ class FSDP2(ModelParallelStrategy):
         for network in whole_modules(method):
             for part in (*blocks(network), network):
                 receive_parameters(part, self.root_device)
-                if any(True for _ in part.parameters()):
+                if any(True for _ in part.parameters()) and not isinstance(part, FSDPModule):
                     self.fully_shard(part)
         receive_parameters(method, self.root_device)
         receive_buffers(method, self.root_device)

@@ -213,9 +213,5 @@ def in_pair(folder: Path, commands: list[list[object]], timeout: float = 600.0) 
     errors = [(folder / f"err-{rank}.txt").read_text() for rank in range(2)]
     assert codes == [0, 0], "\n".join(text[-4000:] for text in errors)
     parts = [re.split(r"^done (\d+)\n", text, flags=re.MULTILINE) for text in errors]
-    assert all(len(part) == 2 * len(commands) + 1 for part in parts)
-    return [
-        (int(parts[0][2 * i + 1]), [part[2 * i] for part in parts])
-        for i in range(len(commands))
-        if parts[0][2 * i + 1] == parts[1][2 * i + 1]
-    ]
+    assert parts[0][1::2] == parts[1][1::2] and len(parts[0]) == 2 * len(commands) + 1
+    return [(int(code), [part[2 * i] for part in parts]) for i, code in enumerate(parts[0][1::2])]
