@@ -14,6 +14,18 @@ def edm_weight(ratio: Tensor, sigma_data: float) -> Tensor:
     return ratio.pow(-2) + sigma_data**-2
 
 
+class Truth(Prediction):
+    """What a prediction should have been. The noise is at hand: deriving it from x0 would divide by a small sigma."""
+
+    def __init__(self, prediction: Prediction, x0: Tensor, noise: Tensor) -> None:
+        super().__init__(prediction.process, prediction.x_t, prediction.t, x0, "x0")
+        self.drawn = noise
+
+    @property
+    def noise(self) -> Tensor:
+        return self.drawn
+
+
 class DenoisingLoss:
     """Weighted squared error of a denoiser against the truth.
 
@@ -43,9 +55,7 @@ class DenoisingLoss:
 
         ``factor`` (B,) multiplies the samples' weights.
         """
-        truth = Prediction(prediction.process, prediction.x_t, prediction.t, x0, "x0")
-        # The noise is at hand: deriving it from x0 would divide by a small sigma.
-        truth.__dict__["noise"] = noise
+        truth = Truth(prediction, x0, noise)
         error = (prediction.as_kind(self.target) - truth.as_kind(self.target)).square()
         if self.weight == "edm":
             error = error * expand(edm_weight(prediction.process.ratio(prediction.t), self.sigma_data), error)
