@@ -20,11 +20,13 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Codec, Denoiser
 from fastgen.errors import UserError
+from fastgen.precision import KeepsPrecision
 from fastgen.processes import Prediction
 
 
@@ -32,6 +34,7 @@ class LowRank(nn.Module):
     """``scale * up(down(x))``, to be added to the output of a linear layer or a convolution.
 
     Hu et al. 2021, LoRA, arXiv 2106.09685. ``up`` starts at zero, so the layer's function does not change at first.
+    The weights are fp32; they compute in the precision of ``x`` if that is lower.
 
     Args:
         layer: The layer that it belongs to.
@@ -42,7 +45,7 @@ class LowRank(nn.Module):
     def __init__(self, layer: nn.Linear | nn.Conv2d, rank: int, scale: float) -> None:
         super().__init__()
         self.scale = scale
-        where: dict[str, Any] = {"device": layer.weight.device, "bias": False}
+        where: dict[str, Any] = {"device": layer.weight.device, "dtype": torch.float32, "bias": False}
         self.down: nn.Module
         self.up: nn.Module
         if isinstance(layer, nn.Linear):
@@ -55,12 +58,20 @@ class LowRank(nn.Module):
         nn.init.zeros_(cast(Tensor, self.up.weight))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.up(self.down(x.to(cast(Tensor, self.down.weight).dtype)))
+        own = cast(Tensor, self.down.weight).dtype
+        x = x if x.dtype.itemsize < own.itemsize else x.to(own)
+        return self.scale * _computed(self.up, _computed(self.down, x))
 
     def change(self) -> Tensor:
         """What it adds to the layer's weight, in the shape of that weight."""
         up, down = cast(Tensor, self.up.weight), cast(Tensor, self.down.weight)
         return self.scale * (up.flatten(1) @ down.flatten(1)).reshape(len(up), *down.shape[1:])
+
+
+def _computed(layer: nn.Module, x: Tensor) -> Tensor:
+    """The output of a layer without bias, in the dtype of ``x``."""
+    weight = cast(Tensor, layer.weight).to(x.dtype)
+    return layer._conv_forward(x, weight, None) if isinstance(layer, nn.Conv2d) else F.linear(x, weight)
 
 
 class Adapter(ABC):
@@ -173,7 +184,7 @@ def _tensors(output: Any) -> list[Tensor]:
     return [tensor for value in values for tensor in _tensors(value)]
 
 
-class AdaptedDenoiser(Denoiser):
+class AdaptedDenoiser(KeepsPrecision, Denoiser):
     """A denoiser that runs another one's weights with changes of its own.
 
     Only the changes are parameters, and inputs that the base lacks: they alone are trained, averaged and saved. A copy
@@ -220,7 +231,7 @@ class AdaptedDenoiser(Denoiser):
         with torch.no_grad():
             for path, change in self.by_path().items():
                 weight = cast(Tensor, network.get_submodule(path).weight)
-                weight += change.change().to(weight.dtype)
+                weight += change.change()
         self.copy_inputs(network)
         return network
 

@@ -110,7 +110,7 @@ class Denoiser(nn.Module, ABC):
     def _new_input(self, kind: type[Input]) -> Input:
         *_, last = (module for module in self.time_embedder.modules() if isinstance(module, nn.Linear))
         # What an adapter owns is not in the dtype of the shared, frozen weights.
-        dtype = last.weight.dtype if self.backbone is self else torch.get_default_dtype()
+        dtype = last.weight.dtype if self.backbone is self else torch.float32
         return kind(last.out_features).to(last.weight.device, dtype)
 
     def added_embedding(self, t: Tensor, condition: Condition, s: Tensor | None) -> Tensor | None:

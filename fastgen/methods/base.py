@@ -21,7 +21,8 @@ from fastgen.denoisers.base import Codec, Denoiser
 from fastgen.errors import UserError
 from fastgen.extras.base import Extra
 from fastgen.methods.batch import MicroBatch, size_of, split
-from fastgen.methods.state import Averages, MethodState
+from fastgen.methods.state import MethodState
+from fastgen.precision import Averages
 from fastgen.randomness import Draws, derive_seed
 from fastgen.sampling.solvers import Heun, Solver
 from fastgen.sampling.students import StudentSampler

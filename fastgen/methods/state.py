@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastgen.errors import UserError
 
@@ -14,17 +14,6 @@ FROZEN = ("teacher.", "codec.")
 """Prefixes of what was not trained and is therefore never saved."""
 
 FORMAT = 1
-
-
-class Averages(nn.ModuleDict):
-    """Networks by name that keep their dtype when a trainer casts the method: an EMA in bf16 does not move."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Averages:
-        def move(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        return super()._apply(move, recurse)
 
 
 class MethodState(LightningModule):

@@ -175,3 +175,29 @@ def test_layers_are_chosen_by_pattern():
         LoRA(layers=["*.to_q"]).attach(base)
     with pytest.raises(UserError, match="rank"):
         LoRA(rank=0)
+
+
+@pytest.mark.parametrize("name", ["unet", "dit"])
+def test_adapters_learn_in_fp32_on_a_base_in_bf16(name: str):
+    """Steps of 1e-4 of a weight would vanish in bf16; what is computed is bf16 all the same."""
+    role = LoRA(rank=2).attach(frozen(NETWORKS[name]).to(torch.bfloat16))
+    role.add_second_time()
+    scramble(role, 3)
+    exact = copy.deepcopy(role).merged().float()
+    role.to(torch.bfloat16)
+    assert {parameter.dtype for parameter in role.parameters()} == {torch.float32}
+    x_t, t, condition = inputs(role)
+    x_t, seen = x_t.float(), []
+    handle = next(iter(role.by_path().values())).register_forward_hook(lambda *args: seen.append(args[2].dtype))
+    found = role(x_t, t, condition).value
+    handle.remove()
+    assert seen == [torch.bfloat16]
+    expected = exact(x_t, t, condition).value
+    assert (found - expected).norm() < 0.03 * expected.norm()
+    before = [parameter.detach().clone() for parameter in role.parameters()]
+    for _ in range(10):
+        with torch.no_grad():
+            for parameter in role.parameters():
+                parameter *= 1.0001
+    for parameter, old in zip(role.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter.detach(), old * 1.001, rtol=1e-5, atol=1e-9)
