@@ -13,6 +13,7 @@ import torch
 from command_line import (
     EDM,
     RING,
+    ROOT,
     assert_same_training,
     checkpoint,
     digits,
@@ -120,14 +121,6 @@ def points(folder: Path) -> Path:
     return write(folder / "config.yaml", problem)
 
 
-def validated(folder: Path) -> Path:
-    """Training on digits with a validation after every update, in which one process has a batch more."""
-    folder.mkdir()
-    problem = digits(folder, batch_size=89)
-    problem["trainer"] |= {"devices": 2, "strategy": FSDP, "val_check_interval": 1, "check_val_every_n_epoch": None}
-    return write(folder / "config.yaml", problem)
-
-
 def without_weights(folder: Path) -> Path:
     """A teacher whose file rank 0 does not find."""
     network = {"class_path": "MLP", "init_args": {"process": EDM, "weights": "nowhere.safetensors"}}
@@ -172,8 +165,12 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[
     commands.append(["fit", "--config", points(folder / "points")])
     resume = ["--ckpt_path", folder / "points" / "last.ckpt"]
     commands.append(["validate", "--config", folder / "points" / "config.yaml", *resume])
-    commands.append(["fit", "--config", validated(folder / "validated")])
-    commands.append(["predict", "--config", folder / "validated" / "config.yaml", "--data.init_args.predict_count=179"])
+    # Of three samples to validate on, one process has two.
+    often = {"val_check_interval": 1, "check_val_every_n_epoch": None, "max_steps": 2, "strategy": "auto"}
+    validated = config(folder, folder / "validated", CROSSED, False, 2, **often)
+    both = ["--config", validated, "--config", ROOT / "configs" / "strategy" / "fsdp2.yaml"]
+    both.append("--data.init_args.batch_size=1")
+    commands += [["fit", *both], ["predict", *both, "--data.init_args.predict_count=3"]]
     commands += [["fit", "--config", without_weights(folder)], ["fit", "--config", penalised(folder)]]
     results = in_pair(folder, commands)
     for code, errors in results[:-3]:
