@@ -77,7 +77,7 @@ def gibibytes(modules: Sequence[nn.Module]) -> float:
     return sum(x.numel() * x.element_size() for x in tensors.values()) / 2**30
 
 
-class Prompts(DistillationData):
+class RandomConditions(DistillationData):
     """The same random embeddings again and again.
 
     Args:
@@ -192,7 +192,7 @@ def measure(geometry: Geometry, arguments: argparse.Namespace) -> dict[str, Any]
             num_sanity_val_steps=0,
             limit_val_batches=0,
         )
-        trainer.fit(method, Prompts(sized, arguments.batch))
+        trainer.fit(method, RandomConditions(sized, arguments.batch))
     row = summary(method)
     row["matmul_tflops"] = product
     row["device"] = "CPU" if tiny else torch.cuda.get_device_name()

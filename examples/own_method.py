@@ -5,7 +5,7 @@
     python examples/own_method.py sample --help
 
 The base class brings the networks, their turns and optimizers, EMA, checkpoints, resuming, several GPUs and the command
-line; the method says how samples, teacher and critic become a loss. YAML files name it ``own_method.DiffInstruct``.
+line; the method says how samples, teacher and critic become a loss. YAML files name it ``own_method.OwnMethod``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fastgen.sampling.students import Rollout
 from fastgen.times import LogNormalLevel, TimeLaw
 
 
-class DiffInstruct(ScoreDistiller):
+class OwnMethod(ScoreDistiller):
     """Diff-Instruct: the gradient of an integral Kullback-Leibler divergence (Luo et al. 2023, arXiv 2305.18455).
 
     Loss: ``mean_B sum sg[mu_fake - mu_real] . x``; its gradient pulls samples from the critic towards the teacher.

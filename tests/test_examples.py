@@ -41,7 +41,7 @@ def own_method() -> ModuleType:
 
 def test_diff_instruct_by_hand(own_method: ModuleType):
     """The gradient in a sample is (mu_fake - mu_real) / B: no normaliser and no weight (arXiv 2305.18455)."""
-    method: ScoreDistiller = build(own_method.DiffInstruct)
+    method: ScoreDistiller = build(own_method.OwnMethod)
     method.configure_model()
     asked = []
     method.teacher.register_forward_pre_hook(lambda _, args: asked.append(args))
@@ -62,7 +62,7 @@ def test_the_program_trains_and_samples(tmp_path: Path):
     assert fit.returncode == 0, fit.stderr[-2000:]
     (last,) = tmp_path.glob("runs/own_method/version_0/checkpoints/last.ckpt")
     saved = torch.load(last, weights_only=True)
-    assert saved["fastgen"]["recipe"]["class_path"] == "own_method.DiffInstruct"
+    assert saved["fastgen"]["recipe"]["class_path"] == "own_method.OwnMethod"
     assert saved["fastgen"]["iteration"] == 4
     sample = run(tmp_path, "sample", f"--ckpt={last}", "--seeds=0-15", "--out=points.png")
     assert sample.returncode == 0, sample.stderr[-2000:]
