@@ -297,6 +297,10 @@ def start_fingerprint(problem: Problem) -> str:
     return fingerprint([VERSION, *(settings[k] for k in ("network", "data", "sigma_data", "start_updates"))])
 
 
+def teachers_fingerprint(problem: Problem) -> str:
+    return fingerprint([VERSION, problem.settings])
+
+
 def measure_solver(problem: Problem, denoiser: Denoiser, solver: Solver) -> dict[str, Any]:
     """A row of a solver: the same seeds and conditions as of the students."""
     samples = []
@@ -322,7 +326,7 @@ def teachers(problem: Problem, start: str | None) -> dict[str, Any]:
     return {
         "problem": problem.name,
         "name": "teacher",
-        "fingerprint": fingerprint([VERSION, problem.settings]),
+        "fingerprint": teachers_fingerprint(problem),
         "title": problem.title,
         "distance": problem.judge.distance,
         "count": problem.judge.count,
