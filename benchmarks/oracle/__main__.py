@@ -14,9 +14,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 import multiprocessing
 import multiprocessing.connection
-import os
 import sys
 import time
 from pathlib import Path
@@ -77,7 +77,7 @@ def single(problem_name: str, name: str, arguments: argparse.Namespace) -> None:
     from benchmarks.oracle.recipes import all_recipes
     from fastgen.files import write_json
 
-    sys.stderr = open(os.devnull, "w")  # Lightning's notes; failures are in the records
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     problem = problem_of(problem_name, arguments.budget)
     start = start_of(problem, arguments.work)
     if name == "start":
@@ -119,13 +119,13 @@ def known_records(arguments: argparse.Namespace) -> dict[tuple[str, str], dict[s
 
 
 def wanted(arguments: argparse.Namespace) -> list[tuple[str, str]]:
-    """The runs that are not finished yet, the slow problems first."""
+    """The runs that are not finished yet."""
     from benchmarks.oracle.recipes import all_recipes
     from benchmarks.oracle.run import run_fingerprint, teachers_fingerprint
 
     known, recipes = known_records(arguments), all_recipes()
     runs = []
-    for problem_name in reversed(arguments.problem):
+    for problem_name in arguments.problem:
         problem = problem_of(problem_name, arguments.budget)
         prints = {"teacher": teachers_fingerprint(problem)} if arguments.method is None else {}
         prints |= {name: run_fingerprint(problem, recipes[name]) for name in arguments.method or recipes}

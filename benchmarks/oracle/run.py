@@ -30,7 +30,7 @@ from fastgen.sampling.students import StudentSampler
 
 POINTS = 4
 """Evaluations during a training, evenly spaced; the last is the result."""
-PROBE = 32
+PROBE = 16
 """Batches that show what an update costs; every kind of turn comes up in them."""
 EVALUATION_SEED = 10_000
 VERSION = 1
@@ -75,6 +75,8 @@ class MadePairs(DistillationData):
     """Pairs of noise and what the teacher's solver makes of it, in memory."""
 
     class Source(BatchSource):
+        """The pairs."""
+
         def __init__(self, noise: Tensor, x0: Tensor, condition: dict[str, Tensor]) -> None:
             self.size = len(x0)
             self.tensors, self.condition = {"noise": noise, "x0": x0}, condition
@@ -216,24 +218,26 @@ def train(problem: Problem, recipe: Recipe, start: str | None) -> dict[str, Any]
     if recipe.pairs:
         maker = build(1)
         maker.configure_model()
-        count = Evaluations().watch(maker)
-        data: DistillationData = MadePairs(maker, recipe.pairs, problem.judge.num_classes, problem.batch_size)
-        spent = count.count
+        counter = Evaluations().watch(maker)
+        calls = maker.solver.evaluations(maker.solver.steps) * (1 if maker.solver.guidance == 1.0 else 2)
+        count = int(recipe.pairs * problem.budget / calls)
+        data: DistillationData = MadePairs(maker, count, problem.judge.num_classes, problem.batch_size)
+        spent = counter.count
     else:
         data = data_of(problem)
-    memory, probe, counter = resident_bytes(), build(1000), Count()
-    updates = fit(probe, data, -1, *averages(recipe), counter, Stop(PROBE)).global_step
+    memory, probe, cost = resident_bytes(), build(1000), Count()
+    updates = fit(probe, data, -1, *averages(recipe), cost, Stop(PROBE)).global_step
     memory = max(0, peak_bytes() - memory)
-    each = counter.evaluations.count / updates
+    each = cost.evaluations.count / updates
     updates = min(recipe.most_updates or math.inf, (problem.budget - spent) / each)
     updates = max(1, int(updates))
-    counter = Count()
-    curve = Curve(problem, recipe, updates, counter.evaluations)
-    fit(build(updates), data, updates, *averages(recipe), counter, curve)
+    cost = Count()
+    curve = Curve(problem, recipe, updates, cost.evaluations)
+    fit(build(updates), data, updates, *averages(recipe), cost, curve)
     return {
         "updates": updates,
-        "evaluations": spent + counter.evaluations.count,
-        "evaluations_per_update": counter.evaluations.count / updates / problem.batch_size,
+        "evaluations": spent + cost.evaluations.count,
+        "evaluations_per_update": cost.evaluations.count / updates / problem.batch_size,
         "pair_evaluations": spent,
         "seconds": round(curve.seconds, 2),
         "seconds_per_update": curve.seconds / updates,

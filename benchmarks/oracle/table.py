@@ -82,13 +82,13 @@ def overview(records: Records) -> list[str]:
         for p in problems:
             record = records.get((p, name), {})
             if "failure" in record or not record.get("rows"):
-                cells.append("failed" if "failure" in record else "–")
+                cells.append("failed" if "failure" in record else "-")
                 continue
             texts = []
             for k in CALLS:
                 row = row_of(records, p, name, k)
                 if row is None:
-                    texts.append("–")
+                    texts.append("-")
                     continue
                 text = number(row["distance"])
                 text = f"**{text}**" if row["distance"] == best[p, k] else text
@@ -104,7 +104,7 @@ def details(records: Records, problem: str) -> list[str]:
     lines = [
         f"## {problem}: {teacher['title']}",
         "",
-        f"Distance: {teacher['distance']}, {teacher['count']} samples; a perfect sampler gets {number(teacher['floor'])}."
+        f"Distance: {teacher['distance']}, {teacher['count']} samples; a perfect one: {number(teacher['floor'])}."
         f" Budget: {teacher['budget']:,} evaluations times samples, batches of {teacher['batch_size']}.",
         "",
         "| | calls | distance | modes | precision | recall | updates | evaluations / update | CPU s / update | MiB |",
@@ -150,7 +150,7 @@ Batch size, average (power EMA of width 0.1) and seeds are the same for all; arg
 
 **Calls.** A student is asked for 1, 2 and 4 calls through `sample(steps=k)`; consistency models and score distillation
 of several steps are called at fixed levels with fresh noise between them. A method that is trained for one call, or for
-four, is measured there and nowhere else (–). Progressive distillation is measured at the end of every stage.
+four, is measured there and nowhere else (-). Progressive distillation is measured at the end of every stage.
 SwiftBrush, FDistill and GDD read or adapt their teacher's layers, so theirs is the start network, not the law.
 TeacherTraining is the control: the same budget spent on more denoising, sampled by Euler steps.
 
