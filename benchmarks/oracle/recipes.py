@@ -7,10 +7,11 @@ from the budget.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import fastgen.methods
 from benchmarks.oracle.problems import Config, Problem, part
 from fastgen.methods import Distiller
 
@@ -258,12 +259,10 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def concrete(cls: type[Distiller] = Distiller) -> Iterator[type[Distiller]]:
-    """Every method that the library has."""
-    for child in cls.__subclasses__():
-        if not inspect.isabstract(child) and child.__module__.startswith("fastgen."):
-            yield child
-        yield from concrete(child)
+def concrete() -> list[type[Distiller]]:
+    """Every method that the library names."""
+    found = [cls for cls in vars(fastgen.methods).values() if inspect.isclass(cls) and issubclass(cls, Distiller)]
+    return [cls for cls in found if cls is not Distiller and not inspect.isabstract(cls)]
 
 
 def all_recipes() -> dict[str, Recipe]:

@@ -128,7 +128,8 @@ class Curve(AfterStudentUpdates):
 
     def __init__(self, problem: Problem, recipe: Recipe, updates: int, evaluations: Evaluations) -> None:
         self.problem, self.recipe, self.evaluations = problem, recipe, evaluations
-        self.due = {math.ceil(updates * k / POINTS) for k in range(1, POINTS + 1)}
+        # Progressive stages are so long too, and end before the next begins.
+        self.due = {max(1, updates // POINTS) * k for k in range(1, POINTS)} | {updates}
         self.rows: list[dict[str, Any]] = []
         self.aside = 0.0
 
