@@ -202,7 +202,7 @@ RECIPES: dict[str, Recipe] = {
         "OptimalSteps",
         lambda p, n: {"student": None, "steps": 4, "fine_steps": 50, "solver": part("Euler", guidance=p.guidance)},
         steps=(4,),
-        most_updates=8,
+        most_updates=4,
     ),
     "DMD2": Recipe("DMD2", lambda p, n: scores(p, schedule={"critic_updates": 1}), steps=(1,)),
     "DMD2, 4 steps": Recipe(

@@ -227,7 +227,7 @@ def train(problem: Problem, recipe: Recipe, start: str | None) -> dict[str, Any]
     else:
         data = data_of(problem)
     memory, probe, cost = resident_bytes(), build(1000), Count()
-    updates = fit(probe, data, -1, *averages(recipe), cost, Stop(PROBE)).global_step
+    updates = fit(probe, data, -1, *averages(recipe), cost, Stop(min(PROBE, recipe.most_updates or PROBE))).global_step
     memory = max(0, peak_bytes() - memory)
     each = cost.evaluations.count / updates
     updates = min(recipe.most_updates or math.inf, (problem.budget - spent) / each)
