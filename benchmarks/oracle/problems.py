@@ -337,8 +337,8 @@ def images_problem() -> Problem:
         sigma_data=0.44,
         levels=(2.5, 1.0, 0.5, 0.2),
         high=10.0,
-        budget=100_000,
-        batch_size=64,
+        budget=80_000,
+        batch_size=32,
         lr=5e-4,
     )
 
@@ -356,8 +356,8 @@ def digits_problem() -> Problem:
         sigma_data=0.75,
         levels=(2.5, 1.2, 0.7, 0.3),
         high=10.0,
-        budget=100_000,
-        batch_size=64,
+        budget=80_000,
+        batch_size=32,
         lr=5e-4,
         start_updates=0,
     )

@@ -303,7 +303,8 @@ def start_fingerprint(problem: Problem) -> str:
 
 
 def teachers_fingerprint(problem: Problem) -> str:
-    return fingerprint([VERSION, problem.settings])
+    settings = problem.settings
+    return fingerprint([VERSION, *(settings[k] for k in ("teacher", "judge", "guidance")), start_fingerprint(problem)])
 
 
 def measure_solver(problem: Problem, denoiser: Denoiser, solver: Solver) -> dict[str, Any]:
@@ -336,7 +337,5 @@ def teachers(problem: Problem, start: str | None) -> dict[str, Any]:
         "distance": problem.judge.distance,
         "count": problem.judge.count,
         "floor": problem.judge.floor(),
-        "budget": problem.budget,
-        "batch_size": problem.batch_size,
         **rows,
     }

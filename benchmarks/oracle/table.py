@@ -101,11 +101,12 @@ def overview(records: Records) -> list[str]:
 def details(records: Records, problem: str) -> list[str]:
     """One problem: quality and cost of every method."""
     teacher = records[problem, "teacher"]
+    budget = max(record.get("evaluations", 0) for (p, _), record in records.items() if p == problem)
     lines = [
         f"## {problem}: {teacher['title']}",
         "",
         f"Distance: {teacher['distance']}, {teacher['count']} samples; a perfect one: {number(teacher['floor'])}."
-        f" Budget: {teacher['budget']:,} evaluations times samples, batches of {teacher['batch_size']}.",
+        f" Budget: {budget:,} evaluations times samples, batches of {PROBLEMS[problem]().batch_size}.",
         "",
         "| | calls | distance | modes | precision | recall | updates | evaluations / update | CPU s / update | MiB |",
         "|---|---|---|---|---|---|---|---|---|---|",
