@@ -308,7 +308,7 @@ def ring_problem() -> Problem:
         sigma_data=0.9,
         levels=(5.0, 1.5, 0.8, 0.3),
         high=10.0,
-        budget=1_000_000,
+        budget=2_000_000,
         batch_size=512,
         lr=1e-3,
     )
@@ -326,7 +326,7 @@ def guided_problem(guidance: float = 2.0) -> Problem:
         sigma_data=0.9,
         levels=(5.0, 1.5, 0.8, 0.3),
         high=10.0,
-        budget=1_000_000,
+        budget=2_000_000,
         batch_size=512,
         lr=1e-3,
         guidance=guidance,
