@@ -1,0 +1,309 @@
+"""What each method is given beside the networks; a method without an entry runs with its defaults.
+
+A recipe is the arguments of ``configs/`` in terms of the problem and of the number of student updates, which follows
+from the budget.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import fastgen.methods
+from benchmarks.oracle.problems import Config, Problem, part
+from fastgen.methods import Distiller
+
+Arguments = Callable[[Problem, int], Config]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a method is trained.
+
+    Attributes:
+        method: Class name.
+        arguments: ``(problem, updates) -> init_args`` beside what every method gets (see ``model``).
+        steps: Numbers of calls to report; ``None`` for as many as it is trained for at the time (progressive stages).
+        levels: ``(problem) -> noise levels`` of four calls, if calls are made at chosen levels; without them the method
+            chooses its times.
+        teacher_network: The start network is the teacher, for methods that read features of it or adapt it.
+        process: Process of the student.
+        pairs: Part of the budget that the solver spends on noise-sample pairs first.
+        target_decay: Decay of the EMA named ``target``, if the method asks one.
+        most_updates: Limit, for searches that are over soon.
+        without: Names of problems that it cannot serve, with the reason.
+    """
+
+    method: str
+    arguments: Arguments = lambda problem, updates: {}
+    steps: tuple[int, ...] | None = (1, 2, 4)
+    levels: Callable[[Problem], tuple[float, ...]] | None = None
+    teacher_network: bool = False
+    process: str = "EDM"
+    pairs: float = 0.0
+    target_decay: float | None = None
+    most_updates: int | None = None
+    without: tuple[tuple[str, str], ...] = ()
+
+
+def adam(lr: float, *betas: float) -> Config:
+    return part("torch.optim.Adam", lr=lr, **({"betas": list(betas)} if betas else {}))
+
+
+def cosine(updates: int) -> Config:
+    return part("torch.optim.lr_scheduler.CosineAnnealingLR", T_max=updates)
+
+
+def one_call(problem: Problem) -> Config:
+    """One call at the level from which score distillation generates."""
+    return part("StudentSampler", times=[problem.levels[0]])
+
+
+def from_high(problem: Problem) -> tuple[float, ...]:
+    """The levels of consistency models."""
+    return (problem.high, *problem.levels[1:])
+
+
+def own_levels(problem: Problem) -> tuple[float, ...]:
+    """The levels of score distillation."""
+    return problem.levels
+
+
+def scores(problem: Problem, lr: float = 1.0, critic_lr: float = 2.0, **more: Any) -> Config:
+    """What score distillation has in common; learning rates in units of the problem's."""
+    unit = {"ring": 1e-3, "guided": 1e-3}.get(problem.name, 3e-4)
+    return {
+        "sampler": one_call(problem),
+        "critic_time": part("LogNormalLevel"),
+        "critic_objective": part("DenoisingLoss", sigma_data=problem.sigma_data),
+        "guidance": {"teacher": problem.guidance, "critic": 1.0, "critic_training": 1.0, "condition_dropout": 0.0},
+        "student_optimizer": adam(lr * unit, 0.0, 0.999),
+        "critic_optimizer": adam(critic_lr * unit, 0.0, 0.999),
+    } | more
+
+
+def summed(problem: Problem) -> Config:
+    return part("DenoisingLoss", sigma_data=problem.sigma_data, reduction="sum")
+
+
+def four_calls(problem: Problem) -> Config:
+    return part("StudentSampler", times=list(problem.levels))
+
+
+def f_distill(problem: Problem, updates: int) -> Config:
+    gan = part("GAN", features="teacher", at_scores=True, critic_weight=1.0, optimizer=adam(2e-3, 0.0, 0.999))
+    return scores(problem, schedule={"critic_updates": 1}, extras=[gan])
+
+
+def gdd(problem: Problem, updates: int) -> Config:
+    own: Config = {}
+    if problem.network["class_path"] == "UNet":
+        own = {"frozen": ["*.conv_in.*", "*.conv_out.*"], "layers": ["down.0.0", "mid", "up.1.0"]}
+    return own | {
+        "sampler": one_call(problem),
+        "student_optimizer": adam(3e-4, 0.0, 0.99),
+        "discriminator_optimizer": adam(3e-4, 0.0, 0.99),
+    }
+
+
+def regression(problem: Problem, updates: int, **more: Any) -> Config:
+    return {
+        "solver": part("Heun", steps=18, guidance=problem.guidance),
+        "student_optimizer": adam(2e-3),
+        "student_lr_scheduler": cosine(updates),
+    } | more
+
+
+def level_law(problem: Problem) -> Config:
+    """Noise levels at which consistency is learned, up to ``high``."""
+    return part("LogNormalLevel", mean=0.0 if problem.sigma_data > 0.8 else -0.5, std=1.6)
+
+
+def teacher_guidance(problem: Problem) -> Config:
+    """One scale, of which the student is not told; what is left out would be the method's own default."""
+    return {"low": problem.guidance, "high": None, "embedded": False, "sampling": None}
+
+
+def ect(problem: Problem, updates: int) -> Config:
+    # Data know no guidance: there the teacher's step is what leads (ECD).
+    guided = {} if problem.guidance == 1.0 else {"transition": part("TeacherStep")}
+    return guided | {
+        "times": part("EasyTimes", double=max(1, updates // 8), law=level_law(problem)),
+        "metric": part("PseudoHuber", c=0.5),
+        "guidance": teacher_guidance(problem),
+        "student_optimizer": adam(5e-4),
+        "student_lr_scheduler": cosine(updates),
+    }
+
+
+def lcm(problem: Problem, updates: int) -> Config:
+    # In two dimensions the default, nearly the absolute error, would find medians instead of means.
+    points = problem.network["class_path"] == "MLP"
+    own = {"metric": part("ElementwiseHuber", c=1.0)} if points else {}
+    return own | {
+        "times": part("GridTimes", steps=18),
+        "guidance": teacher_guidance(problem),
+        "target": "target",
+        "student_optimizer": adam(5e-4),
+        "student_lr_scheduler": cosine(updates),
+    }
+
+
+def scm(problem: Problem, updates: int) -> Config:
+    return {
+        "warmup": updates // 6,
+        "times": part("ToData", law=level_law(problem)),
+        "guidance": teacher_guidance(problem),
+        "student_optimizer": adam(2e-4),  # normalised tangents do not shrink: keep it low
+        "student_lr_scheduler": cosine(updates),
+    }
+
+
+def mean_flow(problem: Problem, updates: int) -> Config:
+    return {
+        "velocity": part("TeacherVelocity"),
+        "guidance": teacher_guidance(problem),
+        "times": part("SortedTimes", law=part("LogitNormalTime", mean=0.4, std=1.6), diagonal=0.25, to_data=0.25),
+        "sampler": part("StudentSampler", level=10.0, stochastic=False),
+        "student_optimizer": adam(5e-4),
+        "student_lr_scheduler": cosine(updates),
+    }
+
+
+def shortcut(problem: Problem, updates: int) -> Config:
+    guided = {} if problem.guidance == 1.0 else {"guidance_scale": problem.guidance, "condition_dropout": 0.1}
+    return guided | {
+        "times": part("DyadicTimes", bootstrap=0.5),
+        "target": "target",
+        "student_optimizer": adam(1e-3),
+        "student_lr_scheduler": cosine(updates),
+    }
+
+
+def tdm(problem: Problem, updates: int) -> Config:
+    given = scores(problem, lr=0.4, sampler=part("TrajectorySampler", times=list(problem.levels)), huber=1.0)
+    del given["critic_time"], given["critic_objective"]
+    return given
+
+
+NO_GUIDANCE = (("guided", "learns from data alone, which know no guidance"),)
+UNGUIDED = tuple((name, "is DMD2 where nothing is guided") for name in ("ring", "images", "digits"))
+
+RECIPES: dict[str, Recipe] = {
+    # The control: the budget spent on more denoising, sampled by the solver.
+    "TeacherTraining": Recipe(
+        "TeacherTraining",
+        lambda p, n: {
+            "objective": part("DenoisingLoss", sigma_data=p.sigma_data),
+            "solver": part("Euler", guidance=p.guidance),
+            "student_optimizer": adam(1e-3),
+            "student_lr_scheduler": cosine(n),
+        },
+    ),
+    "OptimalSteps": Recipe(
+        "OptimalSteps",
+        lambda p, n: {"student": None, "steps": 4, "fine_steps": 50, "solver": part("Euler", guidance=p.guidance)},
+        steps=(4,),
+        most_updates=4,
+    ),
+    "DMD2": Recipe("DMD2", lambda p, n: scores(p, schedule={"critic_updates": 1}), steps=(1,)),
+    "DMD2, 4 steps": Recipe(
+        "DMD2",
+        lambda p, n: scores(p, schedule={"critic_updates": 1}, sampler=four_calls(p)),
+        levels=own_levels,
+    ),
+    "DecoupledDMD": Recipe(
+        "DecoupledDMD", lambda p, n: scores(p, schedule={"critic_updates": 1}), steps=(1,), without=UNGUIDED
+    ),
+    "DiffInstruct": Recipe("DiffInstruct", lambda p, n: scores(p, critic_objective=summed(p)), steps=(1,)),
+    "SwiftBrush": Recipe(
+        "SwiftBrush",
+        lambda p, n: scores(p, critic_lr=5.0, critic=part("LoRA", rank=32)),
+        steps=(1,),
+        teacher_network=True,
+    ),
+    "FDistill": Recipe("FDistill", f_distill, steps=(1,), teacher_network=True),
+    "SiD": Recipe("SiD", lambda p, n: scores(p, alpha=1.0, critic_objective=summed(p)), steps=(1,)),
+    "FewStepSiD": Recipe(
+        "FewStepSiD",
+        lambda p, n: scores(
+            p,
+            lr=0.5,
+            sampler=four_calls(p),
+            renoise_time=part("KarrasLevel", low=0.0, high=0.8),
+            critic_objective=summed(p),
+        ),
+        levels=own_levels,
+    ),
+    "TDM": Recipe("TDM", tdm, steps=(4,)),
+    "GDD": Recipe("GDD", gdd, steps=(1,), teacher_network=True, without=NO_GUIDANCE),
+    "KD": Recipe("KD", regression, steps=(1,), pairs=0.4),
+    "Reflow": Recipe("Reflow", regression, process="RectifiedFlow", pairs=0.4),
+    "Progressive": Recipe(
+        "Progressive",
+        lambda p, n: regression(
+            p, max(1, n // 4), steps=[8, 4, 2, 1], stage_updates=max(1, n // 4), student_optimizer=adam(1e-3)
+        ),
+        steps=None,
+    ),
+    "PiFlow": Recipe(
+        "PiFlow",
+        lambda p, n: regression(
+            p, n, policy=part("GMFlow", components=8), substeps=64, mixing_updates=n // 3, gradient_clip=10.0
+        ),
+        steps=(1,),
+    ),
+    "ECT": Recipe("ECT", ect, levels=from_high),
+    "LCM": Recipe("LCM", lcm, levels=from_high, target_decay=0.95),
+    "SCM": Recipe("SCM", scm, levels=from_high),
+    "MeanFlow": Recipe("MeanFlow", mean_flow, process="RectifiedFlow"),
+    "Shortcut": Recipe("Shortcut", shortcut, process="RectifiedFlow", target_decay=0.995),
+}
+
+
+def concrete() -> list[type[Distiller]]:
+    """Every method that the library names."""
+    found = [cls for cls in vars(fastgen.methods).values() if inspect.isclass(cls) and issubclass(cls, Distiller)]
+    return [cls for cls in found if cls is not Distiller and not inspect.isabstract(cls)]
+
+
+def all_recipes() -> dict[str, Recipe]:
+    """The recipes, and for methods without one their defaults."""
+    methods = {cls.__name__ for cls in concrete()}
+    known = {recipe.method for recipe in RECIPES.values()}
+    return {name: r for name, r in RECIPES.items() if r.method in methods} | {
+        name: Recipe(name) for name in sorted(methods - known)
+    }
+
+
+def class_of(name: str) -> type[Distiller]:
+    return next(cls for cls in concrete() if cls.__name__ == name)
+
+
+def accepted(cls: type[Distiller]) -> set[str]:
+    """Names of all constructor arguments, with those that travel through ``**kwargs``."""
+    return {
+        name
+        for base in cls.__mro__
+        if issubclass(base, Distiller) and "__init__" in vars(base)
+        for name in inspect.signature(base.__init__).parameters
+    }
+
+
+def model(recipe: Recipe, problem: Problem, start: str | None, updates: int) -> Config:
+    """The method as YAML would give it: teacher, networks and optimizers that it knows, and its recipe."""
+    cls = class_of(recipe.method)
+    network = problem.student(start)
+    common = {
+        "teacher": network if recipe.teacher_network else problem.teacher,
+        "student": problem.student(start, recipe.process),
+        "critic": network,
+        "student_optimizer": adam(problem.lr),
+        "critic_optimizer": adam(problem.lr),
+        "sigma_data": problem.sigma_data,
+    }
+    known = accepted(cls)
+    given = {name: value for name, value in common.items() if name in known}
+    return part(recipe.method, **(given | recipe.arguments(problem, updates)))
