@@ -17,6 +17,9 @@ from fastgen.methods import Distiller
 
 Arguments = Callable[[Problem, int], Config]
 
+START = "START"
+"""Stands for the file of the start network."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -144,6 +147,7 @@ def lcm(problem: Problem, updates: int) -> Config:
     own = {"metric": part("ElementwiseHuber", c=1.0)} if points else {}
     return own | {
         "times": part("GridTimes", steps=18),
+        "weight": "step",  # with 1 the low levels of EDM's grid hardly learn
         "guidance": teacher_guidance(problem),
         "target": "target",
         "student_optimizer": adam(5e-4),
@@ -170,6 +174,30 @@ def mean_flow(problem: Problem, updates: int) -> Config:
         "student_optimizer": adam(5e-4),
         "student_lr_scheduler": cosine(updates),
     }
+
+
+def self_distillation(problem: Problem, updates: int, **more: Any) -> Config:
+    return {
+        "velocity": part("TeacherVelocity"),
+        "guidance": teacher_guidance(problem),
+        "times": part("SortedTimes", law=part("FlowTime", low=0.01), diagonal=0.5, middle=None),
+        "sampler": part("StudentSampler", level=10.0, stochastic=False),
+        "learned_weight": False,
+        "student_optimizer": adam(1e-3),
+        "student_lr_scheduler": cosine(updates),
+    } | more
+
+
+def rcm(problem: Problem, updates: int) -> Config:
+    given = scores(problem)
+    score_term = {
+        "weight": 1.0,
+        "start": updates // 6,
+        "critic_updates": 1,
+        "critic": problem.student(START),
+        "sampler": one_call(problem),
+    } | {name: given[name] for name in ("critic_time", "critic_objective", "guidance", "critic_optimizer")}
+    return scm(problem, updates) | {"learned_weight": False, "extras": [part("DistributionMatching", **score_term)]}
 
 
 def shortcut(problem: Problem, updates: int) -> Config:
@@ -238,6 +266,17 @@ RECIPES: dict[str, Recipe] = {
         levels=own_levels,
     ),
     "TDM": Recipe("TDM", tdm, steps=(4,)),
+    "PhasedDMD": Recipe(
+        "PhasedDMD",
+        lambda p, n: {
+            name: value
+            for name, value in scores(
+                p, schedule={"critic_updates": 1}, sampler=part("PhasedSampler", times=list(p.levels), phases=2)
+            ).items()
+            if name != "critic_time"
+        },
+        steps=(4,),
+    ),
     "GDD": Recipe("GDD", gdd, steps=(1,), teacher_network=True, without=NO_GUIDANCE),
     "KD": Recipe("KD", regression, steps=(1,), pairs=0.4),
     "Reflow": Recipe("Reflow", regression, process="RectifiedFlow", pairs=0.4),
@@ -258,7 +297,10 @@ RECIPES: dict[str, Recipe] = {
     "ECT": Recipe("ECT", ect, levels=from_high),
     "LCM": Recipe("LCM", lcm, levels=from_high, target_decay=0.95),
     "SCM": Recipe("SCM", scm, levels=from_high),
+    "rCM": Recipe("SCM", rcm, levels=from_high),
     "MeanFlow": Recipe("MeanFlow", mean_flow, process="RectifiedFlow"),
+    "LSD": Recipe("LSD", self_distillation, process="RectifiedFlow"),
+    "PSD": Recipe("PSD", self_distillation, process="RectifiedFlow"),
     "Shortcut": Recipe("Shortcut", shortcut, process="RectifiedFlow", target_decay=0.995),
 }
 
@@ -306,4 +348,11 @@ def model(recipe: Recipe, problem: Problem, start: str | None, updates: int) -> 
     }
     known = accepted(cls)
     given = {name: value for name, value in common.items() if name in known}
-    return part(recipe.method, **(given | recipe.arguments(problem, updates)))
+    return part(recipe.method, **(given | started(recipe.arguments(problem, updates), start)))
+
+
+def started(value: Any, start: str | None) -> Any:
+    """A recipe with the file of the start network in it."""
+    if isinstance(value, dict):
+        return {name: started(inner, start) for name, inner in value.items()}
+    return [started(inner, start) for inner in value] if isinstance(value, list) else start if value == START else value
