@@ -127,10 +127,11 @@ def wanted(arguments: argparse.Namespace) -> list[tuple[str, str]]:
     runs = []
     for problem_name in arguments.problem:
         problem = problem_of(problem_name, arguments.budget)
-        prints = {"teacher": teachers_fingerprint(problem)} if arguments.method is None else {}
+        prints = {"teacher": teachers_fingerprint(problem)}  # nothing can be compared without it
         prints |= {name: run_fingerprint(problem, recipes[name]) for name in arguments.method or recipes}
         for name, fingerprint in prints.items():
-            if arguments.again or known.get((problem_name, name), {}).get("fingerprint") != fingerprint:
+            again = arguments.again and name != "teacher"
+            if again or known.get((problem_name, name), {}).get("fingerprint") != fingerprint:
                 runs.append((problem_name, name))
     return runs
 
