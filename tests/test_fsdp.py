@@ -77,7 +77,7 @@ def dmd2_on_sd3(inputs: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 PROBLEMS = {"sid_sd15": sid_on_sd15, "dmd2_sd3": dmd2_on_sd3}
 RATES = {
     ("sid_sd15", False): (0.05, 0.05),
-    ("sid_sd15", True): (0.05, 1.0),
+    ("sid_sd15", True): (0.02, 30.0),
     ("dmd2_sd3", False): (0.05, 0.05),
     ("dmd2_sd3", True): (1.0, 1.0),
 }

@@ -191,7 +191,6 @@ def rcm(problem: Problem, updates: int) -> Config:
     given = scores(problem)
     score_term = {
         "weight": 1.0,
-        "start": updates // 6,
         "critic_updates": 1,
         "critic": problem.student(START),
         "sampler": one_call(problem),
