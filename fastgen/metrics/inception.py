@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -61,9 +62,9 @@ class _AnyInception(FeatureExtractor):
                 f"{tuple(images.shape[2:])}; set resize to 'tf1' or 'clean'."
             )
 
+    @abstractmethod
     def output_weight(self) -> Tensor:
         """The matrix (1008, 2048) of the last layer."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def logits(self, features: Tensor) -> Tensor:

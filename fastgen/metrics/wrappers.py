@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -27,9 +29,9 @@ class WrappedExtractor(FeatureExtractor):
         self.num_features = extractor.num_features
         self.logits_show_labels = extractor.logits_show_labels
 
+    @abstractmethod
     def change(self, images: Tensor) -> Tensor:
         """What becomes of uint8 images (N, C, H, W); uint8 again."""
-        raise NotImplementedError
 
     def build(self) -> nn.Module:
         """The network of the extractor."""
