@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.denoisers.dropout import foreign_dropout, masks_of
 from fastgen.methods.flow_map import FlowMapDistiller, MapState
 from fastgen.objectives.flow_maps import eulerian_tangent, head
 from fastgen.objectives.tangents import Derivative, ForwardMode
@@ -39,28 +38,17 @@ class EulerianDistiller(FlowMapDistiller, ABC):
         """F with its graph and g without, both (B, ...), in units of velocity."""
         velocity = self.velocity.at(self, state)
         weights = head(self.coordinates, state.times.t, state.times.s)
-        product = self.product(state, velocity, weights.a * weights.b)
+        product = self.where_it_jumps(state, self.product, velocity, weights.a * weights.b)
         output = self.predict(self.student, state.x_t, state.times.t, state.times.s, state).velocity
         return output, eulerian_tangent(weights, state.x_t, velocity, output.detach(), product, self.warmth())
 
+    @torch.no_grad()
     def product(self, state: MapState, velocity: Tensor, scale: Tensor) -> Tensor:
-        """``scale dF/dt`` along the velocity, (B, ...), without gradient; the network is asked where it is not 0.
-
-        One sample is always asked, since the ranks of a sharded network must call it together. A foreign network with
-        dropout of its own is asked for all, since its masks belong to the whole batch.
-        """
-        moving = scale != 0
-        moving[0] |= ~moving.any()
-        if foreign_dropout(self.student.backbone):
-            moving = torch.ones_like(moving)
-        rows = moving.nonzero().squeeze(1)
-        part = state.part(rows)
-        t, s = part.times.t, part.times.s
+        """``scale dF/dt`` along the velocity, (B, ...), without gradient."""
+        t, s = state.times.t, state.times.s
 
         def field(x: Tensor, t: Tensor) -> Tensor:
-            return self.predict(self.student, x, t, s, part).velocity
+            return self.predict(self.student, x, t, s, state).velocity
 
         low = torch.minimum(t, torch.maximum(s, 1e-3 * t))
-        with masks_of(self.student.backbone, rows, len(scale)):
-            found = self.derivative.product(field, part.x_t, t, velocity[rows], scale[rows], low, self.t_max)
-        return found.new_zeros(state.x_t.shape).index_copy(0, rows, found)
+        return self.derivative.product(field, state.x_t, t, velocity, scale, low, self.t_max)

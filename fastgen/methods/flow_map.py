@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from fastgen.conditions import Condition, select, where
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.dropout import foreign_dropout, masks_of
 from fastgen.denoisers.warped import seen_on
 from fastgen.errors import UserError
 from fastgen.map_times import JumpLaw, JumpTimes
@@ -204,6 +206,21 @@ class FlowMapDistiller(Distiller, ABC):
             condition = where(dropped, self.student.null_condition(condition), condition)
         x_t = self.coordinates.add_noise(part.x0, noise, times.t)
         return MapState(times, x_t, part.x0, noise, condition, dropped, self.guidance.draw(draws))
+
+    def where_it_jumps(self, state: MapState, answer: Callable[..., Tensor], *more: Tensor) -> Tensor:
+        """``answer(state, *more)``, (B, ...), asked for the samples only that jump (s < t); zero for the others.
+
+        One sample is always asked, since the ranks of a sharded network must call it together. A foreign network with
+        dropout of its own is asked for all, since its masks belong to the whole batch.
+        """
+        jumping = state.times.s < state.times.t
+        jumping[0] |= ~jumping.any()
+        if foreign_dropout(self.student.backbone):
+            jumping = torch.ones_like(jumping)
+        rows = jumping.nonzero().squeeze(1)
+        with masks_of(self.student.backbone, rows, len(jumping)):
+            found = answer(state.part(rows), *(value[rows] for value in more))
+        return found.new_zeros(state.x_t.shape).index_copy(0, rows, found)
 
     @abstractmethod
     def map_loss(self, state: MapState) -> dict[str, Tensor]:

@@ -95,7 +95,7 @@ class LSD(SelfDistillation):
 
         weights = head(self.coordinates, t, s, moving="s")
         with same_randomness(x.device):
-            there = self.velocity_after(state)
+            there = self.where_it_jumps(state, self.velocity_after)
         output, slope = value_and_jvp(field, (s,), (torch.ones_like(s),))
         return output - lagrangian_target(weights, x, self.unless_still(state, there), slope)
 
@@ -116,7 +116,7 @@ class PSD(SelfDistillation):
     """
 
     def residual(self, state: MapState) -> Tensor:
-        target = self.unless_still(state, self.two_jumps(state))
+        target = self.unless_still(state, self.where_it_jumps(state, self.two_jumps))
         return self.predict(self.student, state.x_t, state.times.t, state.times.s, state).velocity - target
 
     @torch.no_grad()

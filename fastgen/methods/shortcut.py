@@ -87,7 +87,7 @@ class Shortcut(FlowMapDistiller):
 
     def map_loss(self, state: MapState) -> dict[str, Tensor]:
         t, s = state.times.t, state.times.s
-        halves, flow = self.two_halves(state), self.velocity.at(self, state)
+        halves, flow = self.where_it_jumps(state, self.two_halves), self.velocity.at(self, state)
         jump = (s < t).reshape(-1, *[1] * (flow.ndim - 1))
         output = self.predict(self.student, state.x_t, t, s, state).velocity
         return {"shortcut": (output - torch.where(jump, halves, flow)).square().mean()}

@@ -678,10 +678,46 @@ def test_the_derivative_is_taken_where_it_counts(derivative: Derivative, diagona
     some = loss_and_gradients()
     assert asked == [max(jumps, 1)] * passes + [9]
     asked.clear()
-    monkeypatch.setattr("fastgen.methods.eulerian.foreign_dropout", lambda _: True)
+    monkeypatch.setattr("fastgen.methods.flow_map.foreign_dropout", lambda _: True)
     for found, expected in zip(some, loss_and_gradients(), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     assert asked == [9] * (passes + 1)
+
+
+@pytest.mark.parametrize("cls", [Shortcut, PSD, LSD])
+def test_targets_are_made_for_jumps_alone(cls: type[FlowMapDistiller], monkeypatch: Any):
+    """Two calls for the samples that jump and one for all; asking for all gives the same loss and gradients."""
+
+    def unet() -> Denoiser:
+        torch.manual_seed(0)
+        network = UNet(RectifiedFlow(), num_classes=4, dropout=0.4, attention_resolutions=(4,), second_time=True)
+        for parameter in network.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+        return network.double()
+
+    times = DyadicTimes(bootstrap=0.5) if cls is Shortcut else SortedTimes(diagonal=0.5)
+    method = cls(student=unet, times=times)
+    method.configure_model()
+    draws = Draws(0, range(9), "test")
+    part = MicroBatch(0.5 * draws.normal("x0", (1, 8, 8), torch.float64), {"label": torch.arange(9) % 4}, draws)
+    moving = method.state(part).times
+    jumps = int((moving.s < moving.t).sum())
+    assert 0 < jumps < 9
+    asked: list[int] = []
+    method.student.register_forward_pre_hook(lambda _, args: asked.append(len(args[0])))
+
+    def loss_and_gradients() -> tuple[Tensor, ...]:
+        torch.manual_seed(3)
+        (loss,) = method.student_loss(part).values()
+        return loss.detach(), *torch.autograd.grad(loss, list(method.student.parameters()))
+
+    some = loss_and_gradients()
+    assert asked == [jumps, jumps, 9]
+    asked.clear()
+    monkeypatch.setattr("fastgen.methods.flow_map.foreign_dropout", lambda _: True)
+    for found, expected in zip(some, loss_and_gradients(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert asked == [9, 9, 9]
 
 
 def test_foreign_dropout_keeps_the_batch_whole():
