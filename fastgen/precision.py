@@ -1,10 +1,12 @@
-"""Modules that a cast to a lower precision leaves alone."""
+"""What the precision of the trainer leaves alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -21,3 +23,14 @@ class KeepsPrecision(nn.Module):
 
 class Averages(KeepsPrecision, nn.ModuleDict):
     """Networks by name."""
+
+
+@contextmanager
+def built_in_fp32() -> Iterator[None]:
+    """Inside, new weights are fp32, whatever the trainer's precision made torch's default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

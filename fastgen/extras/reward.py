@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastgen.errors import UserError
 from fastgen.extras.base import Extra
+from fastgen.precision import built_in_fp32
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
@@ -81,7 +82,8 @@ class Reward(Extra):
         self.margin = margin
 
     def build(self, method: Distiller) -> None:
-        model = self.factory().requires_grad_(False).eval()
+        with built_in_fp32():  # judges read fp32 samples, also beside networks of another precision
+            model = self.factory().requires_grad_(False).eval()
         object.__setattr__(self, "model", model)  # no submodule: neither saved nor cast
 
     def losses(self, method: Distiller, role: str, part: MicroBatch) -> dict[str, Tensor]:

@@ -120,6 +120,17 @@ def test_every_method_that_makes_samples_can_carry_it(cls: type):
     assert torch.isfinite(run.callback_metrics["student/reward"])
 
 
+def test_the_judge_is_built_in_fp32_whatever_the_precision_of_the_networks():
+    class Weighted(Near):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(2))
+
+    method = build(KD, extras=[Reward(Weighted)])
+    trainer(1, precision="bf16-true").fit(method, ToyData(batch_size=4))
+    assert method.extras[0].model.scale.dtype == torch.float32
+
+
 def test_a_method_without_samples_says_so():
     method = build(TeacherTraining, extras=[Reward(Near)])
     with pytest.raises(UserError, match="TeacherTraining leaves none"):

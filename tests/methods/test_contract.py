@@ -94,6 +94,14 @@ def iterations(cls: type[Distiller], start: int = 0) -> int:
     raise AssertionError(f"{waiting} had no turn in 50 iterations")
 
 
+def every_turn(cls: type[Distiller], times: int) -> int:
+    """The number of iterations after which every role had so many turns."""
+    count = 0
+    for _ in range(times):
+        count = iterations(cls, count)
+    return count
+
+
 def fit(method: Distiller, batches: int, *callbacks: Any, batch_size: int = 4, **kwargs: Any) -> dict[str, float]:
     run = trainer(batches, *callbacks, **kwargs)
     run.fit(method, ToyData(batch_size=batch_size))
