@@ -28,7 +28,7 @@ from command_line import CONFIGS as CONFIG_FILES  # noqa: E402
 from command_line import fastgen, unshared, write  # noqa: E402
 from denoisers.test_families_cli import CONFIGS as FAMILY_CONFIGS  # noqa: E402
 from denoisers.test_families_cli import WAN, shortened  # noqa: E402
-from methods.test_contract import METHODS, every_turn, make  # noqa: E402
+from every_method import METHODS, every_turn, make  # noqa: E402
 from toys import ToyData, gradient_descent, trainer  # noqa: E402
 
 from fastgen.errors import UserError  # noqa: E402

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from torch import Tensor
 
+from fastgen.conditions import Condition
 from fastgen.data.base import BatchSource, DistillationData, TensorSource
 from fastgen.denoisers.adapters import AdaptedDenoiser, LoRA
 from fastgen.denoisers.analytic import MixtureDenoiser
-from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.base import Codec, Denoiser
 from fastgen.denoisers.mlp import MLP
 from fastgen.methods import Distiller
 from fastgen.processes import EDM, Process
@@ -21,9 +23,37 @@ from fastgen.processes import EDM, Process
 CLASSES = 3
 
 
+class ToyCodec(Codec):
+    """People see other points, and count the classes backwards."""
+
+    scale: Tensor
+    centre: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor([2.0, 0.5]))
+        self.register_buffer("centre", torch.tensor([0.25, -0.5]))
+
+    def encode(self, images: Tensor) -> Tensor:
+        return (images - self.centre) / self.scale
+
+    def decode(self, x0: Tensor) -> Tensor:
+        return x0 * self.scale + self.centre
+
+    def encode_condition(self, condition: Mapping[str, Any]) -> Condition:
+        return {name: -value % CLASSES if name == "label" else value for name, value in condition.items()}
+
+
+class ToyMLP(MLP):
+    """A network behind a codec that is not the identity, so that what forgets the codec is noticed."""
+
+    def make_codec(self) -> Codec:
+        return ToyCodec()
+
+
 def network(seed: int, process: Process | None = None, width: int = 16, depth: int = 2, **kwargs: Any) -> MLP:
     """A small MLP whose weights are a function of ``seed``; none of them is zero."""
-    result = MLP(process or EDM(), width=width, depth=depth, num_classes=CLASSES, **kwargs)
+    result = ToyMLP(process or EDM(), width=width, depth=depth, num_classes=CLASSES, **kwargs)
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in result.parameters():

@@ -242,8 +242,8 @@ def test_other_extras_judge_its_samples():
     """A reward on a consistency model: of the samples that this term made."""
     method, piece = scm(term(), Reward(Left, weight=0.5)), part()
     losses = method.losses("student", piece)
-    x0 = piece.memory["student"].x0
-    torch.testing.assert_close(losses["reward"], 0.5 * x0[:, 0].mean().float())
+    seen = method.codec.decode(piece.memory["student"].x0)
+    torch.testing.assert_close(losses["reward"], 0.5 * seen[:, 0].mean().float())
     with pytest.raises(UserError, match="leaves none"):
         scm(Reward(Left)).losses("student", part())
 

@@ -1,0 +1,99 @@
+"""Every method on the toys. A new method is there from the day ``fastgen.methods`` imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from toys import StirredLoRA, ToyData, build, trainer
+
+import fastgen.methods  # noqa: F401
+from fastgen.denoisers.base import Denoiser
+from fastgen.extras import GAN, DistributionMatching
+from fastgen.methods import SCM, Distiller
+from fastgen.sampling.students import PhasedSampler, TrajectorySampler
+
+SPECIAL: dict[str, dict[str, Any]] = {
+    "SwiftBrush": {"critic": StirredLoRA(rank=4)},
+    "TDM": {"sampler": TrajectorySampler([20.0, 2.0])},
+    "OptimalSteps": {"student": None, "fine_steps": 24},
+    # The toys' random networks make steep policies, whose gradients are large and lose digits in fp32.
+    "PiFlow": {"loss_scale": 0.3, "substeps": 16},
+    "Progressive": {"stage_updates": 2},
+}
+"""Constructor arguments by class name, for methods that the defaults of ``toys.build`` do not fit."""
+
+FEW_STEPS: dict[str, dict[str, Any]] = {
+    "OptimalSteps": {"steps": 3},
+    "PhasedDMD": {"sampler": PhasedSampler([80.0, 5.0, 0.5], phases=3)},
+    "Progressive": {"steps": [4, 2]},
+}
+"""How methods train for several steps whose steps are not those of a ``StudentSampler``."""
+
+GRADIENT_FREE = {"OptimalSteps"}
+"""Methods whose updates are searches."""
+
+
+def concrete(cls: type[Distiller] = Distiller) -> Iterator[type[Distiller]]:
+    for child in cls.__subclasses__():
+        abstract = any(getattr(getattr(child, name, None), "__isabstractmethod__", False) for name in dir(child))
+        if child.__module__.startswith("fastgen.") and not abstract:
+            yield child
+        yield from concrete(child)
+
+
+class RegularisedSCM(SCM):
+    """A method whose extras bring roles of their own: a score term with its critic, and a discriminator."""
+
+    def __init__(
+        self,
+        critic: Callable[[], Denoiser] | None = None,
+        critic_optimizer: OptimizerCallable = torch.optim.Adam,
+        discriminator_optimizer: OptimizerCallable = torch.optim.Adam,
+        **kwargs: Any,
+    ) -> None:
+        matching = DistributionMatching(critic=critic, critic_optimizer=critic_optimizer, critic_updates=1)
+        gan = GAN(weight=0.1, critic_weight=1.0, features="teacher", optimizer=discriminator_optimizer)
+        super().__init__(extras=[matching, gan], **kwargs)
+
+
+METHODS = sorted({*concrete(), RegularisedSCM}, key=lambda cls: cls.__name__)
+
+
+def make(cls: type[Distiller], **kwargs: Any) -> Distiller:
+    return build(cls, **(SPECIAL.get(cls.__name__, {}) | kwargs))
+
+
+def roles_of(cls: type[Distiller]) -> tuple[str, ...]:
+    method = make(cls)
+    method.configure_model()
+    return method.roles()
+
+
+def iterations(cls: type[Distiller], start: int = 0) -> int:
+    """The number of iterations after which every role had a turn since iteration ``start``."""
+    method = make(cls)
+    method.configure_model()
+    waiting = set(method.roles())
+    for iteration in range(start, start + 50):
+        waiting -= set(method.all_turns(iteration))
+        if not waiting:
+            return iteration + 1
+    raise AssertionError(f"{waiting} had no turn in 50 iterations")
+
+
+def every_turn(cls: type[Distiller], times: int) -> int:
+    """The number of iterations after which every role had so many turns."""
+    count = 0
+    for _ in range(times):
+        count = iterations(cls, count)
+    return count
+
+
+def fit(method: Distiller, batches: int, *callbacks: Any, batch_size: int = 4, **kwargs: Any) -> dict[str, float]:
+    run = trainer(batches, *callbacks, **kwargs)
+    run.fit(method, ToyData(batch_size=batch_size))
+    # The method holds its trainer weakly, so the count is taken here.
+    return {name: float(value) for name, value in run.callback_metrics.items()} | {"updates": float(run.global_step)}
