@@ -1,0 +1,42 @@
+"""The documents name what exists, and all of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from methods.test_contract import concrete
+
+import fastgen.extras
+import fastgen.methods
+
+ROOT = Path(__file__).parent.parent
+METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+
+
+def test_every_method_and_extra_is_in_the_paper_index():
+    exported = {cls.__name__ for cls in concrete() if cls.__name__ in fastgen.methods.__all__}
+    assert len(exported) > 20
+    extras = {"GAN", "Reward", "DistributionMatching"}
+    assert extras <= set(vars(fastgen.extras))
+    assert not {name for name in exported | extras if f"`{name}`" not in METHODS}
+
+
+def test_every_config_of_a_method_is_in_the_paper_index():
+    configs = {path.stem for path in (ROOT / "configs").glob("*.yaml")}
+    named = set(re.findall(r"`([a-z0-9]+_[a-z0-9_]+)`", METHODS))
+    assert configs == named
+
+
+def test_the_tests_that_the_paper_index_names_exist():
+    tests = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    named = set(re.findall(r"`(test_\w+\.py)`", METHODS))
+    assert named and named <= tests
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8"))
+    assert not [link for link in links if not (page.parent / link).exists()]
