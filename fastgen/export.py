@@ -87,7 +87,7 @@ def _vp_scheduler(denoiser: PipelineDenoiser, process: VP, times: Sequence[float
     if list(times) != even:
         wanted = ", ".join(f"{t:g}" for t in even)
         raise _refuse(times, f"with {steps} steps, schedulers of diffusers call at {wanted}; train or sample there")
-    betas = ("beta_start", "beta_end", "beta_schedule", "trained_betas")
+    betas = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
     common: dict[str, Any] = {key: config[key] for key in betas if key in config}
     common |= {"num_train_timesteps": count, "prediction_type": kind, "clip_sample": False} | OFFSET
     if stochastic:

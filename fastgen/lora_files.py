@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastgen.denoisers.adapters import AdaptedDenoiser
-from fastgen.denoisers.pipelines import PipelineDenoiser
+from fastgen.denoisers.pipelines import PipelineDenoiser, only_errors
 from fastgen.errors import UserError
 from fastgen.export import Sampling, refuse_used, write_card
 
@@ -53,7 +52,7 @@ def export_lora(student: AdaptedDenoiser, sampling: Sampling, dialect: str, out:
     tensors, metadata = _kohya(student) if dialect == "kohya" else _peft(student, base.part)
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / name, {"format": "pt", **metadata})
-    with _only_errors():
+    with only_errors():
         pipe = _without_encoders(base, scheduler)
         try:
             _check(student, pipe, out / name)
@@ -139,16 +138,3 @@ def _check(student: AdaptedDenoiser, pipe: Any, file: Path) -> None:
             f"{name} loads a LoRA in this dialect without an error, but not as the student: it is off by {gap:.2g} "
             f"where the LoRA changes {effect:.2g}; choose another --format."
         )
-
-
-@contextmanager
-def _only_errors() -> Iterator[None]:
-    """Diffusers warns about each encoder that is left out and that the LoRA does not change."""
-    from diffusers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)

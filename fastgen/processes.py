@@ -293,6 +293,19 @@ class EDM(Process):
         return self.grid(steps + 1, start)[:-1]
 
 
+def betas_of(beta_start: float, beta_end: float, steps: int, schedule: str) -> Tensor:
+    """The betas (steps,) of a schedule, fp64: ``scaled_linear`` (linear in sqrt(beta)) or ``linear``.
+
+    Raises:
+        ValueError: If there is no such schedule.
+    """
+    if schedule == "scaled_linear":
+        return torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64, device="cpu").square()
+    if schedule == "linear":
+        return torch.linspace(beta_start, beta_end, steps, dtype=torch.float64, device="cpu")
+    raise ValueError(f"schedule is scaled_linear or linear, got {schedule!r}")
+
+
 class VP(Process):
     """Variance preserving with discrete steps, given by betas (Ho et al. 2020, arXiv 2006.11239).
 
@@ -315,13 +328,7 @@ class VP(Process):
         steps: int = 1000,
         schedule: Literal["scaled_linear", "linear"] = "scaled_linear",
     ) -> None:
-        if schedule == "scaled_linear":
-            betas = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64, device="cpu").square()
-        elif schedule == "linear":
-            betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64, device="cpu")
-        else:
-            raise ValueError(f"schedule is scaled_linear or linear, got {schedule!r}")
-        self._set_betas(betas)
+        self._set_betas(betas_of(beta_start, beta_end, steps, schedule))
 
     @classmethod
     def from_betas(cls, betas: Sequence[float] | Tensor) -> VP:

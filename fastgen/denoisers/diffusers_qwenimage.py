@@ -26,8 +26,6 @@ TEMPLATE = (
 """The chat that Qwen-Image was trained with."""
 TEMPLATE_TOKENS = 34
 """Tokens before the prompt, which the network does not see."""
-TOKENIZER_LIMIT = 1024
-"""Tokens of a chat beside those."""
 
 
 class QwenImage(FlowTransformer):
@@ -51,6 +49,7 @@ class QwenImage(FlowTransformer):
     """
 
     even = True
+    longest_prompt = 1024
 
     def __init__(
         self,
@@ -133,14 +132,14 @@ class QwenImageCodec(LongPromptCodec):
         from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
         chats = [TEMPLATE.format(prompt) for prompt in prompts]
-        limit = TOKENIZER_LIMIT + TEMPLATE_TOKENS
-        tokens = self.tokenize("tokenizer", Qwen2Tokenizer, chats, padding=True, max_length=limit)
+        limit = TEMPLATE_TOKENS + self.max_tokens  # what comes later changes nothing before it
+        tokens = self.tokenize("tokenizer", Qwen2Tokenizer, chats, limit, TEMPLATE_TOKENS, padding=True)
         encoder = self.module("text_encoder", Qwen2_5_VLForConditionalGeneration)
         hidden = encoder(
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True
         ).hidden_states[-1]
         texts = [
-            states[mask.bool()][TEMPLATE_TOKENS : TEMPLATE_TOKENS + self.max_tokens].float()
+            states[mask.bool()][TEMPLATE_TOKENS:].float()
             for states, mask in zip(hidden, tokens.attention_mask, strict=True)
         ]
         lengths = torch.tensor([len(text) for text in texts], device=hidden.device)

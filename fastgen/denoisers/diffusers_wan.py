@@ -126,7 +126,7 @@ class WanCodec(LongPromptCodec):
         from transformers import T5Tokenizer, UMT5EncoderModel
 
         texts = [prompt_clean(prompt) for prompt in prompts]
-        tokens = self.tokenize("tokenizer", T5Tokenizer, texts, max_length=self.max_tokens)
+        tokens = self.tokenize("tokenizer", T5Tokenizer, texts, self.max_tokens)
         mask = tokens.attention_mask
         hidden = self.module("text_encoder", UMT5EncoderModel)(tokens.input_ids, mask).last_hidden_state
         return {"prompt_embeds": hidden.float() * mask.unsqueeze(-1)}

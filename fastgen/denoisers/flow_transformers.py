@@ -7,6 +7,7 @@ from typing import Any
 from fastgen.denoisers.pipeline_codec import PipelineCodec, TextDtype
 from fastgen.denoisers.pipelines import PipelineDenoiser, PipelineFolder
 from fastgen.denoisers.schedulers import flow_from_scheduler
+from fastgen.errors import UserError
 
 
 class FlowTransformer(PipelineDenoiser):
@@ -25,6 +26,9 @@ class FlowTransformer(PipelineDenoiser):
     even = False
     """Whether the pipeline gives its scheduler even sigmas, see :func:`flow_from_scheduler`."""
 
+    longest_prompt = 512
+    """Largest ``max_tokens`` that the pipeline takes."""
+
     def __init__(
         self,
         pipeline: PipelineFolder,
@@ -37,6 +41,8 @@ class FlowTransformer(PipelineDenoiser):
     ) -> None:
         from diffusers import FlowMatchEulerDiscreteScheduler
 
+        if not 1 <= max_tokens <= self.longest_prompt:
+            raise UserError(f"max_tokens of {type(self).__name__} is 1 to {self.longest_prompt}, got {max_tokens}.")
         scheduler = pipeline.config("scheduler", FlowMatchEulerDiscreteScheduler)
         process = flow_from_scheduler(scheduler, pipeline.pretrained, tokens, self.even)
         super().__init__(pipeline, network, process, "velocity", sample_shape, gradient_checkpointing)

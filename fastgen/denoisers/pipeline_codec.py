@@ -12,10 +12,18 @@ from torch import Tensor, nn
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Codec
 from fastgen.denoisers.pipelines import NULL, PipelineFolder
+from fastgen.denoisers.text import text_length
 from fastgen.errors import UserError
+from fastgen.notices import notice
 
 TextDtype = Literal["float32", "bfloat16"]
 """What large text encoders compute in."""
+
+
+def shortened(text: str, length: int = 60) -> str:
+    """The begin of a text."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[:length].rstrip() + " ..."
 
 
 class PipelineCodec(Codec):
@@ -39,6 +47,7 @@ class PipelineCodec(Codec):
         self.text_dtype = getattr(torch, text_dtype)
         self.parts = nn.ModuleDict()
         self.tokenizers: dict[str, Any] = {}
+        self.said: set[str] = set()
         self.null: dict[str, Tensor] = {}
         self.register_buffer("place", torch.empty(0), persistent=False)
 
@@ -69,26 +78,51 @@ class PipelineCodec(Codec):
             self.parts[part] = self.pipeline.model(part, kind, dtype).to(self.place.device)
         return self.parts[part]
 
-    def tokenize(self, part: str, kind: Any, prompts: Sequence[str], **options: Any) -> Any:
+    def tokenize(
+        self, part: str, kind: Any, prompts: Sequence[str], length: int | None = None, overhead: int = 0, **options: Any
+    ) -> Any:
         """Tokens of ``prompts`` on the codec's device; the tokenizer is read at the first call.
+
+        What is cut off is said, see :meth:`note_cut`.
 
         Args:
             part: Folder of the tokenizer.
             kind: Its transformers class.
             prompts: Texts.
-            options: What the tokenizer gets; default padded and cut to the length that it was made for.
+            length: Where they are cut; default what :func:`~fastgen.denoisers.text.text_length` says.
+            overhead: How many of these tokens the family adds to a prompt and does not count.
+            options: What the tokenizer gets; default padded to the length.
         """
         if part not in self.tokenizers:
             self.tokenizers[part] = self.pipeline.tokenizer(part, kind)
         tokenizer = self.tokenizers[part]
-        options = {"padding": "max_length", "max_length": tokenizer.model_max_length, "truncation": True, **options}
+        length = text_length(self.pipeline, part, tokenizer) if length is None else length
+        options = {"padding": "max_length", "max_length": length, "truncation": True, **options}
+        self.note_cut(part, tokenizer, prompts, length, overhead)
         return tokenizer(list(prompts), return_tensors="pt", **options).to(self.place.device)
+
+    def note_cut(self, part: str, tokenizer: Any, prompts: Sequence[str], length: int, overhead: int = 0) -> None:
+        """The first time that prompts lose their end, say how many of the batch do and how long the longest is."""
+        if part in self.said:
+            return
+        tokens = [len(ids) for ids in tokenizer(list(prompts), verbose=False).input_ids]
+        long = [count for count in tokens if count > length]
+        if not long:
+            return
+        self.said.add(part)
+        longest = tokenizer(prompts[tokens.index(max(long))], verbose=False).input_ids
+        end = tokenizer.decode(longest[length:], skip_special_tokens=True)
+        notice(
+            f"{len(long)} of {len(prompts)} prompts of a batch have more than the {length - overhead} tokens that the "
+            f"encoder of '{part}' reads (the longest {max(long) - overhead}); the rest is cut off, such as "
+            f"'{shortened(end)}', here and in further batches."
+        )
 
     def encode_condition(self, condition: Mapping[str, Any]) -> Condition:
         """``{"prompt": list of B strings}`` to tensors (B, ...) in fp32, and their counterparts without a prompt.
 
-        Prompts longer than the tokenizer's limit are cut, as in the pipeline. The counterparts are views of one
-        embedding, expanded over the batch.
+        Prompts longer than an encoder's limit are cut, as in the pipeline, with a note. The counterparts are views
+        of one embedding, expanded over the batch.
 
         Raises:
             UserError: If there are no prompts.

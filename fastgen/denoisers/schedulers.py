@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from fastgen.errors import UserError
-from fastgen.processes import VP, RectifiedFlow
+from fastgen.processes import VP, RectifiedFlow, betas_of
 
 Spacing = Literal["leading", "trailing", "linspace"]
 
@@ -23,24 +24,54 @@ def process_from_scheduler(config: Mapping[str, Any], source: str, kind: type[VP
         kind: Class of the process.
 
     Raises:
-        UserError: If the scheduler has no betas, an unknown schedule or zero terminal signal.
+        UserError: If the scheduler has no betas, an unknown schedule, or noise as the prediction at no signal.
     """
     trained = config.get("trained_betas")
-    if config.get("rescale_betas_zero_snr") or (trained is not None and max(trained) >= 1.0):
-        raise UserError(
-            f"The scheduler of '{source}' has zero terminal SNR (arXiv 2305.08891), which is not supported; "
-            "use a teacher whose last step keeps some signal."
-        )
-    if trained is not None:
-        return kind.from_betas(trained)
     missing = [k for k in ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps") if k not in config]
-    if missing or config["beta_schedule"] not in ("scaled_linear", "linear"):
+    if trained is None and (missing or config["beta_schedule"] not in ("scaled_linear", "linear")):
         found = f"no {', '.join(missing)}" if missing else f"beta_schedule '{config['beta_schedule']}'"
         raise UserError(
             f"The scheduler of '{source}' has {found}; "
             "the schedules scaled_linear and linear and the list trained_betas are supported."
         )
-    return kind(config["beta_start"], config["beta_end"], config["num_train_timesteps"], config["beta_schedule"])
+    try:
+        if trained is not None:
+            betas = torch.as_tensor(trained, dtype=torch.float64)
+        else:
+            numbers = config["beta_start"], config["beta_end"], config["num_train_timesteps"]
+            betas = betas_of(*numbers, config["beta_schedule"])
+        if config.get("rescale_betas_zero_snr") or float(betas.max()) >= 1.0:
+            if config.get("prediction_type", "epsilon") == "epsilon":
+                raise UserError(
+                    f"The scheduler of '{source}' has zero terminal SNR (arXiv 2305.08891), where predicted noise says "
+                    "nothing about the sample; such a teacher predicts v: mend prediction_type."
+                )
+            rescaled = bool(config.get("rescale_betas_zero_snr"))
+            betas = betas_from(zero_terminal(betas) if rescaled else torch.cumprod(1.0 - betas, 0))
+        return kind.from_betas(betas)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"The betas in the scheduler of '{source}' make no process ({str(error).splitlines()[0]}); restore its "
+            "scheduler_config.json."
+        ) from error
+
+
+LAST_SIGNAL = 2.0**-24
+"""alpha^2 of the last step of schedules with zero terminal SNR: EulerDiscreteScheduler's in diffusers, where zero would
+make the noise level infinite."""
+
+
+def zero_terminal(betas: Tensor) -> Tensor:
+    """alpha^2 moved so that nothing is left at the last step (Lin et al. 2023, arXiv 2305.08891, algorithm 1)."""
+    alpha = torch.cumprod(1.0 - betas, 0).sqrt()
+    return ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])).square()
+
+
+def betas_from(alpha2: Tensor) -> Tensor:
+    """The betas of a decreasing table of alpha^2, whose last entry is raised to ``LAST_SIGNAL`` if it is zero."""
+    if float(alpha2[-1]) == 0.0:
+        alpha2 = torch.cat([alpha2[:-1], (0.5 * alpha2[-2:-1]).clamp(max=LAST_SIGNAL)])
+    return 1.0 - alpha2 / torch.cat([torch.ones_like(alpha2[:1]), alpha2[:-1]])
 
 
 class PipelineVP(VP):

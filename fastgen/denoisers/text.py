@@ -3,12 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from fastgen.errors import UserError
+
 if TYPE_CHECKING:
     from fastgen.denoisers.pipeline_codec import PipelineCodec
+    from fastgen.denoisers.pipelines import PipelineFolder
+
+
+def text_length(pipeline: PipelineFolder, part: str, tokenizer: Any) -> int:
+    """How many tokens the encoder of a tokenizer reads: what the tokenizer says, but never more than the encoder has
+    positions for. Tokenizers saved without a length say 1e30.
+
+    Args:
+        pipeline: Where both are.
+        part: Folder of the tokenizer, ``tokenizer`` or ``tokenizer_2``.
+        tokenizer: The tokenizer.
+
+    Raises:
+        UserError: If neither says it.
+    """
+    from transformers import CLIPTextConfig
+
+    encoder = part.replace("tokenizer", "text_encoder")
+    positions = pipeline.encoder_config(encoder, CLIPTextConfig).get("max_position_embeddings")
+    length = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+    if length > 1_000_000:
+        raise UserError(
+            f"Neither '{pipeline.pretrained}/{part}' says how many tokens it gives (model_max_length) nor "
+            f"'{encoder}' how many it reads (max_position_embeddings); write the first into tokenizer_config.json."
+        )
+    return int(length)
 
 
 def penultimate_clip(
@@ -42,5 +70,5 @@ def t5(codec: PipelineCodec, prompts: Sequence[str], number: int, length: int) -
     """
     from transformers import T5EncoderModel, T5Tokenizer
 
-    tokens = codec.tokenize(f"tokenizer_{number}", T5Tokenizer, prompts, max_length=length)
+    tokens = codec.tokenize(f"tokenizer_{number}", T5Tokenizer, prompts, length)
     return codec.module(f"text_encoder_{number}", T5EncoderModel)(tokens.input_ids)[0].float()
