@@ -57,6 +57,10 @@ class Process(ABC):
     def time(self, ratio: Tensor) -> Tensor:
         """The time at which ``sigma / alpha`` equals ``ratio``."""
 
+    def time_within(self, ratio: Tensor) -> Tensor:
+        """:meth:`time`, but at most ``t_max``; a rounding error above it is left, so that no derivative is lost."""
+        return self.time(ratio).clamp(max=self.t_max * (1.0 + 1e-6))
+
     def ratio(self, t: Tensor) -> Tensor:
         """``sigma / alpha``, the noise level of the equivalent EDM process. Strictly increasing in ``t``."""
         alpha, sigma = self.coefficients(t)
@@ -125,8 +129,12 @@ class Process(ABC):
         return self.grid(steps)
 
     def warp(self, x_t: Tensor, t: Tensor, to: Process) -> tuple[Tensor, Tensor]:
-        """The same sample at the same signal-to-noise ratio, scaled and timed as in the process ``to``."""
-        s = to.time(self.ratio(t))
+        """The same sample at the same signal-to-noise ratio, scaled and timed as in the process ``to``.
+
+        Networks of ``to`` know no noisier level than its ``t_max``; what lies above it is taken there, its noise scaled
+        to that level.
+        """
+        s = to.time_within(self.ratio(t))
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.coefficients(t), to.coefficients(s)
         # Both quotients are the same number; each is accurate (and finite) where the other is not.
         scale = torch.where(sigma_t > alpha_t, sigma_s / sigma_t, alpha_s / alpha_t)

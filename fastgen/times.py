@@ -65,6 +65,11 @@ class UniformStep(TimeLaw):
         self.low, self.high = low, high
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
+        if self.high > process.t_max:
+            raise UserError(
+                f"UniformStep draws steps up to {self.high}, but the student's process ends at {process.t_max:g}; "
+                "lower 'high', or take a law that counts levels, such as UniformTime."
+            )
         return (self.low + draws.integers("time", self.high - self.low + 1)).double()
 
 

@@ -7,16 +7,16 @@ from torch import Tensor
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Codec, Denoiser
-from fastgen.processes import Process, expand
+from fastgen.processes import Prediction, Process, expand
 
 
 def same_process(one: Process, other: Process) -> bool:
-    """Whether equal times mean equal samples on both."""
+    """Whether equal times mean equal samples on both, and networks know the same levels."""
     if one is other:
         return True
-    if type(one) is not type(other):
+    if type(one) is not type(other) or one.t_max != other.t_max:
         return False
-    ratio = torch.tensor([0.01, 0.1, 1.0, 10.0], dtype=torch.float64, device="cpu")
+    ratio = torch.logspace(-2, 3, 11, dtype=torch.float64, device="cpu")
     t, s = one.time(ratio), other.time(ratio)
     return torch.equal(t, s) and all(map(torch.equal, one.coefficients(t), other.coefficients(s)))
 
@@ -57,10 +57,27 @@ class Warped(Denoiser):
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
         own = self.inner.process
         x_own, t_own = self.process.warp(x_t, t, own)
-        s_own = None if s is None else own.time(self.process.ratio(s))
-        prediction = self.inner(x_own, t_own, condition, s_own)
+        s_own = None if s is None else own.time_within(self.process.ratio(s))
+        return self.outside(self.inner(x_own, t_own, condition, s_own), t)
+
+    def outside(self, prediction: Prediction, t: Tensor) -> Tensor:
+        """``v`` on this process, at its times ``t`` (B,), of a prediction on the network's own."""
         alpha, sigma = (expand(c, prediction.x0) for c in self.process.coefficients(t))
         return alpha * prediction.noise - sigma * prediction.x0
+
+    def inside(self, prediction: Prediction) -> Prediction:
+        """A prediction on this process as the network itself would have given it."""
+        own = self.inner.process
+        x_own, t_own = self.process.warp(prediction.x_t, prediction.t, own)
+        alpha, sigma = (expand(c, x_own) for c in own.coefficients(t_own))
+        v = Prediction(own, x_own, t_own, alpha * prediction.noise - sigma * prediction.x0, "v")
+        return Prediction(own, x_own, t_own, v.as_kind(self.inner.prediction), self.inner.prediction)
+
+    def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
+        """By the network's own rule, which may depend on what it predicts."""
+        mixed = self.inner.guide(self.inside(conditional), self.inside(unconditional), scale)
+        value = self.outside(mixed, conditional.t)
+        return Prediction(self.process, conditional.x_t, conditional.t, value, "v")
 
     def null_condition(self, condition: Condition) -> Condition:
         return self.inner.null_condition(condition)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.features import DiscriminatorHead, feature_shapes, tap
+from fastgen.denoisers.warped import seen_on
 from fastgen.errors import UserError
 from fastgen.extras.base import Extra
 from fastgen.objectives.adversarial import discriminator_loss, generator_loss, smoothness_penalty
@@ -113,10 +114,13 @@ class GAN(Extra):
         return tuple(name for role in turns for name in ((role, ROLE) if role == self.follows else (role,)))
 
     def judge(self, method: Distiller, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Logits (B, heads) of noisy samples ``x_t`` (B, ...) at times ``t`` (B,); positive means real."""
+        """Logits (B, heads) of noisy samples ``x_t`` (B, ...) at times ``t`` (B,) of the student's process.
+
+        Positive means real.
+        """
         network, layers = self.network(method), self.layers or []
         with tap(network.backbone, layers) as features:
-            network(x_t, t, condition)
+            seen_on(network, method.student.process)(x_t, t, condition)
         return torch.stack([head(features[layer]) for layer, head in zip(layers, self.heads, strict=True)], dim=1)
 
     def logits(self, method: Distiller, x0: Tensor, condition: Condition, draws: Draws) -> Tensor:

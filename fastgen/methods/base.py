@@ -113,6 +113,7 @@ class Distiller(MethodState, LightningModule):
         """Build teacher, student, the method's other roles and the extras."""
         self.build_teacher()
         self.student = self.build_role("student")
+        self.sampler.schedule(self.student.process)  # refuses times that the student's process does not have
         if self.teacher is None:
             self.codec = self.student.make_codec().requires_grad_(False).eval()
         self.build_roles()

@@ -63,7 +63,8 @@ class DecoupledDMD(DMD2):
             return super().scores(x_t, t, rollout)
         with torch.no_grad():
             guidance = replace(self.guidance, teacher=1.0)
-            return scores(self.teacher, self.critic_of(rollout), x_t, t, rollout.condition, guidance)
+            critic = self.seen(self.critic_of(rollout))
+            return scores(self.seen(self.teacher), critic, x_t, t, rollout.condition, guidance)
 
     def match(
         self, part: MicroBatch, rollout: Rollout, real: GuidedPrediction, fake: GuidedPrediction
@@ -83,4 +84,4 @@ class DecoupledDMD(DMD2):
     def guidance_call(self, part: MicroBatch, rollout: Rollout) -> GuidedPrediction:
         """The teacher with and without condition, at the guidance term's own level."""
         x_t, t, _ = self.renoised(rollout, part.draws.scoped("student/guidance"), self.guidance_time)
-        return guided(self.teacher, x_t, t, rollout.condition, self.guidance.teacher)
+        return guided(self.seen(self.teacher), x_t, t, rollout.condition, self.guidance.teacher)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.experts import Experts
+from fastgen.denoisers.warped import same_process
 from fastgen.errors import UserError
 from fastgen.methods.dmd2 import DMD2
 from fastgen.objectives.score_matching import DenoisingLoss
@@ -66,10 +69,14 @@ class PhasedDMD(DMD2):
 
     def build_role(self, role: str) -> Denoiser:
         network = super().build_role(role)
-        boundaries = self.sampler.boundaries(network.process)
+        process = network.process if role == "student" else self.student.process
+        boundaries = self.sampler.boundaries(process)
+        if not same_process(process, network.process):
+            levels = process.ratio(torch.tensor(boundaries, dtype=torch.float64, device="cpu"))
+            boundaries = network.process.time_within(levels).tolist()
         if not isinstance(network, Experts):
             return Experts.copies(network, boundaries)
-        if network.boundaries != boundaries:
+        if not all(map(math.isclose, network.boundaries, boundaries)):
             raise UserError(
                 f"The {role}'s experts change at {network.boundaries}, but the sampler's phases at {boundaries}; give "
                 "the experts the boundaries of the phases."

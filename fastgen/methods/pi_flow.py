@@ -11,6 +11,7 @@ from torch import Tensor
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.policy import FLOW, PolicyDenoiser, flow_time
+from fastgen.denoisers.warped import seen_on
 from fastgen.errors import UserError
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.trajectory import TrajectoryDistiller
@@ -86,9 +87,8 @@ class PiFlow(TrajectoryDistiller):
 
     def velocity_of_teacher(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """The guided teacher's velocity in rectified flow."""
-        x_t, t = FLOW.warp(x, time, self.teacher.process)
-        prediction = guided_as_sampled(self.teacher, x_t, t, condition, self.solver.guidance)
-        return prediction.noise - prediction.x0
+        teacher = seen_on(self.teacher, FLOW)
+        return guided_as_sampled(teacher, x, time, condition, self.solver.guidance).velocity
 
     def chain(self, denoiser: Denoiser, noise: Tensor, condition: Condition, edges: list[float], stop: int) -> Tensor:
         """From noise through the first ``stop`` segments, one call and its policy each; in the process's own scale."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.warped import seen_on
 from fastgen.errors import UserError
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.trajectory import TrajectoryDistiller
@@ -121,7 +122,8 @@ class Progressive(TrajectoryDistiller):
         process = self.student.process
         for start, end in ((t, r), (r, s)):
             if int(self.stage) == 0:
-                prediction = guided_as_sampled(self.teacher, x_t, start, part.condition, self.solver.guidance)
+                teacher = seen_on(self.teacher, process)
+                prediction = guided_as_sampled(teacher, x_t, start, part.condition, self.solver.guidance)
             else:
                 prediction = self.snapshot(x_t, start, part.condition)
             x_t = process.jump(prediction, end)

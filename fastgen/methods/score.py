@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastgen.conditions import Condition, Guidance
 from fastgen.denoisers.adapters import Adapter
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.warped import seen_on
 from fastgen.errors import UserError
 from fastgen.methods.base import Distiller
 from fastgen.methods.batch import MicroBatch
@@ -110,6 +111,10 @@ class ScoreDistiller(Distiller, ABC):
         """The noisy sample at ``t``; a method whose student stops at a noisy anchor begins there."""
         return self.student.process.add_noise(rollout.x0, noise, t)
 
+    def seen(self, network: Denoiser) -> Denoiser:
+        """A network on the student's process, where samples are re-noised and scores are compared."""
+        return seen_on(network, self.student.process)
+
     def critic_of(self, rollout: Rollout) -> Denoiser:
         """The network that knows the distribution of such rollouts; for methods with several."""
         return self.critic
@@ -117,7 +122,8 @@ class ScoreDistiller(Distiller, ABC):
     def scores(self, x_t: Tensor, t: Tensor, rollout: Rollout) -> tuple[GuidedPrediction, GuidedPrediction]:
         """Predictions of teacher and critic at ``x_t``, guided; with and without condition they are in there too."""
         with torch.set_grad_enabled(self.differentiate_scores and torch.is_grad_enabled()):
-            return scores(self.teacher, self.critic_of(rollout), x_t, t, rollout.condition, self.guidance)
+            teacher, critic = self.seen(self.teacher), self.seen(self.critic_of(rollout))
+            return scores(teacher, critic, x_t, t, rollout.condition, self.guidance)
 
     @abstractmethod
     def score_loss(self, rollout: Rollout, real: GuidedPrediction, fake: GuidedPrediction) -> Tensor:
@@ -152,7 +158,7 @@ class ScoreDistiller(Distiller, ABC):
         condition = self.critic_condition(part)
         rollout = self.rollout(part, "critic", condition)
         x_t, t, noise = self.renoised(rollout, part.draws.scoped("critic"), self.critic_time)
-        prediction = guided(self.critic_of(rollout), x_t, t, condition, self.guidance.critic_training)
+        prediction = guided(self.seen(self.critic_of(rollout)), x_t, t, condition, self.guidance.critic_training)
         return {"denoising": self.denoising_loss(rollout, prediction, noise)}
 
     def denoising_loss(self, rollout: Rollout, prediction: Prediction, noise: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
+from fastgen.errors import UserError
 from fastgen.processes import Prediction, Process
 from fastgen.randomness import Draws
 from fastgen.times import TimeLaw
@@ -80,7 +81,16 @@ class StudentSampler:
         self.steps = steps if times is None else len(times)
 
     def schedule(self, process: Process, steps: int | None = None) -> list[float]:
-        """The times of ``steps`` calls: the trained list if its length fits, else the process's grid from its start."""
+        """The times of ``steps`` calls: the trained list if its length fits, else the process's grid from its start.
+
+        Raises:
+            UserError: If the trained list has times at which networks of the process are not called.
+        """
+        if self.times is not None and not process.t_clean < self.times[-1] <= self.times[0] <= process.t_max:
+            raise UserError(
+                f"The student is to be called at {self.times}, but its process is called above {process.t_clean:g} and "
+                f"up to {process.t_max:g}; change sampler.times, or give a student on the process that they belong to."
+            )
         count = self.steps if steps is None else steps
         if self.times is not None and count == len(self.times):
             return self.times
