@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import warnings
@@ -23,6 +24,7 @@ from fastgen.callbacks import WriteSamples
 from fastgen.callbacks.surroundings import callbacks_of
 from fastgen.checkpoints import read_checkpoint
 from fastgen.data import DistillationData
+from fastgen.documents import read_yaml
 from fastgen.errors import UserError
 from fastgen.messages import as_sentence, one_sentence
 from fastgen.methods import Distiller
@@ -48,18 +50,15 @@ class Parser(LightningArgumentParser):
         raise ParserError(message) from ex
 
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Names the file that is no YAML."""
+        """Names the file that is no YAML, and what is wrong with it."""
+        if os.path.exists(cfg_path):
+            read_yaml(cfg_path)
         try:
             return super().parse_path(cfg_path, *args, **kwargs)
         except ParserError as error:
             if str(error).startswith("Unexpected config"):
                 message = f"'{cfg_path}' is no mapping; begin it with 'trainer:', 'model:' and 'data:'."
                 raise UserError(message) from error
-            if str(error).startswith("Problems parsing config"):
-                places = re.findall(r"line \d+, column \d+", str(error)) or ["its end"]
-                raise UserError(
-                    f"'{cfg_path}' is not YAML, as seen at {places[-1]}; mend its brackets, colons or indentation."
-                ) from error
             raise
 
 

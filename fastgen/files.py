@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastgen.errors import UserError
+from fastgen.refusals import reading, reason_of, refuse_special
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,12 +24,17 @@ def resolve(path: str | os.PathLike[str]) -> Path:
     """A path as the user wrote it; ``asset:NAME`` means a file that ships with fastgen.
 
     Raises:
-        UserError: If the file or folder does not exist.
+        UserError: If the file or folder does not exist or may not be looked at.
     """
     text = os.fspath(path)
-    found = ASSETS / text.removeprefix(ASSET_PREFIX) if text.startswith(ASSET_PREFIX) else Path(text).expanduser()
-    if not found.exists():
-        raise UserError(f"'{text}' does not exist (looked at {found.absolute()}); give the path of an existing file.")
+    own = text.startswith(ASSET_PREFIX)
+    found = ASSETS / text.removeprefix(ASSET_PREFIX) if own else Path(os.path.expanduser(text))
+    with reading(text):
+        try:
+            found.stat()
+        except FileNotFoundError as error:
+            looked = f"looked at {found.absolute()}"
+            raise UserError(f"'{text}' does not exist ({looked}); give the path of an existing file.") from error
     return found
 
 
@@ -75,20 +81,52 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     """Tensors and metadata of a safetensors file.
 
     Raises:
-        UserError: If the file is missing or is not a whole safetensors file.
+        UserError: If the file cannot be read or is not a whole safetensors file.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     found = resolve(path)
     if found.is_dir():
         raise UserError(f"'{path}' is a folder; give the .safetensors file in it.")
-    try:
-        with safe_open(found, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"'{path}' is not a readable safetensors file ({error}); write or copy it again.") from error
+    refuse_special(found)
+    with reading(path):
+        try:
+            with safe_open(found, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+        except OSError:
+            raise
+        except Exception as error:  # safetensors has its own, torch lacks types
+            raise UserError(
+                f"'{path}' is not a readable safetensors file ({reason_of(error)}); write or copy it again."
+            ) from error
+
+
+def load_torch(path: str | os.PathLike[str]) -> Any:
+    """What ``torch.save`` wrote, read with ``weights_only=True``, so no code in it runs.
+
+    Raises:
+        UserError: If the file cannot be read, is damaged, or holds other objects than tensors and plain values.
+    """
+    import pickle
+
+    import torch
+
+    refuse_special(path)
+    with reading(path):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise UserError(
+                f"'{path}' is damaged or holds pickled Python objects, which fastgen never loads; give a file that "
+                "holds tensors only."
+            ) from error
+        except OSError:
+            raise
+        except Exception as error:  # torch and zip have an exception each, and damaged bytes find more
+            raise UserError(f"'{path}' is not a readable PyTorch file ({reason_of(error)}); get it again.") from error
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
     """Hex digest of a file's bytes."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    with reading(path):
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()

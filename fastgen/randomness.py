@@ -22,7 +22,7 @@ WORD = 0xFFFFFFFF
 
 def derive_seed(*keys: int | str) -> int:
     """A 63-bit seed that depends on every key and on their order."""
-    text = "\x1f".join(str(key) for key in keys).encode()
+    text = "\x1f".join(str(key) for key in keys).encode("utf-8", "surrogateescape")  # of file names
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 

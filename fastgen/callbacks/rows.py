@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fastgen.report.kinds import ordered
+from fastgen.report.records import read_json_lines
 
 Row = dict[str, Any]
 """One line of ``metrics.jsonl``."""
@@ -40,13 +40,7 @@ def table(rows: list[Row], upright: bool = False) -> str:
 
 def read_rows(path: Path) -> list[Row]:
     """The rows that were written so far; a line cut short by a crash is left out."""
-    rows: list[Row] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+    return read_json_lines(path)[0]
 
 
 def ratios(values: Mapping[str, float], teacher: Mapping[str, float]) -> dict[str, float]:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
-import yaml
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from fastgen import __version__
 from fastgen.data import DistillationData, ImageFolder
 from fastgen.data.base import BatchSource
-from fastgen.data.images import SUFFIXES
+from fastgen.data.pixels import SUFFIXES, open_picture, pictures_below
+from fastgen.documents import read_yaml
 from fastgen.errors import UserError
 from fastgen.files import resolve
 from fastgen.messages import one_sentence
@@ -64,16 +64,10 @@ def folder_of_images(root: Path, resolution: int | None, color: Literal["rgb", "
     if resolution is not None:
         data = ImageFolder(str(root), resolution, color=color, held_out_fraction=0.0)
         return data, f"{color}, shorter side to {resolution} by Lanczos, centre crop"
-    from PIL import Image
-
-    first = min((path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES), default=None)
+    first = next(iter(pictures_below(root)), None)
     if first is None:
         raise UserError(f"'{root}' holds no image ({', '.join(sorted(SUFFIXES))}); check --data.")
-    try:
-        with Image.open(first) as image:
-            width, height = image.size
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"The image '{first}' cannot be read; replace or delete it.") from error
+    width, height = open_picture(first).size
     if width != height:
         raise UserError(f"The image '{first}' is {width}x{height} pixels, not square; give --resolution.")
     data = ImageFolder(str(root), width, color=color, resize=False, held_out_fraction=0.0)
@@ -82,10 +76,7 @@ def folder_of_images(root: Path, resolution: int | None, color: Literal["rgb", "
 
 def data_of_config(path: Path) -> DistillationData:
     """The data module that a config names."""
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"'{path}' is not YAML; give a folder of images or a config.") from error
+    config = read_yaml(path)
     if not isinstance(config, dict) or not isinstance(config.get("data"), dict):
         raise UserError(f"'{path}' has no 'data:' section; give a folder of images or a config with one.")
     options = _Parser("fastgen stats")
@@ -119,9 +110,8 @@ def files_digest(data: DistillationData) -> str | None:
     if not isinstance(data, ImageFolder):
         return None
     root = resolve(data.root)
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
-    lines = (f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n" for path in paths)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    lines = (f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n" for path in pictures_below(root))
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def stats(words: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,7 +15,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from fastgen.data.base import Batch, BatchSource, DistillationData
-from fastgen.data.tables import column, first_column, read_rows
+from fastgen.data.pixels import SUFFIXES, open_picture, pictures_below
+from fastgen.data.tables import read_lines, read_table
 from fastgen.errors import UserError
 from fastgen.files import resolve
 from fastgen.randomness import derive_seed, generator
@@ -22,7 +24,8 @@ from fastgen.randomness import derive_seed, generator
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+LARGEST = 2**27
+"""Pixels of an image after scaling and before cropping; only a very narrow one has more."""
 
 
 @dataclass(frozen=True)
@@ -49,25 +52,14 @@ class ImageReader:
     resize: bool = True
 
     def __call__(self, path: Path) -> Tensor:
-        """The image as uint8 (C, resolution, resolution), turned upright as its EXIF data say.
+        """The image as uint8 (C, resolution, resolution), as :func:`open_picture` shows it.
 
         Raises:
             UserError: If the file is missing, is not a whole image, or has the wrong size.
         """
         import numpy as np
-        from PIL import Image, ImageOps
 
-        try:
-            with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file).convert("RGB" if self.color == "rgb" else "L")
-        except FileNotFoundError as error:
-            raise UserError(f"The image '{path}' does not exist; restore it or remove it from the metadata.") from error
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-            reason = str(error).replace("\n", " ")
-            raise UserError(
-                f"The image '{path}' cannot be read ({reason}); replace or delete it, or set data.on_error: skip."
-            ) from error
-        array = np.asarray(self._fit(image, path))
+        array = np.asarray(self._fit(open_picture(path, self.color), path))
         return torch.from_numpy(array.copy()).reshape(self.resolution, self.resolution, -1).permute(2, 0, 1)
 
     def _fit(self, image: Image, path: Path) -> Image:
@@ -84,6 +76,8 @@ class ImageReader:
             return image
         scale = size / min(width, height)
         width, height = max(size, round(width * scale)), max(size, round(height * scale))
+        if width * height > LARGEST:
+            raise UserError(f"The image '{path}' is too narrow ({image.width}x{image.height} pixels); leave it out.")
         left, top = (width - size) // 2, (height - size) // 2
         return image.resize((width, height), Resampling.LANCZOS).crop((left, top, left + size, top + size))
 
@@ -115,9 +109,9 @@ class ImageFolder(DistillationData):
         root: The folder.
         resolution: Height and width, in pixels.
         annotation: Where conditions come from. ``none``: there are none. ``folders``: the first subfolder is the class.
-            ``sidecar``: ``name.txt`` next to ``name.png`` is the prompt. Anything else is a metadata file (.csv or
-            .jsonl; a relative path is looked up in ``root`` first) with a column ``file_name`` and a column ``text``
-            (prompts) or ``label`` (classes, sorted by name, or by value if all are integers).
+            ``sidecar``: ``name.txt`` next to ``name.png`` is the prompt. Anything else is a metadata file (.csv,
+            .tsv or .jsonl; a relative path is looked up in ``root`` first) with a column ``file_name`` and a column
+            ``text`` (prompts) or ``label`` (classes, sorted by name, or by value if all are integers).
         color: ``rgb`` or ``grey``.
         resize: Scale the shorter side and crop the centre; if false, a file of another size is an error.
         held_out_fraction: Share of the images that is held out for validation, chosen by a hash of the file name, so
@@ -197,11 +191,7 @@ class ImageFolder(DistillationData):
     def _annotate(self, root: Path) -> list[_Entry]:
         if self.annotation not in ("none", "folders", "sidecar"):
             return self._from_metadata(root)
-        files = sorted(
-            (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()),
-            key=lambda path: path.relative_to(root).as_posix(),
-        )
-        entries = [_Entry(path, path.relative_to(root).as_posix()) for path in files]
+        entries = [_Entry(path, path.relative_to(root).as_posix()) for path in pictures_below(root)]
         if self.annotation == "folders":
             return self._with_labels(entries, [_class_folder(entry) for entry in entries])
         if self.annotation == "sidecar":
@@ -211,19 +201,19 @@ class ImageFolder(DistillationData):
     def _from_metadata(self, root: Path) -> list[_Entry]:
         inside = root / self.annotation
         file = inside if inside.is_file() else resolve(self.annotation)
-        rows = read_rows(file)
-        entries = [_Entry(root / name, Path(name).as_posix()) for name in column(rows, "file_name", file)]
-        kind = first_column(rows, ("text", "label"))
-        if rows and kind is None:
+        table = read_table(file)
+        entries = [_Entry(root / name, Path(name).as_posix()) for name in table.column("file_name")]
+        kind = table.first(("text", "label"))
+        if table.rows and kind is None:
             raise UserError(f"'{file}' has neither a 'text' nor a 'label' column; add one.")
-        values = column(rows, kind, file) if kind else []
+        values = table.column(kind, numbers=kind == "label") if kind else []
         if kind == "label":
             return self._with_labels(entries, values)
         return [replace(entry, text=text) for entry, text in zip(entries, values, strict=True)]
 
     def _with_labels(self, entries: list[_Entry], names: list[str]) -> list[_Entry]:
-        numeric = all(name.lstrip("-").isdigit() for name in names)
-        self._label_names = sorted(set(names), key=int if numeric else None)
+        numeric = all(re.fullmatch("-?[0-9]{1,18}", name) for name in names)
+        self._label_names = sorted(set(names), key=(lambda name: (int(name), name)) if numeric else None)
         number = {name: i for i, name in enumerate(self._label_names)}
         return [replace(entry, label=number[name]) for entry, name in zip(entries, names, strict=True)]
 
@@ -276,7 +266,7 @@ def _class_folder(entry: _Entry) -> str:
 
 def _sidecar(path: Path) -> str:
     file = path.with_suffix(".txt")
-    text = " ".join(file.read_text(encoding="utf-8").split()) if file.is_file() else ""
+    text = " ".join(read_lines(file)) if file.is_file() else ""
     if not text:
         raise UserError(f"The image '{path}' has no caption; write one to '{file.name}' next to it.")
     return text

@@ -8,38 +8,46 @@ from pathlib import Path
 from typing import Any
 
 from fastgen.data.base import Batch, BatchSource, DistillationData
-from fastgen.data.tables import column, first_column, read_lines, read_rows
+from fastgen.data.tables import SUFFIXES, read_lines, read_table
 from fastgen.errors import UserError
 from fastgen.files import resolve
 
+PLAIN = ("", ".txt")
+"""Suffixes of files with one prompt per line."""
+
 
 def read_prompts(path: str) -> list[str]:
-    """The prompts of a ``.txt`` (one per line), ``.jsonl`` or ``.csv`` file (column ``text`` or ``prompt``).
+    r"""The prompts of a ``.txt`` (one per line), ``.jsonl``, ``.csv`` or ``.tsv`` file (column ``text`` or ``prompt``).
+
+    Files are UTF-8; only ``\n`` and ``\r\n`` end a line. A cell in quotes may hold several lines.
 
     Raises:
-        UserError: If the file is missing, empty or has no such column.
+        UserError: If the file is missing, is something else, has no such column, or a prompt is no text.
     """
     file: Path = resolve(path)
     if not file.is_file():
-        raise UserError(f"'{path}' is not a file; give a .txt, .jsonl or .csv file with prompts.")
-    if file.suffix in (".jsonl", ".csv"):
-        rows = read_rows(file)
-        name = first_column(rows, ("text", "prompt"))
-        if rows and name is None:
+        raise UserError(f"'{path}' is not a file; give a .txt, .jsonl, .csv or .tsv file with prompts.")
+    kind = file.suffix.lower()
+    if kind in SUFFIXES:
+        table = read_table(file)
+        name = table.first(("text", "prompt"))
+        if table.rows and name is None:
             raise UserError(f"'{path}' has neither a 'text' nor a 'prompt' column; rename the column with the prompts.")
-        prompts = column(rows, name, file) if name else []
-    else:
+        prompts = table.column(name) if name else []
+    elif kind in PLAIN:
         prompts = read_lines(file)
+    else:
+        raise UserError(f"'{path}' is no kind of prompts file; make it .txt (one per line), .jsonl, .csv or .tsv.")
     if not prompts:
         raise UserError(f"'{path}' holds no prompt; write one per line.")
     return prompts
 
 
 def read_styles(path: str) -> list[str] | None:
-    """The column ``style`` of a ``.jsonl`` or ``.csv`` file of prompts, ``None`` if there is none."""
+    """The column ``style`` of a table of prompts, ``None`` if there is none."""
     file = resolve(path)
-    rows = read_rows(file) if file.suffix in (".jsonl", ".csv") else []
-    return column(rows, "style", file) if first_column(rows, ("style",)) else None
+    table = read_table(file) if file.suffix.lower() in SUFFIXES else None
+    return table.column("style", numbers=True) if table and table.first(("style",)) else None
 
 
 class _PromptSource(BatchSource):
@@ -55,7 +63,8 @@ class Prompts(DistillationData):
     """Data-free batches ``{"condition": {"prompt": [...]}}``.
 
     Args:
-        path: File with the training prompts: one per line (.txt), or .jsonl/.csv with a ``text`` or ``prompt`` column.
+        path: File with the training prompts: one per line (.txt), or .jsonl/.csv/.tsv with a column ``text`` or
+            ``prompt``.
             ``asset:prompts_toy.txt`` ships with fastgen. A column ``style`` groups the numbers of an evaluation.
         held_out: File with prompts for validation and evaluation; ``None`` takes the training prompts (and validates
             on the first batch of them).

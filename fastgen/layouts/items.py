@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import json
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastgen.data.prompts import read_prompts
-from fastgen.data.tables import read_lines
-from fastgen.errors import UserError
+from fastgen.data.tables import read_lines, read_table
+from fastgen.documents import lines_of, parse_json, read_text
+from fastgen.errors import Malformed, UserError
 from fastgen.files import resolve
 
 
@@ -30,7 +30,7 @@ class Item:
 
 
 def numbered(path: str) -> list[Item]:
-    """A file of prompts (``.txt``, ``.jsonl`` or ``.csv``), numbered ``00000``, ``00001``, ..."""
+    """A file of prompts (``.txt``, ``.jsonl``, ``.csv`` or ``.tsv``), numbered ``00000``, ``00001``, ..."""
     return [Item(f"{number:05d}", prompt) for number, prompt in enumerate(read_prompts(path))]
 
 
@@ -40,19 +40,23 @@ def geneval_items(path: str) -> list[Item]:
     Raises:
         UserError: If a line is no such object.
     """
-    items = []
-    for number, line in enumerate(read_lines(file_of(path))):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            record = None
-        if not isinstance(record, dict) or not isinstance(record.get("prompt"), str) or "tag" not in record:
-            raise UserError(
-                f"Line {number + 1} of '{path}' is no object with 'tag' and 'prompt'; give GenEval's "
-                "prompts/evaluation_metadata.jsonl."
-            )
-        items.append(Item(f"{number:05d}", record["prompt"], line))
+    items: list[Item] = []
+    for line, text in lines_of(read_text(file_of(path))):
+        with contextlib.suppress(Malformed):
+            record = parse_json(text)
+            if isinstance(record, dict) and "tag" in record and usable(record.get("prompt")):
+                items.append(Item(f"{len(items):05d}", record["prompt"], text))
+                continue
+        raise UserError(
+            f"Line {line} of '{path}' is no object with 'tag' and 'prompt'; give GenEval's "
+            "prompts/evaluation_metadata.jsonl."
+        )
     return some(items, path)
+
+
+def usable(prompt: object) -> bool:
+    """Whether something is a text that can be a prompt."""
+    return isinstance(prompt, str) and bool(prompt.strip()) and "\0" not in prompt
 
 
 def dpg_items(path: str) -> list[Item]:
@@ -68,16 +72,15 @@ def dpg_items(path: str) -> list[Item]:
     if source.is_dir():
         files = sorted(source.glob("*.txt"), key=lambda file: (len(file.stem), file.stem))
         return some([Item(item_id(file.stem, path), " ".join(read_lines(file))) for file in files], path)
-    if source.suffix != ".csv":
+    if source.suffix.lower() != ".csv":
         raise UserError(f"'{path}' is neither a folder of .txt files nor a .csv; give DPG-Bench's prompts/ folder.")
-    with source.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        if not {"item_id", "text"} <= set(rows.fieldnames or ()):
-            raise UserError(f"'{path}' lacks the columns 'item_id' and 'text'; give DPG-Bench's dpg_bench.csv.")
-        texts: dict[str, str] = {}
-        for row in rows:
-            if row["item_id"] and row["text"]:
-                texts.setdefault(row["item_id"], " ".join(row["text"].split()))
+    table = read_table(source)
+    if not table.rows or not {"item_id", "text"} <= table.rows[0][1].keys():
+        raise UserError(f"'{path}' lacks the columns 'item_id' and 'text'; give DPG-Bench's dpg_bench.csv.")
+    texts: dict[str, str] = {}
+    for _, row in table.rows:
+        if row.get("item_id") and row.get("text"):
+            texts.setdefault(row["item_id"], " ".join(row["text"].split()))
     return some([Item(item_id(name, path), text) for name, text in texts.items()], path)
 
 

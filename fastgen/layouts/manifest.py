@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fastgen.documents import read_json
 from fastgen.errors import UserError
 from fastgen.files import write_json
 
@@ -23,14 +23,12 @@ def read_manifest(out: Path) -> dict[str, Any]:
         UserError: If there is no such file, or it is damaged.
     """
     path = manifest_of(out)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"'{path}' does not exist; give a folder that 'fastgen sample --layout' wrote.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"'{path}' is damaged; delete it and its folder and make the samples again.") from error
+    if not path.exists():
+        raise UserError(f"'{path}' does not exist; give a folder that 'fastgen sample --layout' wrote.")
+    mend = "delete it and its folder and make the samples again"
+    found = read_json(path, mend)
     if not isinstance(found, dict):
-        raise UserError(f"'{path}' is damaged; delete it and its folder and make the samples again.")
+        raise UserError(f"'{path}' is damaged; {mend}.")
     return found
 
 

@@ -7,7 +7,7 @@ whole shard (e.g. the embedding of the empty prompt) is stored once.
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.documents import read_json
 from fastgen.errors import UserError
-from fastgen.files import save_tensors, write_json
+from fastgen.files import load_tensors, save_tensors, write_json
+from fastgen.refusals import reading, refuse_special
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -35,12 +37,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         UserError: If the manifest is missing or damaged.
     """
     path = folder / MANIFEST
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"'{path}' cannot be read ({error}); give a folder that 'fastgen pairs' wrote.") from error
+    if not path.exists():
+        raise UserError(f"'{folder}' holds no {MANIFEST}; give a folder that 'fastgen pairs' wrote.")
+    found = read_json(path, "make the pairs again with 'fastgen pairs'")
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise UserError(f"'{path}' is no manifest of format {FORMAT}; make the pairs again with 'fastgen pairs'.")
+    for name in ("count", "shard_size"):
+        if not isinstance(found.get(name), int) or not 0 < found[name] < 2**62:
+            raise UserError(f"'{path}' has no positive whole '{name}'; make the pairs again with 'fastgen pairs'.")
+    shape, condition, classes = (found.get(name) for name in ("sample_shape", "condition", "num_classes"))
+    if (
+        not (isinstance(shape, list) and shape and all(isinstance(side, int) and side > 0 for side in shape))
+        or not (isinstance(condition, list) and all(isinstance(name, str) for name in condition))
+        or not (classes is None or (isinstance(classes, int) and classes >= 0))
+    ):
+        raise UserError(f"'{path}' does not say what its pairs are; make them again with 'fastgen pairs'.")
     return found
 
 
@@ -74,14 +85,19 @@ def write_shard(path: Path, tensors: dict[str, Tensor], condition: dict[str, Ten
 
 
 def rows_of(path: Path) -> int:
-    """Number of pairs in a shard; 0 if it does not exist or is no whole file."""
+    """Number of pairs in a shard; 0 if it does not exist or is no whole file, so that it is made again.
+
+    Raises:
+        UserError: If the file may not be read, or is no file.
+    """
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            return int(file.get_slice("seed").get_shape()[0])
-    except (FileNotFoundError, SafetensorError):
+    if not path.exists():
         return 0
+    refuse_special(path)
+    with reading(path), contextlib.suppress(SafetensorError), safe_open(path, framework="pt") as file:
+        return int(file.get_slice("seed").get_shape()[0])
+    return 0
 
 
 class PairFolder:
@@ -99,11 +115,11 @@ class PairFolder:
         self.manifest = read_manifest(folder)
         self.count, self.shard_size = int(self.manifest["count"]), int(self.manifest["shard_size"])
         shards = range(-(-self.count // self.shard_size))
-        missing = [number for number in shards if not shard_path(folder, number).exists()]
-        if missing:
+        present = {path.name for path in folder.glob("pairs-*.safetensors")}
+        if first := next((path.name for n in shards if (path := shard_path(folder, n)).name not in present), None):
             raise UserError(
-                f"{len(missing)} of the {len(shards)} shards in '{folder}' are missing, first "
-                f"'{shard_path(folder, missing[0]).name}'; repeat the 'fastgen pairs' command, it makes the missing."
+                f"{max(1, len(shards) - len(present))} of the {len(shards)} shards in '{folder}' are missing, first "
+                f"'{first}'; repeat the 'fastgen pairs' command, it makes the missing."
             )
         self._open: dict[int, dict[str, Tensor]] = {}
 
@@ -112,18 +128,32 @@ class PairFolder:
 
     def _shard(self, number: int) -> dict[str, Tensor]:
         """The tensors of a shard; they are views of the mapped file, so only rows that are used are read."""
-        from safetensors import SafetensorError, safe_open
-
         if number not in self._open:
             path = shard_path(self.folder, number)
-            try:
-                with safe_open(path, framework="pt") as file:
-                    self._open[number] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            except (OSError, SafetensorError) as error:
-                raise UserError(
-                    f"'{path}' cannot be read ({error}); delete it and repeat the 'fastgen pairs' command."
-                ) from error
+            tensors = load_tensors(path)[0]
+            if problem := self._problem(tensors, min(self.shard_size, self.count - number * self.shard_size)):
+                raise UserError(f"'{path}' {problem}; delete it and repeat the 'fastgen pairs' command.")
+            self._open[number] = tensors
         return self._open[number]
+
+    def _problem(self, tensors: dict[str, Tensor], rows: int) -> str | None:
+        """Why these are not the pairs that the manifest promises, if so."""
+        manifest = self.manifest
+        shape = tuple(manifest["sample_shape"])
+        wanted = {"seed": (), "x0": shape} | ({"noise": shape} if manifest.get("noise") else {})
+        for name in (*wanted, *(CONDITION + name for name in manifest["condition"])):
+            if name not in tensors:
+                return f"lacks '{name}'"
+            found = tensors[name]
+            if name in wanted and tuple(found.shape[1:]) != wanted[name]:
+                return f"has '{name}' of shape {tuple(found.shape[1:])} instead of {wanted[name]} per pair"
+            if found.ndim < 1 or (len(found) < rows and not (len(found) == 1 and name not in wanted)):
+                return f"has fewer than {rows} rows of '{name}'"
+            if name == "seed" and found.dtype != torch.int64:
+                return "has seeds that are no whole numbers"
+            if name in wanted and name != "seed" and not found.is_floating_point():
+                return f"has '{name}' that is no floating-point number"
+        return None
 
     def read(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """The tensors of pairs ``indices``: ``seed`` (B,), ``x0`` (B, ...), maybe ``noise``, ``condition.<name>``."""
@@ -136,5 +166,11 @@ class PairFolder:
                 if name not in result:
                     result[name] = values.new_empty(len(wanted), *values.shape[1:])
                 stored_once = len(values) == 1
-                result[name][here] = values[:1] if stored_once else values[rows[here]]
+                part = values[:1] if stored_once else values[rows[here]]
+                if part.shape[1:] != result[name].shape[1:] or not bool(part.isfinite().all()):
+                    raise UserError(
+                        f"'{shard_path(self.folder, number)}' holds '{name}' of another shape or numbers that are not "
+                        "finite; delete it and repeat the 'fastgen pairs' command."
+                    )
+                result[name][here] = part
         return result

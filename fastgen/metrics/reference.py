@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.errors import UserError
-from fastgen.files import load_tensors, resolve, save_tensors
+from fastgen.documents import parse_json
+from fastgen.errors import Malformed, UserError
+from fastgen.files import load_tensors, resolve, save_tensors, sha256
 from fastgen.metrics.frechet import moments_of_sums
 from fastgen.metrics.weights import Release, find_weights
+from fastgen.refusals import reason_of, refuse_special, unreadable
 
 FORMAT = 1
 CLEAN_FID = "clean-fid:"
@@ -146,21 +148,48 @@ def read_reference(path: str | os.PathLike[str]) -> Reference:
             f"'{path}' is a pickle, never loaded here; save its mu and sigma with numpy.savez and give that file."
         )
     tensors, metadata = load_tensors(found)
-    try:
-        about = json.loads(metadata[KEY])
-        total, outer, count = tensors["total"], tensors["outer"], int(about["count"])
-        fingerprint, expected = str(about["fingerprint"]), str(about["sha256"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"'{path}' is no reference; write one with 'fastgen stats'.") from error
-    if (sha := digest(tensors)) != expected:
+    about = _about(metadata.get(KEY), path)
+    count, features, label = about["count"], tensors.get("features"), tensors.get("label")
+    if (sha := digest(tensors)) != about["sha256"]:
         raise UserError(f"The reference '{path}' is damaged (its numbers do not fit its sha256); copy it again.")
-    features = tensors.get("features")
+    total, outer = (tensors.get(name) for name in ("total", "outer"))
+    if total is None or outer is None or total.ndim != 1 or outer.shape != (len(total), len(total)):
+        raise UserError(f"'{path}' is no reference, because it holds no sums; write one with 'fastgen stats'.")
+    if total.dtype != torch.float64 or outer.dtype != torch.float64 or not (_finite(total) and _finite(outer)):
+        raise UserError(f"The sums of the reference '{path}' are no finite fp64 numbers; write it again.")
     if count < 2 or (features is not None and len(features) != count):
         inside = count if features is None else len(features)
         raise UserError(f"The reference '{path}' stands for {count} images but holds {inside}; write it again.")
+    if features is not None and (features.shape != (count, len(total)) or not _finite(features)):
+        raise UserError(f"The features of the reference '{path}' are no finite numbers of its sums; write it again.")
+    if label is not None and (label.shape != (count,) or label.dtype != torch.int64):
+        raise UserError(f"The labels of the reference '{path}' are not one whole number per image; write it again.")
     mean, cov = moments_of_sums(total, outer, count)
     name = f"'{found.name}' (sha256 {sha[:16]})"
-    return Reference(mean, cov, count, fingerprint, features, tensors.get("label"), about, name)
+    return Reference(mean, cov, count, about["fingerprint"], features, label, about, name)
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())
+
+
+def _about(text: str | None, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a reference says about itself."""
+    about: Any = None
+    if text is not None:
+        with contextlib.suppress(Malformed):
+            about = parse_json(text)
+    if not isinstance(about, dict):
+        raise UserError(f"'{path}' is no reference; write one with 'fastgen stats'.")
+    if about.get("format") != FORMAT:
+        raise UserError(
+            f"'{path}' is a reference of format {about.get('format')}, this fastgen reads {FORMAT}; write it again "
+            "with 'fastgen stats'."
+        )
+    for name, kind in (("count", int), ("fingerprint", str), ("sha256", str)):
+        if not isinstance(about.get(name), kind):
+            raise UserError(f"'{path}' is no reference, because it lacks '{name}'; write one with 'fastgen stats'.")
+    return about
 
 
 def _from_clean_fid(name: str) -> Path:
@@ -173,17 +202,27 @@ def _from_clean_fid(name: str) -> Path:
 def _read_npz(path: Path) -> Reference:
     import numpy as np
 
+    refuse_special(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             if not {"mu", "sigma"} <= set(file.files):
                 raise UserError(f"'{path}' has no mu and sigma but {', '.join(file.files) or 'nothing'}; give another.")
-            mean, cov = (torch.as_tensor(np.asarray(file[name], dtype=np.float64)) for name in ("mu", "sigma"))
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"'{path}' is not a readable .npz file ({reason}); copy it again.") from error
-    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)) or not bool(torch.isfinite(cov).all()):
+            raw = [np.asarray(file[name]) for name in ("mu", "sigma")]
+    except UserError:
+        raise
+    except Exception as error:  # zip, zlib, numpy and its parser of headers have errors of their own
+        if getattr(error, "errno", None) is not None:
+            raise unreadable(path, error) from error
+        raise UserError(f"'{path}' is not a readable .npz file ({reason_of(error)}); copy it again.") from error
+    if any(part.dtype.kind not in "fiu" for part in raw):
+        raise UserError(f"mu and sigma of '{path}' are no real numbers; give another file.")
+    mean, cov = (torch.as_tensor(part.astype(np.float64)) for part in raw)
+    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)) or not len(mean) or not (_finite(mean) and _finite(cov)):
         raise UserError(
-            f"mu {tuple(mean.shape)} and sigma {tuple(cov.shape)} of '{path}' are no moments; copy it again."
+            f"mu {tuple(mean.shape)} and sigma {tuple(cov.shape)} of '{path}' are no moments; give another file."
         )
-    sha = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Reference(mean, cov, 0, None, name=f"'{path.name}' (sha256 {sha[:16]})")
+    if not torch.allclose(cov, cov.T, rtol=1e-4, atol=1e-6 * float(cov.diagonal().abs().max())) or (
+        float(cov.diagonal().min()) < 0
+    ):
+        raise UserError(f"sigma of '{path}' is no covariance (not symmetric, or a negative variance); give another.")
+    return Reference(mean, cov, 0, None, name=f"'{path.name}' (sha256 {sha256(path)[:16]})")

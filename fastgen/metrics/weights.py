@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from fastgen.errors import UserError
-from fastgen.files import resolve, sha256
+from fastgen.files import load_tensors, load_torch, resolve, sha256
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SECONDS_TO_ANSWER = 10.0
 """A server that has said nothing for so long counts as out of reach."""
 
@@ -128,19 +129,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         UserError: If the file is no such file.
     """
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            tensors: Any = load_file(path)
-        else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch, pickle, zip and safetensors have an exception each
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise UserError(f"'{path}' is not a readable file of weights ({reason}); get it again.") from error
+    tensors: Any = load_tensors(path)[0] if path.suffix == ".safetensors" else load_torch(path)
     for key in ("state_dict", "model"):
         if isinstance(tensors, dict) and isinstance(tensors.get(key), dict):
             tensors = tensors[key]
     if not isinstance(tensors, dict) or not tensors or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise UserError(f"'{path}' holds no table of tensors; give a file of weights.")
+    if not all(isinstance(name, str) for name in tensors):
+        raise UserError(f"'{path}' holds tensors without names; give a file of weights.")
+    if bad := next((name for name, t in tensors.items() if t.dtype in FLOATS and t.isnan().any()), None):
+        raise UserError(f"'{path}' holds '{bad}' with values that are no numbers (NaN); get the file again.")
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}

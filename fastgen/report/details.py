@@ -11,7 +11,7 @@ from fastgen.report.chart import Series, bars, chart
 from fastgen.report.differences import MISSING, differences, written
 from fastgen.report.overview import has_callback
 from fastgen.report.pieces import Runs, legend, swatch
-from fastgen.report.run import number
+from fastgen.report.run import amount
 from fastgen.report.scalars import Curve, thinned
 from fastgen.report.summary import Final
 from fastgen.report.words import digits, duration
@@ -27,7 +27,7 @@ def cost(runs: Runs) -> str:
     )
     figures = []
     for title, key, written_as in wanted:
-        entries = [(run.name, value, i) for i, run in runs if (value := number(run.throughput.get(key))) is not None]
+        entries = [(run.name, value, i) for i, run in runs if (value := amount(run.throughput.get(key))) is not None]
         if entries:
             figures.append(f"<figure><figcaption>{title}</figcaption>{bars(entries, title, written_as)}</figure>")
     return f"<div class='charts'>{''.join(figures)}</div>" if figures else ""

@@ -7,42 +7,53 @@ formats that their scripts write (read there, that of HPSv3 in a copy); VQAScore
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from fastgen.errors import UserError
+from fastgen.documents import lines_of, parse_json, read_text
+from fastgen.errors import Malformed, UserError
+from fastgen.files import load_torch
+from fastgen.refusals import reading
 
-
-class Malformed(Exception):
-    """What is wrong with a result file, without its name."""
+PERCENT = 100.0
+"""The largest score of judges that count in percent or in shares."""
+MOST = 1e30
+"""No score is larger; JSON has whole numbers that no float holds."""
 
 
 def mean(values: Iterable[float]) -> float:
-    """Arithmetic mean.
+    """Arithmetic mean of finite numbers.
 
     Raises:
-        Malformed: If there is nothing, or something that is not finite.
+        Malformed: If there are none.
     """
     numbers = list(values)
     if not numbers:
         raise Malformed("it holds no score")
-    if not all(math.isfinite(value) for value in numbers):
-        raise Malformed("a score is not finite")
     return math.fsum(numbers) / len(numbers)
 
 
-def score(value: Any, place: str) -> float:
-    """A number or a truth value as a float.
+def score(value: Any, place: str, largest: float = math.inf) -> float:
+    """A number as a float.
+
+    Args:
+        value: As read.
+        place: What it is, for the message.
+        largest: Scores of a scale go from 0 to this; without it any number may be one.
 
     Raises:
-        Malformed: If it is neither.
+        Malformed: If it is none, or outside of its scale.
     """
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float) or isinstance(value, bool):
         raise Malformed(f"{place} is no number")
+    if abs(value) > MOST or math.isnan(value):
+        raise Malformed(f"{place} is not finite")
+    if math.isfinite(largest) and not 0.0 <= value <= largest:
+        raise Malformed(f"{place} is {value:g}, not between 0 and {largest:g}")
     return float(value)
 
 
@@ -51,25 +62,28 @@ def slug(name: str) -> str:
     return "_".join(name.lower().replace("-", " ").replace("/", " ").split())
 
 
-def parse_json(text: str) -> Any:
+def json_in(path: Path) -> Any:
     """JSON, or lines of JSON as a list.
 
     Raises:
+        UserError: If the file cannot be read.
         Malformed: If it is neither.
     """
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        pass
-    values = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            try:
-                values.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise Malformed(f"line {number} is not JSON") from error
-    if not values:
+    text = read_text(path)
+    lines = lines_of(text)
+    if not lines:
         raise Malformed("it is empty")
+    try:
+        return parse_json(text)
+    except Malformed:
+        if len(lines) == 1 or not all(line.startswith("{") and line.endswith("}") for _, line in lines):
+            raise  # one value, maybe over several lines, not one per line
+    values = []
+    for number, line in lines:
+        try:
+            values.append(parse_json(line))
+        except Malformed as error:
+            raise Malformed(f"line {number} {str(error).removeprefix('it ')}") from error
     return values
 
 
@@ -80,11 +94,15 @@ def geneval(path: Path) -> tuple[dict[str, float], int]:
     ``geneval_<task>`` is each task's share, ``geneval_images`` and ``geneval_prompts`` are the shares of correct images
     and of prompts with at least one.
     """
-    lines = parse_json(path.read_text(encoding="utf-8"))
+    lines = json_in(path)
     tasks: dict[str, list[float]] = defaultdict(list)
     prompts: dict[str, bool] = {}
     for number, line in enumerate(lines if isinstance(lines, list) else [lines], start=1):
-        if not isinstance(line, dict) or "tag" not in line or not isinstance(line.get("correct"), bool):
+        if (
+            not isinstance(line, dict)
+            or not isinstance(line.get("tag"), str)
+            or not isinstance(line.get("correct"), bool)
+        ):
             raise Malformed(f"record {number} lacks 'tag' or 'correct'")
         tasks[str(line["tag"])].append(float(line["correct"]))
         prompt = str(line.get("metadata", line.get("prompt", number)))
@@ -109,8 +127,8 @@ def dpg(path: Path) -> tuple[dict[str, float], int]:
     pictures = 0
     values: dict[str, float] = {}
     section = ""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        head, _, tail = line.strip().partition(":")
+    for _, line in lines_of(read_text(path)):
+        head, _, tail = line.partition(":")
         if head in ("L1 category scores", "L2 category scores"):
             section = head[:2]
         elif head == "DPG-Bench score":
@@ -130,13 +148,15 @@ def dpg(path: Path) -> tuple[dict[str, float], int]:
 
 
 def number_of(text: str, place: str) -> float:
-    """A number written in a text file.
+    """A score from 0 to 100 written in a text file.
 
     Raises:
         Malformed: If it is none.
     """
     try:
-        return float(text)
+        return score(float(text), place, PERCENT)
+    except Malformed:  # which is a ValueError
+        raise
     except ValueError as error:
         raise Malformed(f"{place} is no number") from error
 
@@ -146,7 +166,7 @@ def vbench(path: Path) -> tuple[dict[str, float], int]:
 
     Gives ``vbench_<dimension>``. The weighted totals are VBench's own ``scripts/cal_final_score.py``.
     """
-    found = parse_json(path.read_text(encoding="utf-8"))
+    found = json_in(path)
     if not isinstance(found, dict) or not found:
         raise Malformed("it is no object of dimensions")
     values: dict[str, float] = {}
@@ -154,7 +174,7 @@ def vbench(path: Path) -> tuple[dict[str, float], int]:
     for name, result in found.items():
         if not isinstance(result, list) or not result:
             raise Malformed(f"'{name}' is no list that begins with a score")
-        values[f"vbench_{slug(name)}"] = score(result[0], f"the score of '{name}'")
+        values[f"vbench_{slug(name)}"] = score(result[0], f"the score of '{name}'", PERCENT)
         if len(result) > 1 and isinstance(result[1], list):
             count = max(count, len(result[1]))
     mean(values.values())
@@ -168,7 +188,7 @@ def hpsv3(path: Path) -> tuple[dict[str, float], int]:
     ``hpsv3`` is the mean over folders of the mean reward (its ``OVERALL``); of several folders each one's mean is
     given too. What ``HPSv3RewardInferencer.reward`` returned, (mean, deviation) of each image, is read from lists.
     """
-    found = parse_json(path.read_text(encoding="utf-8"))
+    found = json_in(path)
     folders = found.get("data", found) if isinstance(found, dict) else {"": found}
     if not isinstance(folders, dict) or not all(isinstance(rewards, list) for rewards in folders.values()):
         raise Malformed("it is neither a table of folders nor a list of rewards")
@@ -190,8 +210,10 @@ def reward(entry: Any) -> float:
 
 
 def flat(value: Any) -> list[float]:
-    """The numbers in nested lists."""
-    return [number for part in value for number in flat(part)] if isinstance(value, list) else [score(value, "a score")]
+    """The probabilities in nested lists."""
+    if isinstance(value, list):
+        return [number for part in value for number in flat(part)]
+    return [score(value, "a score", 1.0)]
 
 
 def vqascore(path: Path) -> tuple[dict[str, float], int]:
@@ -200,19 +222,22 @@ def vqascore(path: Path) -> tuple[dict[str, float], int]:
     Saved by ``torch.save`` (``.pt``, as ``genai_bench/evaluate.py`` does) or as nested lists in JSON.
     """
     if path.suffix in (".pt", ".pth"):
-        import pickle
-
         import torch
 
         try:
-            tensor = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            tensor = load_torch(path)
+        except UserError as error:
             raise Malformed("it is no tensor saved by torch.save") from error
         if not isinstance(tensor, torch.Tensor):
             raise Malformed("it holds no tensor")
-        numbers = tensor.double().flatten().tolist()
+        if tensor.is_complex() or tensor.is_sparse or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise Malformed("its tensor is no plain one of real numbers")
+        numbers = flat(tensor.double().tolist())
     else:
-        numbers = flat(parse_json(path.read_text(encoding="utf-8")))
+        found = json_in(path)
+        if not isinstance(found, list):
+            raise Malformed("it is no list of scores")
+        numbers = flat(found)
     return {"vqascore": mean(numbers)}, len(numbers)
 
 
@@ -234,11 +259,12 @@ def read_scores(judge: str, path: str) -> tuple[dict[str, float], int]:
     """
     if judge not in JUDGES:
         raise UserError(f"'{judge}' is no judge whose results fastgen reads; choose one of: {', '.join(JUDGES)}.")
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     if not file.is_file():
         raise UserError(f"'{path}' does not exist or is no file; give the result file of {judge}.")
+    with reading(path), file.open("rb"):
+        pass
     try:
         return JUDGES[judge](file)
-    except (Malformed, UnicodeDecodeError) as error:
-        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error
-        raise UserError(f"'{path}' is no result file of {judge}: {reason}; run its script again.") from error
+    except Malformed as error:
+        raise UserError(f"'{path}' is no result file of {judge}: {error}; run its script again.") from error

@@ -9,7 +9,7 @@ from typing import Any
 from fastgen.report.chart import colour_class
 from fastgen.report.kinds import headline
 from fastgen.report.pieces import Runs, label_of
-from fastgen.report.run import Run, number
+from fastgen.report.run import Run, amount, part
 from fastgen.report.summary import Final
 from fastgen.report.words import calls, digits, duration, times
 
@@ -37,7 +37,7 @@ def card(colour: int, run: Run, rows: Sequence[Final]) -> str:
                 ratio = times(student.ratios.get(name))
                 value = f"<strong>{digits(student.values[name])}</strong>"
                 facts.append((label_of(name) + at, value + (f" <small>{ratio} teacher</small>" if ratio else "")))
-    seconds = number(run.throughput.get("training_seconds"))
+    seconds = amount(run.throughput.get("training_seconds"))
     seconds = seconds or max((row.training_seconds or 0.0 for row in students), default=0.0) or None
     trained = f"{run.student_updates:,} updates" + (f" in {duration(seconds)}" if seconds else "")
     facts.append(("training", trained))
@@ -66,5 +66,6 @@ def health_word(run: Run) -> str:
 
 def has_callback(config: Mapping[str, Any], name: str) -> bool:
     """Whether a callback of this class is configured."""
-    callbacks = (config.get("trainer") or {}).get("callbacks") or []
-    return any(isinstance(c, Mapping) and str(c.get("class_path", "")).endswith(name) for c in callbacks)
+    callbacks = part(config, "trainer").get("callbacks")
+    listed = callbacks if isinstance(callbacks, list) else []
+    return any(isinstance(c, Mapping) and str(c.get("class_path", "")).endswith(name) for c in listed)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from pathlib import Path
 from typing import Any
+
+from fastgen.documents import lines_of, parse_json
+from fastgen.errors import Malformed
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -12,16 +15,16 @@ def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
 
     A file that does not exist has no lines.
     """
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+    if not path.is_file():
         return [], 0
+    try:
+        lines = lines_of(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return [], 1
     found: list[dict[str, Any]] = []
-    for line in filter(str.strip, lines):
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(value, dict):
-            found.append(value)
-    return found, sum(bool(line.strip()) for line in lines) - len(found)
+    for _, line in lines:
+        with contextlib.suppress(Malformed):
+            value = parse_json(line)
+            if isinstance(value, dict):
+                found.append(value)
+    return found, len(lines) - len(found)

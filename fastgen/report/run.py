@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fastgen.documents import read_json, read_yaml
 from fastgen.errors import UserError
 from fastgen.report.records import read_json_lines
 
@@ -80,24 +81,40 @@ class Run:
     @property
     def method(self) -> str:
         """Class name of the method, e.g. ``SiD``; empty if unknown."""
-        model = self.config.get("model")
-        return str(model.get("class_path", "")).split(".")[-1] if isinstance(model, Mapping) else ""
+        return str(part(self.config, "model").get("class_path", "")).split(".")[-1]
 
     @property
     def student_updates(self) -> int:
         """How far the run went, as far as its files tell."""
         measured = [m.student_updates for m in self.measurements if m.role != "teacher"]
-        return max([*measured, int(number(self.throughput.get("student_updates")) or 0)], default=0)
+        return max([*measured, whole(self.throughput.get("student_updates")) or 0], default=0)
 
 
 def number(value: Any) -> float | None:
-    """A float, or ``None`` if ``value`` is no number."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """A float, or ``None`` if ``value`` is no number that a float can hold."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # JSON has longer whole numbers
+        return None
+
+
+def amount(value: Any) -> float | None:
+    """A finite float that is not negative, as seconds and rates are, or ``None``."""
+    found = number(value)
+    return found if found is not None and math.isfinite(found) and found >= 0 else None
 
 
 def whole(value: Any) -> int | None:
-    """An int, or ``None`` if ``value`` is no whole number."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    """An int that is not negative, as every count is, or ``None`` if ``value`` is none or beyond all measure."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
+
+
+def part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A section of a configuration; empty if there is none."""
+    found = config.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[Run]:
@@ -168,7 +185,7 @@ def read_run(folder: Path, name: str | None = None) -> Run:
             for e in events
         ),
         throughput=read_object(folder / "throughput.json", problems),
-        grids=tuple(sorted((folder / "grids").glob("step_*.png"))),
+        grids=tuple(path for path in sorted((folder / "grids").glob("step_*.png")) if path.is_file()),
         checkpoint=latest_checkpoint(folder, config),
         problems=tuple(problems),
     )
@@ -183,10 +200,10 @@ def measurement(line: Mapping[str, Any]) -> Measurement | None:
     against = f" against {reference}" if isinstance(reference, str) and reference not in ("", "data") else ""
     return Measurement(
         student_updates=whole(line.get("student_updates")) or 0,
-        training_seconds=number(line.get("training_seconds")),
+        training_seconds=amount(line.get("training_seconds")),
         role=role,
         steps=whole(line.get("steps")),
-        nfe=whole(line.get("nfe")),
+        nfe=whole(line.get("nfe")) or None,
         count=whole(line.get("count")),
         fingerprint=str(line.get("fingerprint", "")) + against,
         values={str(key): value for key, raw in values.items() if (value := number(raw)) is not None},
@@ -195,43 +212,45 @@ def measurement(line: Mapping[str, Any]) -> Measurement | None:
 
 def read_config(path: Path, problems: list[str]) -> dict[str, Any]:
     """The configuration; empty, with a problem noted, if there is none."""
-    import yaml
-
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
+    if not path.exists():
         problems.append("There is no config.yaml.")
         return {}
-    except yaml.YAMLError:
+    try:
+        config = read_yaml(path)
+    except UserError:
         problems.append("config.yaml is not valid YAML.")
         return {}
-    return config if isinstance(config, dict) else {}
+    if not isinstance(config, dict):
+        problems.append("config.yaml holds no configuration.")
+        return {}
+    return config
 
 
 def read_object(path: Path, problems: list[str]) -> dict[str, Any]:
     """A JSON object; empty, with a problem noted, if there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
+    if not path.exists():
         problems.append(
             f"There is no {path.name}: the run did not end by itself, or lacks the callback that writes it."
         )
         return {}
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    try:
+        value = read_json(path, "")
+    except UserError:
+        value = None
+    if not isinstance(value, dict):
         problems.append(f"{path.name} cannot be read.")
         return {}
-    return value if isinstance(value, dict) else {}
+    return value
 
 
 def latest_checkpoint(folder: Path, config: Mapping[str, Any]) -> Path | None:
     """``last.ckpt``, or else the step file with the largest number, where the Checkpoint callback wrote."""
-    trainer = config.get("trainer")
-    callbacks = trainer.get("callbacks") if isinstance(trainer, Mapping) else None
+    callbacks = part(config, "trainer").get("callbacks")
     places = [folder / "checkpoints"]
     for callback in callbacks if isinstance(callbacks, list) else []:
         if isinstance(callback, Mapping) and str(callback.get("class_path", "")).endswith("Checkpoint"):
-            dirpath = (callback.get("init_args") or {}).get("dirpath")
-            places += [Path(dirpath).expanduser()] if dirpath else []
+            dirpath = part(callback, "init_args").get("dirpath")
+            places += [Path(os.path.expanduser(dirpath))] if dirpath and isinstance(dirpath, str) else []
     for place in places:
         for path in (place / "last.ckpt", *sorted(place.glob("step=*.ckpt"), reverse=True)):
             if path.is_file():

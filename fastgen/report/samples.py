@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fastgen.errors import UserError
 from fastgen.files import write_json
 from fastgen.fingerprints import checkpoint_fingerprint
-from fastgen.report.run import Run
+from fastgen.report.run import Run, part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,9 +169,9 @@ def conditions(method: Distiller, run: Run, wish: Wish, count: int) -> tuple[dic
     if student.takes_prompts:
         from fastgen.data.prompts import read_prompts
 
-        data = (run.config.get("data") or {}).get("init_args") or {}
+        data = part(part(run.config, "data"), "init_args")
         source = wish.prompts or data.get("held_out") or data.get("path")
-        if not source:
+        if not isinstance(source, str):
             raise UserError("the checkpoint makes pictures from text; give --prompts FILE.")
         prompts = read_prompts(source)
         texts = [prompts[i % len(prompts)] for i in range(count)]

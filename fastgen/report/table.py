@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastgen.report.kinds import ordered
-from fastgen.report.run import Run, number
+from fastgen.report.run import Run, amount
 from fastgen.report.summary import Final, finals, incomparable
 from fastgen.report.words import digits, duration, times
 
@@ -77,7 +77,7 @@ def one_table(runs: Sequence[Run], width: int | None) -> str:
             told.add(run.name)
         column = [run.name, run.method]
         if row is None:
-            seconds = number(run.throughput.get("training_seconds"))
+            seconds = amount(run.throughput.get("training_seconds"))
             column += ["", "", str(run.student_updates), duration(seconds), "", *([""] * len(names))]
         else:
             trains = row.role != "teacher"
@@ -85,7 +85,7 @@ def one_table(runs: Sequence[Run], width: int | None) -> str:
             column += [duration(row.training_seconds) if trains else "", digits(row.count)]
             column += [cell(row, name) for name in names]
         for key in speed.values():
-            column.append(digits(number(run.throughput.get(key))) if whole_run else "")
+            column.append(digits(amount(run.throughput.get(key))) if whole_run else "")
         column += [
             str(run.throughput.get("device", "")) if whole_run else "",
             str(len(run.events)) if whole_run else "",

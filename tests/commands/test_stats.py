@@ -104,7 +104,7 @@ BAD = {
     "another size": (larger, [], "29.png' is 16x16"),
     "no picture": (empty, [], "holds no image"),
     "no data in the config": (lambda folder: write(folder / "a.yaml", {"trainer": {}}), [], "has no 'data:'"),
-    "not yaml": (lambda folder: folder / "0" / "00.png", [], "is not YAML"),
+    "not yaml": (lambda folder: folder / "0" / "00.png", [], "is no text"),
     "no images in the data": (lambda folder: ROOT / "configs" / "sid_sd15.yaml", [], "Prompts has no images"),
     "points": (lambda folder: ROOT / "configs" / "sid_mixture.yaml", ["--count=10"], "no images"),
     "bad class": (lambda folder: write(folder / "a.yaml", {"data": {"class_path": "Nothing"}}), [], "'Nothing'"),

@@ -91,7 +91,7 @@ def test_vqascore_tensors_and_lists(tmp_path):
 
 BAD = [
     ("geneval", "", "it is empty"),
-    ("geneval", "not json\n", "line 1 is not JSON"),
+    ("geneval", "not json\n", "it is not JSON, as seen at column 1"),
     ("geneval", '{"tag": "color", "correct": 1}\n', "record 1 lacks 'tag' or 'correct'"),
     ("dpg", "nothing here\n", "it holds no score"),
     ("dpg", "a.png, 1.0, yes\n", "the mean of 'a.png' is no number"),
@@ -100,8 +100,20 @@ BAD = [
     ("hpsv3", '[{"prompt": "x"}]', "a reward is no number"),
     ("hpsv3", '{"statistics": {}, "data": 3}', "neither a table of folders nor a list"),
     ("hpsv3", '{"data": {"a": []}}', "it holds no score"),
-    ("hpsv3", "[NaN]", "a score is not finite"),
+    ("hpsv3", "[NaN]", "a reward is not finite"),
     ("vqascore", "[]", "it holds no score"),
+    ("vqascore", "5", "it is no list of scores"),
+    ("vqascore", "[1" + "0" * 400 + "]", "a score is not finite"),
+    ("vqascore", "[1.5]", "a score is 1.5, not between 0 and 1"),
+    ("vqascore", "[true]", "a score is no number"),
+    ("vqascore", "[" * 5000, "nested more than 64 levels deep"),
+    ("vqascore", "[" * 80 + "1" + "]" * 80, "nested more than 64 levels deep"),
+    ("vqascore", "[1" + "0" * 5000 + "]", "a number of thousands of digits"),
+    ("dpg", "DPG-Bench score: 250\n", "the DPG-Bench score is 250, not between 0 and 100"),
+    ("vbench", '{"color": [-0.5]}', "the score of 'color' is -0.5, not between 0 and 100"),
+    ("geneval", '{"tag": "color", "tag": "x", "correct": true}\n', "it has 'tag' twice in one object"),
+    ("geneval", '{"tag": ["color"], "correct": true}\n', "record 1 lacks 'tag' or 'correct'"),
+    ("hpsv3", '{"data": {"\\ud800": [1]}}', "half of a character"),
 ]
 
 
