@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastgen.errors import UserError
 from fastgen.files import save_tensors, write_atomically
-from fastgen.metrics.images import to_uint8
+from fastgen.metrics.images import are_finite, refuse_not_finite, to_uint8
 from fastgen.videos import save_animation, strips
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CELL = 48
 """Smallest side of an image in a grid, in pixels; smaller images are enlarged by a whole factor."""
 GAP = 2
+NO_PICTURE = (255, 0, 255)
+"""The colour of what cannot be shown."""
 CAPTION_SIZE = 13
 
 
@@ -36,8 +38,13 @@ def pixels(images: Tensor) -> Tensor:
 
 
 def tile(images: Tensor, columns: int) -> Tensor:
-    """Images (N, C, H, W) row by row on white, uint8 (height, width, 3); tiny ones are enlarged, nearest neighbour."""
-    cells = pixels(images)
+    """Images (N, C, H, W) row by row on white, uint8 (height, width, 3); tiny ones are enlarged, nearest neighbour.
+
+    One with a value that is no finite number is a magenta square.
+    """
+    finite = are_finite(images).cpu()
+    cells = pixels(torch.where(finite.to(images.device).reshape(-1, 1, 1, 1), images, 0)).clone()
+    cells[~finite] = torch.tensor(NO_PICTURE, dtype=torch.uint8)
     factor = math.ceil(CELL / max(cells.shape[1:3]))
     cells = cells.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     count, height, width = cells.shape[:3]
@@ -82,6 +89,8 @@ def grid(blocks: Sequence[Tensor], columns: int | None = None, captions: Sequenc
 def scatter(clouds: Mapping[str, Tensor], reference: Tensor | None = None) -> Image:
     """One panel per cloud of points, all on the same axes, over the reference in grey.
 
+    A caption says how many points cannot be drawn because they are not finite.
+
     Args:
         clouds: Points (N, D) by caption; the first two coordinates are drawn.
         reference: Points (M, D) to compare with.
@@ -91,7 +100,8 @@ def scatter(clouds: Mapping[str, Tensor], reference: Tensor | None = None) -> Im
     from PIL import Image
 
     scale = torch.cat(list(clouds.values())).float().cpu() if reference is None else reference.float().cpu()
-    limit = 1.25 * float(scale[:, :2].abs().max().clamp(min=1e-6))
+    drawn = scale[:, :2][are_finite(scale[:, :2])].abs()
+    limit = 1.25 * max(float(drawn.max()), 1e-6) if len(drawn) else 1.0
     figure = Figure(figsize=(3.2 * len(clouds), 3.4), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     for axes, (caption, points) in zip(figure.subplots(1, len(clouds), squeeze=False)[0], clouds.items(), strict=True):
@@ -101,7 +111,8 @@ def scatter(clouds: Mapping[str, Tensor], reference: Tensor | None = None) -> Im
                 second = flat[:, 1] if flat.shape[1] > 1 else torch.zeros(len(flat))
                 axes.scatter(flat[:, 0], second, s=3, c=colour, linewidths=0)
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
-        axes.set_title(caption, fontsize=8)
+        broken = len(points) - int(are_finite(points).sum())
+        axes.set_title(f"{caption}, {broken} not finite" if broken else caption, fontsize=8)
         axes.tick_params(labelsize=7)
     canvas.draw()
     return Image.frombytes("RGBA", canvas.get_width_height(), bytes(canvas.buffer_rgba())).convert("RGB")
@@ -127,11 +138,15 @@ def save_samples(
 
     Returns:
         What was written.
+
+    Raises:
+        UserError: If samples that are to be drawn hold values that are not finite numbers, before anything is written.
     """
     target = Path(path)
     numbers = list(range(len(samples))) if names is None else [int(name) for name in names]
     if target.suffix == ".safetensors":
         return save_tensors(target, {"samples": samples, "seed": torch.tensor(numbers)})
+    refuse_not_finite(samples)
     video = samples.ndim == 5
     if video and target.suffix in (".webp", ".gif"):
         return save_animation([grid([frames], columns) for frames in samples.unbind(2)], target)

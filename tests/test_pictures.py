@@ -5,6 +5,7 @@ from PIL import Image
 
 from fastgen.errors import UserError
 from fastgen.files import load_tensors
+from fastgen.metrics.images import to_uint8
 from fastgen.pictures import CAPTION_SIZE, GAP, grid, save_samples, scatter, tile
 
 
@@ -111,3 +112,23 @@ def test_videos_play(suffix, tmp_path):
     with Image.open(folder / "000009.webp") as played:
         played.seek(10)
         assert played.n_frames == 11 and abs(np.asarray(played.convert("RGB")).astype(int) - 200).max() <= 4
+
+
+def test_what_is_no_picture_is_magenta_in_a_grid_and_refused_in_files(tmp_path):
+    images = torch.zeros(3, 1, 48, 48)
+    images[1, 0, 5, 5] = float("nan")
+    drawn = tile(images, 3)
+    assert bool((drawn[:, 50:98] == torch.tensor([255, 0, 255], dtype=torch.uint8)).all())
+    assert bool((drawn[:, :48] == 128).all()) and bool((drawn[:, 100:] == 128).all())
+    for target in ("grid.png", "folder"):
+        with pytest.raises(UserError, match="1 of 3 samples hold values that are not finite"):
+            save_samples(images, tmp_path / target)
+    assert not list(tmp_path.iterdir())
+    assert save_samples(images, tmp_path / "numbers.safetensors").exists()
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(UserError, match="not finite"):
+            to_uint8(torch.full((2, 1, 4, 4), value))
+    points = torch.randn(20, 2)
+    points[3] = float("nan")
+    scatter({"some": points, "none": points[3:4]})
+    scatter({"none": points[3:4]})

@@ -131,11 +131,21 @@ def move_average(average: nn.Module, student: nn.Module, beta: float) -> None:
         local(kept).copy_(local(current))
 
 
+@torch.no_grad()
+def is_finite(network: nn.Module) -> bool:
+    """Whether all trained parameters on this process are finite."""
+    trained = [local(parameter) for parameter in network.parameters() if parameter.requires_grad]
+    largest = torch._foreach_norm(trained, float("inf"))
+    return bool(torch.stack([value.float() for value in largest]).isfinite().all()) if trained else True
+
+
 class EMA(AfterStudentUpdates):
     """Keeps an fp32 moving average of the student, by which the method samples (``role="average"``).
 
     The average is a network of the method (``method.averages[name]``) and travels in its checkpoints. Several EMAs may
     run at once under different names; the first is the one that is sampled by default.
+
+    Weights that are not finite are no part of an average: the run ends.
 
     Args:
         name: Name of the average.
@@ -164,6 +174,12 @@ class EMA(AfterStudentUpdates):
         update = trainer.global_step - self.start_step
         samples = size_of(batch) * trainer.world_size
         beta = self.rule.beta(update, self.samples_seen, samples) if update > 0 else 0.0
+        if not trainer.strategy.reduce_boolean_decision(is_finite(method.student)):
+            raise UserError(
+                f"The student's weights are not finite after update {trainer.global_step}, although its gradient was; "
+                f"the average '{self.name}' was not moved. Lower the learning rate or set gradient_clip, and resume "
+                "from a checkpoint before it."
+            )
         move_average(method.averages[self.name], method.student, beta)
         if update > 0:
             self.samples_seen += samples

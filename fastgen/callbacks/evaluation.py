@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
@@ -24,10 +25,13 @@ from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.errors import UserError
 from fastgen.files import write_text
 from fastgen.metrics.base import MetricSuite
+from fastgen.metrics.images import are_finite
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
 
+NOT_FINITE = "not_finite"
+"""The number of samples that are no samples, in the rows in which there are any."""
 TEACHER_SEEDS = 1_000_000_000
 """How far the seeds of the teacher's samples that serve as reference lie from those of the samples compared."""
 
@@ -44,6 +48,9 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
     the table ``<log_dir>/metrics.md``. Training does not notice: its random numbers, modes and clock are left alone.
     Weights and reference files are read before anything is trained or sampled, and a suite that measures fidelity
     without coverage is refused.
+
+    Samples with a value that is not finite are counted as ``not_finite``, and their row has no other number: what the
+    rest is worth says nothing about such a sampler.
 
     Sample i is a function of its seed, of the data module's condition i and of the weights, whatever the batch size and
     the number of ranks. If the data module has no real samples, the teacher's samples of the same conditions with other
@@ -195,7 +202,11 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
             return
         found = reference(trainer) if self.suite.needs_reference else None
         if found is None and self.suite.needs_reference and method.teacher is not None:
-            self.take_in(trainer, method, "teacher", None, self.seed + TEACHER_SEEDS, "reference: ")
+            if broken := self.take_in(trainer, method, "teacher", None, self.seed + TEACHER_SEEDS, "reference: "):
+                raise UserError(
+                    f"{broken} of {self.count} samples of the teacher are not finite, so nothing can be compared with "
+                    "them; check its weights, the solver and the trainer's precision."
+                )
             self.suite.refer_to_teacher()
         else:
             self.suite.set_reference(found)
@@ -226,8 +237,10 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
     def row(self, trainer: Trainer, method: Distiller, role: str, steps: int | None, seconds: float) -> Row:
         """Sample and measure."""
         began = time.perf_counter()
-        self.take_in(trainer, method, role, steps, self.seed)
-        values = {name: float(value) for name, value in self.suite.compute().items()}
+        if broken := self.take_in(trainer, method, role, steps, self.seed):
+            values = {NOT_FINITE: float(broken), "count": float(self.count)}
+        else:
+            values = {name: float(value) for name, value in self.suite.compute().items()}
         self.suite.reset()
         return {
             "student_updates": method.student_updates,
@@ -246,8 +259,10 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
 
     def take_in(
         self, trainer: Trainer, method: Distiller, role: str, steps: int | None, first_seed: int, what: str = ""
-    ) -> None:
-        """Have the suite see ``count`` samples, those on disk included.
+    ) -> int:
+        """Have the suite see ``count`` samples, those on disk included, and count those that are not finite.
+
+        Those are not shown to the suite; over the rest its numbers would flatter.
 
         Raises:
             Stopped: If the run was told to stop meanwhile.
@@ -262,7 +277,7 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         seeds = [first_seed + index for index in indices]
         description = f"evaluating {what}{describe(method, role, steps)}"
         batches = sample_batches(trainer, method, indices, seeds, self.batch_size, role, steps)
-        done = 0
+        done, broken = 0, 0
         with bar(trainer, desc=description, total=len(indices), unit="sample") as shown:
             for samples, condition in batches:
                 if stop_requested(trainer):
@@ -271,15 +286,19 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
                     self.suite.reset()
                     raise Stopped
                 own = [index for index in indices[done : done + len(samples)] if index < self.count]
-                if own:
+                finite = are_finite(samples[: len(own)])
+                if own and finite.all():
                     kept = {name: value[: len(own)] for name, value in condition.items()}
                     self.suite.observe(samples[: len(own)], kept, seeds[done : done + len(own)])
+                broken += len(own) - int(finite.sum())
                 done += len(samples)
-                if unfinished is not None and own:
+                if unfinished is not None and own and finite.all():
                     unfinished.took_in(own)
                 shown.update(len(samples))
-        if unfinished is not None:
+        broken = int(trainer.strategy.reduce(torch.tensor(broken, device=method.device), reduce_op="sum"))
+        if unfinished is not None and not broken:
             unfinished.complete()
+        return broken
 
     def unfinished(
         self, trainer: Trainer, method: Distiller, role: str, steps: int | None, first_seed: int

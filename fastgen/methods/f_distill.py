@@ -100,7 +100,8 @@ class FDistill(DMD2):
         sums.index_add_(1, self.bin(t), torch.stack([ratio, torch.ones_like(ratio)]))
         total, count = self.sum_over_ranks(sums)
         moved = self.memory * self.ratio_means + (1.0 - self.memory) * total / count.clamp(min=1.0)
-        self.ratio_means.copy_(torch.where(count > 0, moved, self.ratio_means))
+        # What is not finite makes this update a skipped one; the means of later updates must not inherit it.
+        self.ratio_means.copy_(torch.where((count > 0) & moved.isfinite(), moved, self.ratio_means))
         weight = self.weight(ratio, t)
         total, count = self.sum_over_ranks(torch.stack([weight.sum(), torch.ones_like(weight).sum()]))
         self.weight_mean.copy_(total / count)

@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from fastgen.errors import UserError
+
 
 def state_digest(module: nn.Module) -> str:
     """sha256 of the names, types, shapes and bytes of a module's state dict."""
@@ -59,12 +61,15 @@ class FeatureExtractor(ABC):
         """Features (N, D), fp32.
 
         Raises:
-            UserError: If the extractor is not made for such images.
+            UserError: If the extractor is not made for such images, or its features are not finite.
         """
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ValueError(f"images must be uint8 (N, C, H, W), got {images.dtype} {tuple(images.shape)}")
         with torch.autocast(self.device.type, enabled=False):
-            return self.extract(images.to(self.device)).float()
+            features = self.extract(images.to(self.device)).float()
+        if not bool(features.isfinite().all()):
+            raise UserError(f"The extractor {self.name} gives features that are not finite; check its weights.")
+        return features
 
     def load(self) -> None:
         """Build the network now."""

@@ -38,10 +38,13 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
 
     Raises:
         ValueError: If a tensor is not fp64; in fp32 the result is wrong by parts of a thousand of the trace.
+        UserError: If a value is not finite.
     """
     if any(tensor.dtype != torch.float64 for tensor in (mean1, cov1, mean2, cov2)):
         raise ValueError("frechet_distance needs fp64 moments")
     mean1, cov1, mean2, cov2 = (tensor.cpu() for tensor in (mean1, cov1, mean2, cov2))
+    if not all(bool(tensor.isfinite().all()) for tensor in (mean1, cov1, mean2, cov2)):
+        raise UserError("A mean or covariance of features is not finite, so there is no Fréchet distance.")
     values, vectors = torch.linalg.eigh(cov1)
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     product = root @ cov2 @ root

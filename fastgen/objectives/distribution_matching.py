@@ -19,7 +19,7 @@ def pseudo_huber_loss(x: Tensor, gradient: Tensor, reference: Tensor, c: float =
     """
     target = (x - gradient).detach()
     distance = ((x - target).square() + c * c).sqrt() - c
-    return (distance / mean_absolute_gap(x, reference)).mean()
+    return over_gap(distance, mean_absolute_gap(x, reference)).mean()
 
 
 def mean_absolute_gap(x: Tensor, real: Tensor) -> Tensor:
@@ -27,13 +27,18 @@ def mean_absolute_gap(x: Tensor, real: Tensor) -> Tensor:
     return (x - real).detach().abs().flatten(1).mean(1).reshape(-1, *[1] * (x.ndim - 1))
 
 
+def over_gap(value: Tensor, gap: Tensor) -> Tensor:
+    """``value / gap``, where 0 / 0 is 0: a perfect match asks for nothing. Whatever else is not finite stays so."""
+    return value / torch.where((gap == 0.0) & (value == 0.0), 1.0, gap)
+
+
 def normalised(direction: Tensor, x: Tensor, reference: Tensor) -> Tensor:
-    """``direction / mean |x - reference|`` per sample; non-finite entries become zero."""
-    return torch.nan_to_num(direction / mean_absolute_gap(x, reference), nan=0.0, posinf=0.0, neginf=0.0)
+    """``direction / mean |x - reference|`` per sample, by :func:`over_gap`."""
+    return over_gap(direction, mean_absolute_gap(x, reference))
 
 
 def dmd_gradient(x: Tensor, real: Tensor, fake: Tensor) -> Tensor:
-    """``(fake - real) / mean |x - real|`` per sample; non-finite entries become zero.
+    """``(fake - real) / mean |x - real|`` per sample; 0 / 0 is 0.
 
     Yin et al. 2023, DMD, arXiv 2311.18828, eqs. 7-8, in terms of x0 predictions; DMD2 (2405.14867) normalises with
     the guided prediction and adds no epsilon.
@@ -47,7 +52,7 @@ def dmd_gradient(x: Tensor, real: Tensor, fake: Tensor) -> Tensor:
 
 
 def guidance_gradient(x: Tensor, cond: Tensor, uncond: Tensor, scale: float, reference: Tensor) -> Tensor:
-    """``-(scale - 1) (cond - uncond) / mean |x - reference|`` per sample; non-finite entries become zero.
+    """``-(scale - 1) (cond - uncond) / mean |x - reference|`` per sample; 0 / 0 is 0.
 
     The part of a guided DMD gradient that pulls along the condition ("CFG augmentation", Liu et al. 2025, Decoupled
     DMD, arXiv 2511.22677). With one reference, ``normalised(fake - cond)`` plus this is the gradient with
@@ -67,7 +72,7 @@ def vsd_gradient(real: Tensor, fake: Tensor, ratio: Tensor) -> Tensor:
     """``alpha sigma (fake - real)`` with alpha and sigma of the variance-preserving process at noise level ``ratio``.
 
     Variational score distillation (Wang et al. 2023, arXiv 2305.16213) with SwiftBrush's weight (Nguyen & Tran 2023,
-    arXiv 2312.05239): ``sigma^2 (noise_real - noise_fake)`` in terms of x0. Non-finite entries become zero.
+    arXiv 2312.05239): ``sigma^2 (noise_real - noise_fake)`` in terms of x0.
 
     Args:
         real: x0 prediction of the (guided) teacher, (B, ...).
@@ -75,4 +80,4 @@ def vsd_gradient(real: Tensor, fake: Tensor, ratio: Tensor) -> Tensor:
         ratio: sigma / alpha of the process, (B, 1, ...); infinite is allowed.
     """
     weight = 1.0 / (ratio + 1.0 / ratio)
-    return torch.nan_to_num(weight * (fake - real), nan=0.0, posinf=0.0, neginf=0.0)
+    return weight * (fake - real)

@@ -133,3 +133,15 @@ def test_mistakes_are_told():
         PowerEMA(sigma_rel=0.5)
     with pytest.raises(UserError, match="name"):
         EMA("a.b")
+
+
+def test_weights_that_are_no_numbers_end_the_run_and_leave_the_average(tmp_path):
+    class Break(Callback):
+        def on_before_optimizer_step(self, trainer, method, optimizer):
+            if trainer.global_step == 2:
+                method.student.layer.weight.data[0, 0] = float("nan")
+
+    method = TinyDistiller()
+    with pytest.raises(UserError, match=r"not finite after update 3.*'ema' was not moved"):
+        trainer(tmp_path, [EMA(), Break()], max_steps=5).fit(method, TinyData())
+    assert all(bool(p.isfinite().all()) for p in method.averages["ema"].parameters())

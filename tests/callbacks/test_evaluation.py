@@ -177,6 +177,24 @@ def test_stop_request_ends_the_evaluation(tmp_path):
     assert saved["global_step"] == 2
 
 
+class Broken(TinyDistiller):
+    """Samples number 3 and 7 are no samples."""
+
+    def generate(self, denoiser, draws, condition, steps):
+        samples = super().generate(denoiser, draws, condition, steps)
+        broken = torch.tensor([index in (53, 57) for index in draws.indices])
+        return torch.where(broken.reshape(-1, *[1] * (samples.ndim - 1)), torch.nan, samples)
+
+
+def test_samples_that_are_no_numbers_are_counted_and_nothing_else_is_said(tmp_path):
+    method = Broken(critic_every=2)
+    evaluate = Evaluate(TinySuite(), count=10, batch_size=4, seed=50)
+    trainer(tmp_path, [evaluate, EMA()], max_steps=2).fit(method, TinyData())
+    *_, row = rows_of(tmp_path)
+    assert row["role"] == "average" and row["values"] == {"not_finite": 2.0, "count": 10.0}
+    assert "not_finite" in (tmp_path / "metrics.md").read_text()
+
+
 def test_table_is_aligned():
     row = {"student_updates": 5, "role": "teacher", "nfe": 35, "values": {"frechet": 0.25, "recall": 0.5}}
     student = row | {"role": "average", "nfe": 1, "values": {"frechet": 0.5}, "ratio_to_teacher": {"frechet": 2.0}}

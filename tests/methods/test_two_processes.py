@@ -55,7 +55,6 @@ OTHERWISE = {"GDD", "KD", "OptimalSteps", "Reflow", "TeacherTraining"}
 ASKING = [cls for cls in METHODS if cls.__name__ not in OTHERWISE]
 SETTINGS: dict[str, dict[str, Any]] = {
     "TDM": {"sampler": TrajectorySampler(steps=2)},
-    "ECT": {"transition": TeacherStep()},
     "PhasedDMD": {"sampler": PhasedSampler(steps=2)},
 }
 
@@ -68,6 +67,8 @@ def made(cls: type[Distiller], teacher: Callable[[], Denoiser], student: Process
     if issubclass(cls, FlowMapDistiller):
         settings = settings | {"guidance": TeacherGuidance(2.0)}
         settings |= {"velocity": TeacherVelocity()} if "velocity" in names else {}
+    if "transition" in names:
+        settings = settings | {"transition": TeacherStep()}
     if "solver" in names:
         settings = settings | {"solver": Euler(steps=2, guidance=2.0)}
     own = partial(_double, 1, student)

@@ -1,6 +1,13 @@
 import torch
 
-from fastgen.objectives.distribution_matching import dmd_gradient, mean_absolute_gap, pseudo_loss
+from fastgen.objectives.distribution_matching import (
+    dmd_gradient,
+    guidance_gradient,
+    mean_absolute_gap,
+    pseudo_huber_loss,
+    pseudo_loss,
+    vsd_gradient,
+)
 
 
 def images(*seeds: int) -> list[torch.Tensor]:
@@ -58,11 +65,35 @@ def test_dmd_gradient_follows_the_teacher():
     assert bool(((direction * (real - fake)).flatten(1).sum(1) < 0).all())
 
 
-def test_non_finite_entries_become_zero():
+def test_only_a_perfect_match_is_zero():
+    """0 / 0 is 0; a broken teacher or critic, and a difference over nothing, stay what they are and are skipped."""
     x, real, fake = images(0, 1, 2)
-    x[0] = real[0]  # 0 as the normaliser: (fake - real) / 0
+    x[0] = real[0] = fake[0]
     fake[1, 0, 0, 0] = float("nan")
     direction = dmd_gradient(x, real, fake)
     assert direction[0].abs().max() == 0.0
-    assert direction[1, 0, 0, 0] == 0.0 and bool((direction[1].flatten()[1:] != 0).all())
+    assert bool(direction[1, 0, 0, 0].isnan()) and int(direction[1].isnan().sum()) == 1
     torch.testing.assert_close(direction[2], ((fake - real) / (x - real).abs().mean((1, 2, 3), keepdim=True))[2])
+    x, real, fake = images(0, 1, 2)
+    x[0] = real[0]
+    assert bool(dmd_gradient(x, real, fake)[0].isinf().all())
+    real[1, 0, 0, 0] = float("inf")
+    assert not bool(dmd_gradient(x, real, fake)[1].isfinite().all())
+    assert not bool(guidance_gradient(x, real, fake, 2.0, real)[1].isfinite().all())
+    assert bool(guidance_gradient(x, fake, fake, 2.0, real)[0].eq(0.0).all())
+
+
+def test_vsd_hides_nothing():
+    real, fake = images(1, 2)
+    ratio = torch.tensor([0.0, 1.0, float("inf")], dtype=torch.float64).reshape(3, 1, 1, 1)
+    assert bool(vsd_gradient(real, fake, ratio).isfinite().all())
+    real[1, 0, 0, 0] = float("nan")
+    assert int(vsd_gradient(real, fake, ratio).isnan().sum()) == 1
+
+
+def test_the_huber_form_of_a_perfect_match_has_no_gradient():
+    x = images(0)[0].requires_grad_()
+    loss = pseudo_huber_loss(x, torch.zeros_like(x), x.detach())
+    (gradient,) = torch.autograd.grad(loss, x)
+    assert loss.item() == 0.0 and gradient.abs().max() == 0.0
+    assert not bool(pseudo_huber_loss(x, torch.ones_like(x), x.detach()).isfinite())
