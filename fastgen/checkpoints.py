@@ -5,21 +5,66 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.plugins.io import CheckpointIO
 
 from fastgen.denoisers.adapters import Adapter
 from fastgen.errors import UserError
 from fastgen.files import resolve
 from fastgen.messages import one_sentence
+from fastgen.seals import refuse_damaged, refuse_other_formats
+from fastgen.writing import remove, write_atomically
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A checkpoint file of ``fastgen fit``, memory-mapped on the CPU.
+class CheckpointFiles(CheckpointIO):
+    """Checkpoints as files that are written in place, whole or not at all, and read without executing anything.
+
+    Lightning's own pass through the memory twice and through the system's folder of temporary files.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            UserError: If the disk is full or the place cannot be written to; an older file stays as it was.
+        """
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+
+        write_atomically(path, write)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """See :func:`read_checkpoint`; into memory, because what is loaded goes on being changed."""
+        return read_checkpoint(path, mapped=False)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete a checkpoint."""
+        remove(Path(path))
+
+
+def refuse_damaged_record(path: Path) -> None:
+    """Raise if the record that says what the tensors are is not what was written."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith("/data.pkl"):
+                archive.read(name)  # checks its sum
+
+
+def read_checkpoint(path: str | os.PathLike[str], mapped: bool = True) -> dict[str, Any]:
+    """A checkpoint file of ``fastgen fit`` on the CPU; its tensors are not looked at yet.
+
+    Args:
+        path: The file.
+        mapped: Leave tensors on the disk until they are used.
 
     Raises:
         UserError: If it is missing, cut short, holds pickled objects or was written by something else.
@@ -32,17 +77,17 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"'{path}' is cut short or is no checkpoint; use an earlier one from the same folder, or copy it again."
         )
     try:
-        checkpoint = torch.load(found, map_location="cpu", weights_only=True, mmap=True)
+        refuse_damaged_record(found)
+        checkpoint = torch.load(found, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"'{path}' holds pickled Python objects, which fastgen never loads; give a checkpoint that "
             "'fastgen fit' wrote."
         ) from error
-    except (RuntimeError, OSError, EOFError, KeyError) as error:
+    except (RuntimeError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"'{path}' cannot be read ({reason}); use an earlier checkpoint.") from error
-    if not isinstance(checkpoint, dict) or "fastgen" not in checkpoint:
-        raise UserError(f"'{path}' was not written by fastgen; give a checkpoint of 'fastgen fit'.")
+    refuse_other_formats(checkpoint, path)
     return checkpoint
 
 
@@ -85,6 +130,7 @@ def method_from_checkpoint(path: str | os.PathLike[str], with_teacher: bool = Fa
     method.configure_model()
     if not (with_teacher or shared):
         method.teacher = None  # its weights were not read
+    refuse_damaged(checkpoint, path, ["state_dict"])
     method.on_load_checkpoint(checkpoint)
     method.load_state_dict(checkpoint["state_dict"])
     return method.eval()

@@ -1,17 +1,17 @@
-"""Files: assets that ship with the package, atomic writing, safetensors."""
+"""Files: assets that ship with the package, text, JSON, safetensors."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastgen.errors import UserError
 from fastgen.refusals import reading, reason_of, refuse_special
+from fastgen.writing import write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,25 +36,6 @@ def resolve(path: str | os.PathLike[str]) -> Path:
             looked = f"looked at {found.absolute()}"
             raise UserError(f"'{text}' does not exist ({looked}); give the path of an existing file.") from error
     return found
-
-
-def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> Path:
-    """Call ``write(temporary)`` and rename the result to ``path``, so that a reader never sees half a file."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        # mkstemp makes private files; give the result the permissions that an ordinary new file has.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from fastgen.errors import UserError
-from fastgen.files import save_tensors, write_atomically
+from fastgen.files import save_tensors
 from fastgen.metrics.images import are_finite, refuse_not_finite, to_uint8
 from fastgen.videos import save_animation, strips
+from fastgen.writing import write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -120,7 +121,7 @@ def scatter(clouds: Mapping[str, Tensor], reference: Tensor | None = None) -> Im
 
 def save_picture(picture: Image, path: str | Path) -> Path:
     """Write a picture atomically; the suffix names the format."""
-    return write_atomically(path, lambda temporary: picture.save(temporary))
+    return write_atomically(path, lambda temporary: picture.save(temporary), durable=False)
 
 
 def save_samples(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastgen.files import write_atomically
+from fastgen.writing import write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -32,6 +32,7 @@ from fastgen.errors import UserError
 from fastgen.export import Sampling, baked_scheduler
 from fastgen.lora_files import FILES, export_lora
 from fastgen.randomness import Draws
+from fastgen.seals import seal
 
 PROMPTS = ["a cat", "two dogs"]
 SEEDS = [3, 5]
@@ -359,6 +360,7 @@ def test_methods_that_sample_in_another_way_are_not_exported(
     network = saved["fastgen"]["recipe"]["init_args"]["teacher"]
     saved["fastgen"]["recipe"] = {"class_path": "TeacherTraining", "init_args": {"student": network}}
     saved["state_dict"] = {name: value for name, value in saved["state_dict"].items() if name.startswith("student.")}
+    seal(saved)
     torch.save(saved, tmp_path / "teacher.ckpt")
     assert fastgen("export", f"--ckpt={tmp_path / 'teacher.ckpt'}", f"--out={tmp_path / 'x'}") == 2
     assert "TeacherTraining samples in a way of its own" in capsys.readouterr().err

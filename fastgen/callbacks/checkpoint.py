@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -21,9 +20,11 @@ from fastgen import __version__
 from fastgen.callbacks.interruption import StopSignals
 from fastgen.callbacks.surroundings import log_folder, place
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
+from fastgen.checkpoints import CheckpointFiles
 from fastgen.errors import UserError
 from fastgen.files import save_tensors
 from fastgen.sharding import gathered
+from fastgen.writing import give_name, remove, remove_leftovers, said_in_a_sentence
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
@@ -34,29 +35,6 @@ LAST, BEST, WEIGHTS = "last.ckpt", "best.ckpt", "student.safetensors"
 def step_name(step: int) -> str:
     """``step=000500.ckpt``."""
     return f"step={step:06d}.ckpt"
-
-
-def remove(path: Path) -> None:
-    """Delete a checkpoint, be it a file, a folder or nothing."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def copy_into_place(source: Path, target: Path) -> None:
-    """Give ``target`` the content of ``source`` in one step; a file becomes a hard link where the disk can."""
-    temporary = target.with_name(f".{target.name}.new")
-    remove(temporary)
-    if source.is_dir():
-        shutil.copytree(source, temporary)
-        remove(target)  # a folder cannot replace a folder
-    else:
-        try:
-            os.link(source, temporary)
-        except OSError:
-            shutil.copy2(source, temporary)
-    os.replace(temporary, target)
 
 
 class Checkpoint(AfterStudentUpdates):
@@ -108,6 +86,8 @@ class Checkpoint(AfterStudentUpdates):
     def setup(self, trainer: Trainer, method: Distiller, stage: str) -> None:
         # What the other callbacks did after a batch belongs into its checkpoint.
         place(self, trainer, first=False)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = CheckpointFiles()
 
     def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
         super().on_train_start(trainer, method)
@@ -189,16 +169,14 @@ class Checkpoint(AfterStudentUpdates):
             return
         folder = self.folder(trainer)
         surplus = self.count_in(names)
-        temporary = folder / ".writing.ckpt"
         if trainer.is_global_zero:
-            folder.mkdir(parents=True, exist_ok=True)
-            remove(temporary)
-        trainer.strategy.barrier("fastgen.Checkpoint.before")
-        trainer.save_checkpoint(temporary, weights_only=False)
+            with said_in_a_sentence(folder / names[0]):
+                folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
+        trainer.save_checkpoint(folder / names[0], weights_only=False)
         if trainer.is_global_zero:
-            for name in names:
-                copy_into_place(temporary, folder / name)
-            remove(temporary)
+            for name in names[1:]:
+                give_name(folder / names[0], folder / name)
             for name in surplus:
                 remove(folder / name)
         trainer.strategy.barrier("fastgen.Checkpoint.after")

@@ -9,6 +9,7 @@ from typing import cast
 from fastgen.checkpoints import method_from_checkpoint
 from fastgen.commands.parser import Parser
 from fastgen.errors import UserError
+from fastgen.writing import folder_written_atomically
 
 
 def export(words: Sequence[str]) -> None:
@@ -36,7 +37,7 @@ def export(words: Sequence[str]) -> None:
 
     from fastgen.denoisers.adapters import AdaptedDenoiser
     from fastgen.denoisers.pipelines import PipelineDenoiser
-    from fastgen.export import Sampling, export_pipeline
+    from fastgen.export import Sampling, export_pipeline, refuse_used
     from fastgen.lora_files import export_lora
     from fastgen.methods import Distiller
 
@@ -61,13 +62,15 @@ def export(words: Sequence[str]) -> None:
         )
     facts = {"method": type(method).__name__, "role": arguments.role, "student_updates": method.student_updates}
     sampling, out = Sampling(times, method.sampler.stochastic, facts), Path(arguments.out)
-    if arguments.format == "pipeline":
-        whole = student.merged() if isinstance(student, AdaptedDenoiser) else student
-        export_pipeline(cast(PipelineDenoiser, whole), sampling, out)
-    elif isinstance(student, AdaptedDenoiser):
-        export_lora(student, sampling, arguments.format, out)
-    else:
+    if arguments.format != "pipeline" and not isinstance(student, AdaptedDenoiser):
         raise UserError(
             f"This student is a whole {type(network).__name__}, not a LoRA; leave --format {arguments.format} out."
         )
+    refuse_used(out)
+    with folder_written_atomically(out) as folder:
+        if arguments.format == "pipeline":
+            whole = student.merged() if isinstance(student, AdaptedDenoiser) else student
+            export_pipeline(cast(PipelineDenoiser, whole), sampling, folder)
+        else:
+            export_lora(cast(AdaptedDenoiser, student), sampling, arguments.format, folder)
     print(f"{type(network).__name__} with {len(times)} steps: {out}")

@@ -21,6 +21,7 @@ from fastgen.errors import UserError
 from fastgen.layouts.pairs import FORMAT, claim, rows_of, shard_path, write_shard
 from fastgen.methods import Distiller
 from fastgen.randomness import Draws
+from fastgen.writing import remove_leftovers
 
 FIT_OPTIONS = ("trainer", "data", "threads", "seed_everything", "ckpt_path")
 """What a config of ``fastgen fit`` holds beside the model; of no meaning here."""
@@ -152,6 +153,7 @@ def pairs(words: Sequence[str]) -> None:
             "calls": method.evaluations(role, options.steps),
         },
     )
+    remove_leftovers(out)
     from tqdm import tqdm
 
     starts = [

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastgen.errors import UserError
-from fastgen.files import write_atomically, write_json, write_text
+from fastgen.files import write_json, write_text
 from fastgen.layouts.items import Item, dpg_items, geneval_items, numbered
+from fastgen.writing import write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def save(picture: Image, path: Path) -> None:
     """Write a PNG atomically."""
-    write_atomically(path, lambda temporary: picture.save(temporary, format="PNG"))
+    write_atomically(path, lambda temporary: picture.save(temporary, format="PNG"), durable=False)
 
 
 class Layout(ABC):

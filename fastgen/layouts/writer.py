@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastgen.layouts.folders import Layout
 from fastgen.layouts.items import Item
+from fastgen.writing import remove_leftovers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,7 +46,8 @@ def fill(
     from tqdm import tqdm
 
     layout.check(items, per_prompt)
-    remove_leftovers(out)
+    for folder in (out, *(path for path in out.rglob("*") if path.is_dir())):
+        remove_leftovers(folder)  # judges would take them for pictures
     work = [(item, i, missing) for i, item in enumerate(items) if (missing := layout.missing(out, item, per_prompt))]
     total = per_prompt * len(items)
     todo = sum(len(missing) for _, _, missing in work)
@@ -90,10 +91,3 @@ def picture_of(image: Tensor) -> Image:
     from fastgen.pictures import pixels
 
     return fromarray(pixels(image[None])[0].numpy())
-
-
-def remove_leftovers(out: Path) -> None:
-    """Delete temporary files of an interrupted run: judges would take them for pictures."""
-    for path in out.rglob(".*"):
-        if path.is_file() and re.fullmatch(r"\..*-\w{8}\.(png|txt|json|jsonl)", path.name):
-            path.unlink()

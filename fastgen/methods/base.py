@@ -21,6 +21,7 @@ from fastgen.denoisers.base import Codec, Denoiser
 from fastgen.errors import UserError
 from fastgen.extras.base import Extra
 from fastgen.methods.batch import MicroBatch, size_of, split
+from fastgen.methods.resume import Configured
 from fastgen.methods.state import MethodState
 from fastgen.precision import Averages
 from fastgen.randomness import Draws, derive_seed
@@ -243,13 +244,15 @@ class Distiller(MethodState, LightningModule):
         configured = []
         for role in self.roles():
             entry: dict[str, Any] = {"optimizer": self.optimizer_factories[role](self.trained_parameters[role])}
+            self.configured[role] = Configured(entry["optimizer"])
             if (schedule := self.lr_scheduler_factories.get(role)) is not None:
-                entry["lr_scheduler"] = schedule(entry["optimizer"])
+                entry["lr_scheduler"] = self.configured[role].with_schedule(schedule)
             configured.append(entry)
         return configured
 
     def on_fit_start(self) -> None:
         """Refuse what would train wrongly."""
+        super().on_fit_start()
         refuse_half_precision(self.trainer.precision)
         strategy = self.trainer.strategy
         if (
@@ -328,6 +331,7 @@ class Distiller(MethodState, LightningModule):
             self.wrapped_optimizer(role).step()  # counted by trainer.global_step
         else:
             optimizer.step()
+        self.updates[role] += 1
         if (schedule := self.lr_scheduler_of(role)) is not None:
             schedule.step()
 
@@ -384,11 +388,8 @@ class Distiller(MethodState, LightningModule):
 
     def lr_scheduler_of(self, role: str) -> Any:
         """The role's learning-rate schedule, or ``None``."""
-        optimizer = self.optimizer_of(role)
-        for config in self.trainer.strategy.lr_scheduler_configs:
-            if config.scheduler.optimizer is optimizer:
-                return config.scheduler
-        return None
+        config = self.lr_scheduler_config_of(role)
+        return None if config is None else config.scheduler
 
     def record(self, name: str, value: Tensor) -> None:
         """Log a scalar of the running update; outside training nothing is logged."""

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -12,7 +13,6 @@ from tiny import TinyData, TinyDistiller, TinySuite, trainer, weights
 
 from fastgen import __version__
 from fastgen.callbacks import EMA, Checkpoint, ConstantEMA, Evaluate
-from fastgen.callbacks.checkpoint import copy_into_place
 from fastgen.errors import UserError
 from fastgen.files import load_tensors
 
@@ -108,37 +108,26 @@ def test_student_weights_are_those_of_the_average(tmp_path):
     assert not torch.equal(tensors["layer.weight"], method.student.layer.weight)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    class Breaks(Callback):
-        def on_train_batch_end(self, trainer, method, outputs, batch, batch_idx):
-            if trainer.global_step == 4:
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    write, calls = torch.save, []
 
-                def half(checkpoint, path, **options):
-                    Path(path).write_bytes(b"half a file")
-                    raise OSError("disk full")
+    def half(value, file):
+        calls.append(value)
+        if len(calls) == 2:
+            file.write(b"half a file")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(value, file)
 
-                trainer.strategy.save_checkpoint = half
-
-    with pytest.raises(OSError, match="disk full"):
-        trainer(tmp_path, [Breaks(), Checkpoint(every_n_steps=2)], max_steps=8).fit(TinyDistiller(), TinyData())
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(UserError, match=r"step=000004.ckpt' cannot be written: the disk is full; free some space"):
+        trainer(tmp_path, [Checkpoint(every_n_steps=2)], max_steps=8).fit(TinyDistiller(), TinyData())
     folder = tmp_path / "checkpoints"
-    assert names(folder) == [".writing.ckpt", "last.ckpt", "step=000002.ckpt"]
+    assert names(folder) == ["last.ckpt", "step=000002.ckpt"]
     assert read(folder / "last.ckpt")["global_step"] == 2
-    resumed = TinyDistiller()
+    (folder / ".last.ckpt-0123abcd.unfinished.ckpt").write_bytes(b"left by a killed process")
     loop = trainer(tmp_path, [Checkpoint(every_n_steps=2)], max_steps=5)
-    loop.fit(resumed, TinyData(), ckpt_path=folder / "last.ckpt", weights_only=True)
-    assert ".writing.ckpt" not in names(folder)
-
-
-def test_folders_are_copied(tmp_path):
-    source, target = tmp_path / "new", tmp_path / "last.ckpt"
-    source.mkdir()
-    (source / "shard").write_text("new")
-    target.mkdir()
-    (target / "old_shard").write_text("old")
-    copy_into_place(source, target)
-    assert names(target) == ["shard"]
-    assert names(tmp_path) == ["last.ckpt", "new"]
+    loop.fit(TinyDistiller(), TinyData(), ckpt_path=folder / "last.ckpt", weights_only=True)
+    assert names(folder) == ["last.ckpt", "step=000002.ckpt", "step=000004.ckpt", "student.safetensors"]
 
 
 def test_resumed_run_keeps_counting_and_equals_the_straight_one(tmp_path):

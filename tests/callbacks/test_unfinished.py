@@ -16,6 +16,7 @@ from fastgen.errors import UserError
 from fastgen.files import load_tensors
 from fastgen.metrics import CombinedMetrics, FrechetDistance, ImageMetrics, Pixels
 from fastgen.metrics.frechet import frechet_distance, moments
+from fastgen.seals import seal
 
 SHAPE = (1, 4, 4)
 
@@ -122,6 +123,7 @@ def test_other_weights_or_seeds_are_another_evaluation(tmp_path, ckpt):
     saved = torch.load(ckpt, weights_only=True)
     saved["state_dict"]["student.layer.bias"] += 1
     saved["state_dict"]["averages.ema.layer.bias"] += 1
+    seal(saved)
     torch.save(saved, tmp_path / "other.ckpt")
     with pytest.raises(Killed):  # fills the teacher's rows and breaks in the student's
         test_run(tmp_path / "b", ckpt, Watched(limit=100))

@@ -60,7 +60,7 @@ def make(file: Path, *words: object, out: str = "pairs") -> Path:
 
 
 def contents(folder: Path) -> dict[str, dict[str, Tensor]]:
-    return {path.name: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
+    return {path.name: load_file(path) for path in sorted(folder.glob("pairs-*.safetensors"))}
 
 
 def same(one: Path, other: Path) -> bool:

@@ -183,7 +183,7 @@ def test_what_is_there_is_not_made_again(tmp_path, name):
     out, whole = tmp_path / "out", tmp_path / "whole"
     with pytest.raises(KeyboardInterrupt):
         make(name, source, out, 4, Painter(fail_at=2), batch_size=2)
-    leftover = out / ".0003-abcdefgh.png"
+    leftover = out / ".0003.png-abcdefgh.unfinished.png"
     leftover.write_bytes(b"cut short")
     first = {path: path.read_bytes() for path in out.rglob("*.png")}
     rest = Painter()

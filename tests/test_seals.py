@@ -1,0 +1,106 @@
+"""A checkpoint that is not what was written is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import fastgen, last, load, mixture, write
+
+from fastgen.digests import digest_of
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+def test_the_digest_covers_everything():
+    def value() -> dict[str, Any]:
+        half = torch.ones(3, dtype=torch.bfloat16)
+        return {"a": {"x": torch.arange(6.0).view(2, 3), "half": half}, 3: [1, 2.0, None, "s", (True,)], "e": {}}
+
+    def changed(change: Change) -> str:
+        other = value()
+        change(other)
+        return digest_of(other)
+
+    changes: list[Change] = [
+        lambda v: v["a"]["x"].view(-1).view(torch.uint8)[5].bitwise_xor_(1),
+        lambda v: v["a"].update(x=v["a"]["x"].view(3, 2)),
+        lambda v: v["a"].update(x=v["a"]["x"].to(torch.int32)),
+        lambda v: v["a"].update(half=v["a"]["half"].view(torch.float16)),
+        lambda v: v["a"].update(y=v["a"].pop("x")),
+        lambda v: v.update({"3": v.pop(3)}),
+        lambda v: v.__setitem__(3, [1, 2, None, "s", (True,)]),
+        lambda v: v.__setitem__(3, [1, 2.0, None, "s", [True]]),
+        lambda v: v.__setitem__(3, [1, 2.0, None, "s"]),
+        lambda v: v.__setitem__("e", []),
+    ]
+    assert digest_of(value()) == digest_of(value())
+    assert len({digest_of(value()), *map(changed, changes)}) == len(changes) + 1
+    scattered = value()
+    scattered["a"]["x"] = scattered["a"]["x"].t().contiguous().t()
+    assert digest_of(scattered) == digest_of(value())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The config and the checkpoint of a run of three updates."""
+    folder = tmp_path_factory.mktemp("run")
+    schedule = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 2}}
+    config = write(folder / "config.yaml", mixture(folder, steps=3, student_lr_scheduler=schedule))
+    assert fastgen("fit", "--config", config) == 0
+    return config, last(folder)
+
+
+def flip(saved: dict[str, Any]) -> None:
+    first = next(iter(saved["optimizer_states"][1]["state"].values()))["exp_avg"]
+    first.view(-1).view(torch.uint8)[:3].bitwise_xor_(1)
+
+
+CHANGES: dict[str, tuple[Change, str]] = {
+    "bits of a state": (flip, "is damaged (its optimizers' states differ"),
+    "bits of a weight": (lambda s: s["state_dict"]["student.stem.weight"][0, 0].add_(1e-3), "(its networks differ"),
+    "format": (lambda s: s["fastgen"].update(format=99), "has the format 99"),
+    "no format": (lambda s: s["fastgen"].pop("format"), "has the format None"),
+    "no digests": (lambda s: s["fastgen"].pop("digests"), "lacks the digests"),
+    "no networks": (lambda s: s.pop("state_dict"), "lacks state_dict"),
+    "no optimizers": (lambda s: s.pop("optimizer_states"), "lacks its optimizers' states"),
+    "one optimizer": (lambda s: s["optimizer_states"].pop(), "lacks the optimizer's state of 'critic'"),
+    "an empty state": (lambda s: s["optimizer_states"].__setitem__(0, {}), "lacks the optimizer's state of 'student'"),
+    "no schedule": (lambda s: s["lr_schedulers"].pop(), "lacks the learning-rate schedule's state of 'student'"),
+    "no data": (lambda s: s.pop("Mixture"), "lacks its position in the data ('Mixture')"),
+    "a callback": (lambda s: s["callbacks"].pop("EMA[ema]"), "lacks the state of the callback 'EMA[ema]'"),
+    "no loops": (lambda s: s.pop("loops"), "lacks its counters of batches"),
+    "other counts": (lambda s: s["callbacks"]["EMA[ema]"].update(samples_seen=1), "(its callbacks' states differ"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_is_missing_or_damaged_is_named(
+    name: str, run: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    config, checkpoint = run
+    change, says = CHANGES[name]
+    saved = load(checkpoint)
+    change(saved)
+    torch.save(saved, tmp_path / "odd.ckpt")
+    assert fastgen("fit", "--config", config, "--trainer.max_steps=4", "--ckpt_path", tmp_path / "odd.ckpt") == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("fastgen: ")]
+    assert says in line and "odd.ckpt" in line
+
+
+def test_a_file_with_a_flipped_bit_is_refused(
+    run: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    """In the bytes of a weight, and in the record that says what the tensors are."""
+    _, checkpoint = run
+    content = checkpoint.read_bytes()
+    weight = load(checkpoint)["state_dict"]["student.stem.weight"].numpy().tobytes()
+    for place in (content.index(weight), content.index(b"samples_seen")):
+        damaged = bytearray(content)
+        damaged[place] ^= 4
+        (tmp_path / "odd.ckpt").write_bytes(damaged)
+        assert fastgen("sample", "--ckpt", tmp_path / "odd.ckpt", "--out", tmp_path / "x.png") == 2
+        assert "odd.ckpt" in capfd.readouterr().err
