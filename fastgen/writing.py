@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fastgen.errors import UserError
+from fastgen.refusals import WRITING, number_of, unwritable
 
 try:
     import fcntl
@@ -27,50 +27,22 @@ except ImportError:  # Windows, where leftovers stay
 MARK = ".unfinished"
 """Ends the names of what is being written, or was when a process was killed."""
 
-MENDS = {
-    errno.ENOSPC: "the disk is full; free some space or give another folder",
-    errno.EDQUOT: "your quota of this disk is used up; free some space or give another folder",
-    errno.EFBIG: "files here may not become that large; raise the limit (ulimit -f) or give another folder",
-    errno.EROFS: "the disk is read-only; give another folder",
-    errno.EACCES: "you may not write there; change its permissions or give another folder",
-    errno.EPERM: "you may not write there; change its permissions or give another folder",
-    errno.ENOTDIR: "a part of this path is a file; give another folder",
-    errno.EEXIST: "a part of this path is a file; give another folder",
-    errno.EISDIR: "it is a folder; remove it or give another name",
-    errno.ENAMETOOLONG: "the name is too long; give a shorter one",
-    errno.EIO: "the disk reports an error; give another folder",
-}
-"""What a user can do about a failed write, by its error number."""
-
-
-def write_error(path: str | os.PathLike[str], error: BaseException) -> UserError | None:
-    """The sentence about a write that failed, or ``None`` if ``error`` is not about writing ``path``.
-
-    Libraries in other languages tell the error number only in their message (safetensors), or speak of the state in
-    which the failed write left them (torch).
-    """
-    if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
-        error = error.__context__
-    if isinstance(error, OSError):
-        number = error.errno
-        if error.filename is not None and not Path(os.fsdecode(error.filename)).is_relative_to(Path(path).parent):
-            return None  # it was read from there
-    else:
-        found = re.search(r"\(os error (\d+)\)", str(error))
-        number = int(found[1]) if found else None
-    mend = MENDS.get(number or 0)
-    return None if mend is None else UserError(f"'{path}' cannot be written: {mend}.")
-
 
 @contextmanager
-def said_in_a_sentence(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Inside, failing to write ``path`` is a ``UserError``."""
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Inside, what the system refuses about ``path`` is a ``UserError``; other mistakes stay what they are."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
-        if (said := write_error(path, error)) is None:
+        # torch speaks of the state in which the failed write left it
+        cause = error.__context__ if isinstance(error, RuntimeError) and error.__context__ is not None else error
+        place = getattr(cause, "filename", None)
+        elsewhere = place is not None and not Path(os.fsdecode(place)).is_relative_to(Path(path).parent)
+        if elsewhere or isinstance(cause, FileNotFoundError) or number_of(cause) not in WRITING:
             raise
-        raise said from error
+        raise unwritable(path, cause) from error
 
 
 def lock(handle: int, wait: bool = True) -> bool:
@@ -155,7 +127,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], Any],
         UserError: If the disk is full or the place cannot be written to; an older file stays as it was.
     """
     target = Path(path)
-    with said_in_a_sentence(target):
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with unfinished(target) as temporary:
             write(temporary)
@@ -176,7 +148,7 @@ def folder_written_atomically(path: str | os.PathLike[str]) -> Iterator[Path]:
         UserError: As :func:`write_atomically`.
     """
     target = Path(path)
-    with said_in_a_sentence(target):
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target.parent)
         with unfinished(target, folder=True) as temporary:

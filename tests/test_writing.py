@@ -40,7 +40,7 @@ def test_a_limit_on_file_sizes_is_a_sentence_and_leaves_the_old_file(kind: str, 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
     try:
-        with pytest.raises(UserError, match=r"file\.ckpt' cannot be written: .*ulimit -f"):
+        with pytest.raises(UserError, match=r"file\.ckpt' is larger than a file may be here; .*ulimit -f"):
             WRITERS[kind](path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -50,10 +50,10 @@ def test_a_limit_on_file_sizes_is_a_sentence_and_leaves_the_old_file(kind: str, 
 @pytest.mark.parametrize(
     ("number", "says"),
     [
-        (errno.ENOSPC, "the disk is full"),
-        (errno.EDQUOT, "quota"),
-        (errno.EROFS, "read-only"),
-        (errno.EACCES, "you may not write there"),
+        (errno.ENOSPC, "because the disk is full"),
+        (errno.EDQUOT, "your share"),
+        (errno.EROFS, "may only be read"),
+        (errno.EACCES, "may not be written"),
     ],
 )
 def test_what_the_system_refuses_is_a_sentence(number: int, says: str, tmp_path: Path):
@@ -70,7 +70,7 @@ def test_what_the_system_refuses_is_a_sentence(number: int, says: str, tmp_path:
 
 def test_a_file_in_the_way_of_a_folder(tmp_path: Path):
     (tmp_path / "runs").write_text("")
-    with pytest.raises(UserError, match="a part of this path is a file"):
+    with pytest.raises(UserError, match="is in the way, because it is a file"):
         write_text(tmp_path / "runs" / "a.txt", "")
 
 

@@ -24,7 +24,7 @@ from fastgen.checkpoints import CheckpointFiles
 from fastgen.errors import UserError
 from fastgen.files import save_tensors
 from fastgen.sharding import gathered
-from fastgen.writing import give_name, remove, remove_leftovers, said_in_a_sentence
+from fastgen.writing import give_name, remove, remove_leftovers, writing
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
@@ -170,7 +170,7 @@ class Checkpoint(AfterStudentUpdates):
         folder = self.folder(trainer)
         surplus = self.count_in(names)
         if trainer.is_global_zero:
-            with said_in_a_sentence(folder / names[0]):
+            with writing(folder / names[0]):
                 folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
         trainer.save_checkpoint(folder / names[0], weights_only=False)

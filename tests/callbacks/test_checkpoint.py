@@ -119,7 +119,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write(value, file)
 
     monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(UserError, match=r"step=000004.ckpt' cannot be written: the disk is full; free some space"):
+    with pytest.raises(UserError, match=r"step=000004.ckpt' does not fit, because the disk is full; free some space"):
         trainer(tmp_path, [Checkpoint(every_n_steps=2)], max_steps=8).fit(TinyDistiller(), TinyData())
     folder = tmp_path / "checkpoints"
     assert names(folder) == ["last.ckpt", "step=000002.ckpt"]
