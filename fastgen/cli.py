@@ -11,8 +11,10 @@ from typing import Any, NoReturn
 
 import torch
 import yaml
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -29,6 +31,8 @@ from fastgen.errors import UserError
 from fastgen.messages import as_sentence, one_sentence
 from fastgen.methods import Distiller
 from fastgen.methods.base import refuse_half_precision
+from fastgen.randomness import checked_seed
+from fastgen.trainer_options import refuse_options
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": -1,
@@ -87,6 +91,21 @@ def silence_noise() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_worth_reading)
 
 
+def brings_weights(model: Namespace) -> bool:
+    """Whether a config's student reads weights of its own."""
+    arguments = (model.init_args.get("student") or Namespace()).get("init_args") or Namespace()
+    return any(arguments.get(name) is not None for name in ("weights", "pretrained"))
+
+
+def with_progress(callbacks: Callback | list[Callback] | None, shown: bool) -> list[Callback]:
+    """The callbacks with one progress bar, or with none."""
+    given = callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
+    bars = [callback for callback in given if isinstance(callback, ProgressBar)]
+    if not shown:
+        return [callback for callback in given if callback not in bars]
+    return given if bars else [*given, fastgen.callbacks.Progress()]
+
+
 class CLI(LightningCLI):
     """``fastgen fit | validate | test | predict``."""
 
@@ -114,24 +133,24 @@ class CLI(LightningCLI):
         config = self.config[self.config.subcommand]
         if config.get("threads"):
             torch.set_num_threads(config.threads)
+        refuse_options(self.config.subcommand, config.trainer)
         if self.config.subcommand == "fit":
-            trainer = config.trainer
-            endless = trainer.max_steps == -1 and trainer.max_time is None and trainer.max_epochs in (None, -1)
-            if trainer.max_steps == 0 or trainer.max_steps < -1 or endless:
-                raise UserError(
-                    "trainer.max_steps must be at least 1 (student updates); data modules never end by themselves."
-                )
-            refuse_half_precision(trainer.precision)  # on a CPU Lightning would take another one without saying so
-            if trainer.accumulate_grad_batches != 1:
-                raise UserError(
-                    "trainer.accumulate_grad_batches cannot serve several optimizers; leave it at 1 and set "
-                    "model.init_args.micro_batches, the number of pieces of each batch."
-                )
-            if trainer.gradient_clip_val is not None or trainer.gradient_clip_algorithm is not None:
-                raise UserError(
-                    "trainer.gradient_clip_val cannot serve several optimizers; leave it null and set "
-                    "model.init_args.gradient_clip."
-                )
+            refuse_half_precision(config.trainer.precision)  # on a CPU Lightning would take another without saying so
+        elif config.get("ckpt_path") is None and not brings_weights(config.model):
+            raise UserError(
+                f"fastgen {self.config.subcommand} has no trained student; give --ckpt_path CKPT, or the weights of "
+                "model.init_args.student."
+            )
+        for part in (config.model, config.data):
+            if part.init_args.get("seed", 0) is None:
+                part.init_args.seed = int(config.seed_everything)  # False is 0, too
+
+    def _set_seed(self) -> None:
+        """Refuse what numpy and torch cannot take."""
+        seed = self.config[self.config.subcommand].seed_everything
+        if not isinstance(seed, bool):
+            checked_seed(seed, "--seed_everything")
+        super()._set_seed()
 
     def instantiate_classes(self) -> None:
         """Build the cheap objects; networks are built later, on their device."""
@@ -147,7 +166,9 @@ class CLI(LightningCLI):
                 self.model.request_average(name)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A trainer whose ``predict`` writes files, also if the config does not say so."""
+        """A trainer with a progress bar and whose ``predict`` writes files, also if the config does not say so."""
+        options = self.config_init[self.subcommand].trainer
+        options.callbacks = with_progress(options.callbacks, options.enable_progress_bar is not False)
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except RuntimeError as error:
@@ -193,7 +214,7 @@ def run(words: list[str]) -> int:
                 DistillationData,
                 subclass_mode_model=True,
                 subclass_mode_data=True,
-                trainer_defaults=TRAINER_DEFAULTS | {"callbacks": [fastgen.callbacks.Progress()]},
+                trainer_defaults=TRAINER_DEFAULTS,
                 parser_class=Parser,
                 save_config_kwargs={"overwrite": True},
                 auto_configure_optimizers=False,

@@ -56,7 +56,8 @@ class FSDP2(ModelParallelStrategy):
     receive their parts. Checkpoints are those of one process: one file, without teacher and codec, to be resumed on any
     number of processes and sampled from on one.
 
-    With bf16-mixed the parts stay in fp32 and the gathered weights are bf16; gradients are averaged in fp32.
+    With bf16-mixed the parts stay in fp32 and the gathered weights are bf16; gradients are averaged in fp32. With
+    bf16-true the parts of frozen networks are bf16, too.
     Validation leaves out up to one sample per process so that all processes call the networks equally often.
 
     Args:
@@ -117,7 +118,7 @@ class FSDP2(ModelParallelStrategy):
 
     def fully_shard(self, module: nn.Module) -> None:
         """Shard one module; its parameters are gathered together whenever it is called."""
-        mixed = str(self.precision_plugin.precision) == "bf16-mixed"
+        mixed = str(self.precision_plugin.precision) in ("bf16-mixed", "bf16-true")
         precision = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16 if mixed else None,
             reduce_dtype=torch.float32,

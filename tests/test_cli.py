@@ -247,7 +247,9 @@ def test_predict_keeps_to_a_writer_of_the_config(tmp_path: Path):
     config = digits(tmp_path)
     config["data"]["init_args"]["predict_count"] = 3
     config["trainer"]["callbacks"].append({"class_path": "WriteSamples", "init_args": {"out": str(tmp_path / "mine")}})
-    assert fastgen("predict", "--config", write(tmp_path / "config.yaml", config)) == 0
+    path = write(tmp_path / "config.yaml", config)
+    assert fastgen("fit", "--config", path) == 0
+    assert fastgen("predict", "--config", path, "--ckpt_path", last(tmp_path)) == 0
     assert sorted(path.name for path in tmp_path.rglob("*.png")) == ["000000.png", "000001.png", "000002.png"]
     assert (tmp_path / "mine" / "000000.png").exists()
 

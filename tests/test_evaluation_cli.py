@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_clip
 import torch
-from command_line import digits, fastgen, finish, last, start, trainer, unplug, write
+from command_line import checkpoint, digits, fastgen, finish, last, start, trainer, unplug, write
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -87,8 +87,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", OFFLINE)
 def test_missing_weights(name: str, offline: None, nothing_is_made: None, tmp_path: Path, capfd):
     suite, file = OFFLINE[name]
-    command = "fit" if name in ("Inception", "LPIPS") else "test"  # training would be in vain as well
-    said = sentence(capfd, fastgen(command, "--config", evaluation(tmp_path, suite)))
+    said = sentence(capfd, fastgen("fit", "--config", evaluation(tmp_path, suite)))
     assert f"needs the file '{file}'" in said and "cannot be downloaded" in said
     assert said.endswith("and give its path as 'weights'.")
 
@@ -137,7 +136,7 @@ def test_bad_references(name: str, nothing_is_made: None, tmp_path: Path, capfd)
     path = spoil(reference(tmp_path))
     capfd.readouterr()
     suite = images(**{"extractor": GREY, "reference": str(path)} | options)
-    assert says in sentence(capfd, fastgen("test", "--config", evaluation(tmp_path, suite)))
+    assert says in sentence(capfd, fastgen("fit", "--config", evaluation(tmp_path, suite)))
 
 
 @pytest.mark.parametrize("file", [False, True])
@@ -146,7 +145,7 @@ def test_fidelity_without_coverage_is_refused(file: bool, nothing_is_made: None,
     moments = tmp_path / "moments.npz"
     np.savez(moments, mu=np.zeros(64), sigma=np.eye(64))
     suite = images(GREY, reference=str(moments)) if file else images(GREY, metrics=["frechet", "kid"])
-    said = sentence(capfd, fastgen("test", "--config", evaluation(tmp_path, suite)))
+    said = sentence(capfd, fastgen("fit", "--config", evaluation(tmp_path, suite)))
     assert "no coverage" in said and "vendi" in said
 
 
@@ -163,12 +162,15 @@ def test_two_evaluations_stand_side_by_side(tmp_path: Path, capfd):
     config = digits(tmp_path)
     first = named("Evaluate", suite=images(GREY, metrics=["vendi"]), count=20, name="eval")
     second = named("Evaluate", suite=images(named("DigitsClassifier")), count=30, name="digits", teacher=False)
-    config["trainer"] = trainer(tmp_path, 2, first, second, limit_test_batches=1)
-    assert fastgen("test", "--config", write(tmp_path / "run.yaml", config)) == 0
+    config["trainer"] = trainer(tmp_path, 1, checkpoint())
+    assert fastgen("fit", "--config", write(tmp_path / "run.yaml", config)) == 0
+    config["trainer"] = trainer(tmp_path, 1, first, second, limit_test_batches=1)
+    words = ["--config", write(tmp_path / "run.yaml", config), "--ckpt_path", last(tmp_path)]
+    assert fastgen("test", *words) == 0
     out = capfd.readouterr().out
     assert "eval/vendi" in out and "digits/frechet" in out
     second["init_args"]["name"] = "eval"
-    said = sentence(capfd, fastgen("test", "--config", write(tmp_path / "run.yaml", config)))
+    said = sentence(capfd, fastgen("fit", "--config", write(tmp_path / "run.yaml", config)))
     assert "two Evaluate of one name" in said
 
 

@@ -50,7 +50,7 @@ def parser() -> ArgumentParser:
     )
     options.add_argument("--color", type=Literal["rgb", "grey"], default="rgb", help="how to read a folder's images")
     options.add_argument(
-        "--split", type=Literal["train", "held_out"], default="train", help="which samples of a config's data"
+        "--split", type=Literal["train", "validation", "test"], default="train", help="which samples of a config's data"
     )
     options.add_argument("--count", type=int | None, default=None, help="take so many, chosen at random; default all")
     options.add_argument("--batch_size", "--batch-size", type=int, default=256)
@@ -134,7 +134,7 @@ def stats(words: Sequence[str]) -> None:
         if arguments.resolution is not None:
             raise UserError("--resolution is for folders; set the resolution of a config in its 'data:' section.")
         data, pixels = data_of_config(place), f"as in {place.name}"
-    source = data.sources[0 if arguments.split == "train" else 1]
+    source = data.sources[("train", "validation", "test").index(arguments.split)]
     count = arguments.count if source.size is None else min(source.size, arguments.count or source.size)
     if count is None or count < 2:
         raise UserError(f"There are {count or 'endlessly many'} images in --data; give --count, or other data.")
@@ -142,7 +142,7 @@ def stats(words: Sequence[str]) -> None:
         raise UserError(f"{type(data).__name__} has no images; give a folder of images or a config with images.")
     chosen = list(range(count))
     if source.size is not None and count < source.size:
-        order = torch.randperm(source.size, generator=generator(data.seed, "reference"))
+        order = torch.randperm(source.size, generator=generator(0, "reference"))
         chosen = order[:count].sort().values.tolist()
     try:
         extractor = options.instantiate_classes(arguments).extractor

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, cast
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from fastgen.errors import UserError
-from fastgen.randomness import generator
+from fastgen.randomness import checked_seed, generator
 
 Batch = dict[str, Any]
 """``{"index": (B,) int64, "x0": (B, ...) float32, "condition": {"label": (B,) int64} or {"prompt": list} or {}}``.
@@ -83,13 +83,19 @@ class InfiniteSampler(DistributedSampler[tuple[int, int]]):
         size: Number of samples; ``None`` means that n itself is the index.
         batch_size: Per rank.
         seed: Seed of the permutations.
-        start: Global number of the first sample.
+        start: Global number of the first sample, or what tells it when an iterator begins.
         rank: Number of this process.
         world_size: Number of processes.
     """
 
     def __init__(
-        self, size: int | None, batch_size: int, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        size: int | None,
+        batch_size: int,
+        seed: int,
+        start: int | Callable[[], int] = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         super().__init__(range(size or 0), num_replicas=world_size, rank=rank)  # type: ignore[arg-type]
         self.size = size
@@ -103,7 +109,8 @@ class InfiniteSampler(DistributedSampler[tuple[int, int]]):
         raise TypeError("an endless order has no length")
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        first = self.start + self.rank * self.batch_size
+        start = self.start() if callable(self.start) else self.start
+        first = start + self.rank * self.batch_size
         while True:
             for number in range(first, first + self.batch_size):
                 yield number, self.index(number)
@@ -178,17 +185,20 @@ class DistillationData(LightningDataModule, ABC):
 
     Args:
         batch_size: Samples per rank and batch.
-        seed: Seed of the sample order, and of the samples where they are drawn.
+        seed: Seed of the training samples' order, and of the samples where they are drawn; what is measured does not
+            depend on it. ``None`` is that of ``--seed_everything``.
         num_workers: Loader processes per rank; the batches do not depend on it.
         predict_count: Number of samples that ``fastgen predict`` makes.
     """
 
-    def __init__(self, batch_size: int = 128, seed: int = 0, num_workers: int = 0, predict_count: int = 64) -> None:
+    def __init__(
+        self, batch_size: int = 128, seed: int | None = None, num_workers: int = 0, predict_count: int = 64
+    ) -> None:
         super().__init__()
         if batch_size < 1:
             raise UserError(f"data.batch_size is {batch_size}; give at least 1.")
         self.batch_size = batch_size
-        self.seed = seed
+        self.seed = checked_seed(seed, "data.init_args.seed")
         self.num_workers = num_workers
         self.predict_count = predict_count
         self._start = 0
@@ -197,8 +207,8 @@ class DistillationData(LightningDataModule, ABC):
     # What a subclass gives
 
     @abstractmethod
-    def make_sources(self) -> tuple[BatchSource, BatchSource]:
-        """The training and the held-out samples; called once."""
+    def make_sources(self) -> tuple[BatchSource, ...]:
+        """The samples of training, validation and (if they are others than those of validation) test; called once."""
 
     @property
     def sample_kind(self) -> Literal["image", "points"]:
@@ -237,29 +247,39 @@ class DistillationData(LightningDataModule, ABC):
     # Loaders
 
     @cached_property
-    def sources(self) -> tuple[BatchSource, BatchSource]:
-        """The training and the held-out samples."""
-        return self.make_sources()
+    def sources(self) -> tuple[BatchSource, BatchSource, BatchSource]:
+        """The samples of training, validation and test."""
+        train, *measured = self.make_sources()
+        return train, measured[0], measured[-1]
+
+    @property
+    def measured(self) -> BatchSource:
+        """What is measured: the samples of the test split while ``fastgen test`` runs, else those of validation."""
+        return self.sources[2 if self.trainer is not None and self.trainer.testing else 1]
 
     def setup(self, stage: str | None = None) -> None:
         """Find mistakes in files before the first batch is asked for."""
         _ = self.sources
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Endless; continues where a loaded checkpoint stopped."""
+        """Endless; an iterator begins with the first sample that the method has not used, here or before a resume."""
         self._start, self._start_iteration = self.samples_seen, self._iteration
         rank, world_size = self._rank_and_world_size()
         source = self.sources[0]
-        sampler = InfiniteSampler(source.size, self.batch_size, self.seed, self._start, rank, world_size)
+
+        def used() -> int:
+            return self.samples_seen
+
+        sampler = InfiniteSampler(source.size, self.batch_size, self.seed, used, rank, world_size)
         return self._loader(source, sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The held-out samples, each once over all ranks (a fixed batch if the module is data-free)."""
+        """The validation samples, each once over all ranks (a fixed batch if the module is data-free)."""
         return self._finite_loader(self.sources[1])
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """As :meth:`val_dataloader`."""
-        return self._finite_loader(self.sources[1])
+        """As :meth:`val_dataloader`, of the test split."""
+        return self._finite_loader(self.sources[2])
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Batches ``{"index", "seed": (B,) int64, "condition": {...}}`` for ``predict_count`` samples; seed i is i."""

@@ -29,25 +29,37 @@ def load_digits_split() -> tuple[TensorSource, TensorSource]:
     return TensorSource(x0[train], label[train]), TensorSource(x0[test], label[test])
 
 
+def halves(source: TensorSource) -> tuple[TensorSource, TensorSource]:
+    """Every other sample of those sorted by label, and the rest; the shares of the labels stay."""
+    assert source.label is not None
+    order = torch.argsort(source.label, stable=True)
+    first, second = order[::2].sort().values, order[1::2].sort().values
+    return TensorSource(source.x0[first], source.label[first]), TensorSource(source.x0[second], source.label[second])
+
+
 class Digits(DistillationData):
     """1797 scans of handwritten digits, grey, 8x8, ten classes; needs scikit-learn and no download.
 
     Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998, as in
-    ``sklearn.datasets.load_digits``. See :func:`load_digits_split` for the split.
+    ``sklearn.datasets.load_digits``. See :func:`load_digits_split` for what is
+    held out; validation and test have one half each.
 
     Args:
         batch_size: Samples per rank and batch.
-        seed: Seed of the sample order.
+        seed: Seed of the sample order; ``None`` is that of ``--seed_everything``.
         num_workers: Loader processes per rank.
         predict_count: Number of samples that ``fastgen predict`` makes.
     """
 
-    def __init__(self, batch_size: int = 128, seed: int = 0, num_workers: int = 0, predict_count: int = 100) -> None:
+    def __init__(
+        self, batch_size: int = 128, seed: int | None = None, num_workers: int = 0, predict_count: int = 100
+    ) -> None:
         super().__init__(batch_size, seed, num_workers, predict_count)
 
-    def make_sources(self) -> tuple[BatchSource, BatchSource]:
-        """Training and held-out scans."""
-        return load_digits_split()
+    def make_sources(self) -> tuple[BatchSource, ...]:
+        """1437 scans for training and 180 each for validation and test."""
+        train, held_out = load_digits_split()
+        return train, *halves(held_out)
 
     @property
     def num_classes(self) -> int:

@@ -114,15 +114,15 @@ class ImageFolder(DistillationData):
             ``text`` (prompts) or ``label`` (classes, sorted by name, or by value if all are integers).
         color: ``rgb`` or ``grey``.
         resize: Scale the shorter side and crop the centre; if false, a file of another size is an error.
-        held_out_fraction: Share of the images that is held out for validation, chosen by a hash of the file name, so
-            that adding files moves no other.
+        held_out_fraction: Share of the images that is held out, one half for validation and one for test, chosen by a
+            hash of the file name, so that adding files moves no other.
         on_error: ``stop`` ends the run at the first unreadable image. ``skip`` reads every image once at the start,
             leaves the unreadable ones out and warns with their number; so the order of the others does not depend on
             workers or ranks.
         reference_count: Largest number of training images that samples are compared with; ``None`` takes all. They are
             kept in memory.
         batch_size: Images per rank and batch.
-        seed: Seed of the sample order.
+        seed: Seed of the sample order; ``None`` is that of ``--seed_everything``.
         num_workers: Loader processes per rank.
         predict_count: Number of samples that ``fastgen predict`` makes.
     """
@@ -138,7 +138,7 @@ class ImageFolder(DistillationData):
         on_error: Literal["stop", "skip"] = "stop",
         reference_count: int | None = 5000,
         batch_size: int = 32,
-        seed: int = 0,
+        seed: int | None = None,
         num_workers: int = 0,
         predict_count: int = 64,
     ) -> None:
@@ -171,7 +171,7 @@ class ImageFolder(DistillationData):
         _ = self.sources
         return self._skipped
 
-    def make_sources(self) -> tuple[BatchSource, BatchSource]:
+    def make_sources(self) -> tuple[BatchSource, ...]:
         """Find the files, read the annotation and split."""
         root = resolve(self.root)
         if not root.is_dir():
@@ -181,12 +181,16 @@ class ImageFolder(DistillationData):
             raise UserError(f"'{self.root}' holds no image ({', '.join(sorted(SUFFIXES))}); check data.root.")
         if self.on_error == "skip":
             entries = self._readable(entries)
-        test = [entry for entry in entries if derive_seed(entry.name) / 2**63 < self.held_out_fraction]
-        held_out = {entry.name for entry in test}
-        train = [entry for entry in entries if entry.name not in held_out]
+        parts: tuple[list[_Entry], ...] = ([], [], [])
+        for entry in entries:
+            place = derive_seed(entry.name) / 2**63
+            parts[0 if place >= self.held_out_fraction else 1 if place < self.held_out_fraction / 2 else 2].append(
+                entry
+            )
+        train = parts[0]
         if not train:
             raise UserError(f"All {len(entries)} images of '{self.root}' are held out; lower data.held_out_fraction.")
-        return _ImageSource(train, self.reader), _ImageSource(test, self.reader)
+        return tuple(_ImageSource(part, self.reader) for part in parts)
 
     def _annotate(self, root: Path) -> list[_Entry]:
         if self.annotation not in ("none", "folders", "sidecar"):
@@ -238,18 +242,18 @@ class ImageFolder(DistillationData):
 
     def evaluation_conditions(self, indices: Sequence[int]) -> dict[str, Any]:
         """Balanced labels, or the held-out captions (the training captions if none is held out), repeated."""
-        train, test = self.sources
-        assert isinstance(train, _ImageSource) and isinstance(test, _ImageSource)
-        entries = test.entries or train.entries
+        train, held_out = self.sources[0], self.measured
+        assert isinstance(train, _ImageSource) and isinstance(held_out, _ImageSource)
+        entries = held_out.entries or train.entries
         if entries[0].text is None:
             return super().evaluation_conditions(indices)
         return {"prompt": [entries[i % len(entries)].text for i in indices]}
 
     def reference(self) -> dict[str, Tensor]:
-        """Training images in a seeded order, at most ``reference_count``."""
+        """Training images in a random order that is equal for all seeds, at most ``reference_count``."""
         train = self.sources[0]
         assert isinstance(train, _ImageSource)
-        order = torch.randperm(len(train.entries), generator=generator(self.seed, "reference")).tolist()
+        order = torch.randperm(len(train.entries), generator=generator(0, "reference")).tolist()
         entries = [train.entries[i] for i in order[: self.reference_count]]
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             images = torch.stack(list(pool.map(lambda entry: self.reader(entry.path), entries)))

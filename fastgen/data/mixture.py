@@ -57,10 +57,10 @@ class Mixture(DistillationData):
     Args:
         distribution: The law, e.g. ``{class_path: RingMixture, init_args: {process: ...}}``.
         with_x0: Whether batches hold samples; without them training is data-free.
-        held_out_count: Number of validation samples.
+        held_out_count: Number of validation samples, and of test samples.
         reference_count: Number of samples that generated ones are compared with.
         batch_size: Samples per rank and batch.
-        seed: Seed of all draws.
+        seed: Seed of the training samples; ``None`` is that of ``--seed_everything``.
         num_workers: Loader processes per rank.
         predict_count: Number of samples that ``fastgen predict`` makes.
     """
@@ -72,7 +72,7 @@ class Mixture(DistillationData):
         held_out_count: int = 512,
         reference_count: int = 4096,
         batch_size: int = 256,
-        seed: int = 0,
+        seed: int | None = None,
         num_workers: int = 0,
         predict_count: int = 1024,
     ) -> None:
@@ -93,10 +93,14 @@ class Mixture(DistillationData):
             )
         return law
 
-    def make_sources(self) -> tuple[BatchSource, BatchSource]:
-        """The endless training stream and ``held_out_count`` samples of another stream."""
-        train = _LawSource(self.law, derive_seed(self.seed, "train"), None, self.with_x0)
-        return train, _LawSource(self.law, derive_seed(self.seed, "held out"), self.held_out_count, self.with_x0)
+    def make_sources(self) -> tuple[BatchSource, ...]:
+        """The endless training stream, and ``held_out_count`` samples each of two others, equal for all seeds."""
+
+        def stream(name: str, seed: int, size: int | None) -> _LawSource:
+            return _LawSource(self.law, derive_seed(seed, name), size, self.with_x0)
+
+        held_out = (stream(name, 0, self.held_out_count) for name in ("held out", "test"))
+        return stream("train", self.seed, None), *held_out
 
     @property
     def sample_kind(self) -> Literal["image", "points"]:
@@ -109,8 +113,8 @@ class Mixture(DistillationData):
         return self.law.num_classes or None
 
     def reference(self) -> dict[str, Tensor]:
-        """Fresh samples with balanced labels; images are rounded and clamped to uint8."""
+        """Fresh samples with balanced labels, equal for all seeds; images are rounded and clamped to uint8."""
         condition = self.evaluation_conditions(range(self.reference_count))
-        g = generator(self.seed, "reference")
+        g = generator(0, "reference")
         samples = self.law.sample(self.reference_count, g, condition.get("label"))
         return {"samples": to_uint8(samples) if self.sample_kind == "image" else samples, **condition}

@@ -39,9 +39,9 @@ class Pairs(DistillationData):
         path: The folder.
         like: The data module whose conditions and real samples evaluations use, e.g. ``Digits``. Without it labels
             cycle, and there is nothing to compare samples with.
-        held_out_count: The last so many pairs are kept for validation.
+        held_out_count: The last so many pairs are held out, one half for validation and one for test.
         batch_size: Pairs per rank and batch.
-        seed: Seed of the order.
+        seed: Seed of the order; ``None`` is that of ``--seed_everything``.
         num_workers: Loader processes per rank.
         predict_count: Number of samples that ``fastgen predict`` makes.
     """
@@ -52,7 +52,7 @@ class Pairs(DistillationData):
         like: DistillationData | None = None,
         held_out_count: int = 256,
         batch_size: int = 128,
-        seed: int = 0,
+        seed: int | None = None,
         num_workers: int = 0,
         predict_count: int = 64,
     ) -> None:
@@ -66,15 +66,17 @@ class Pairs(DistillationData):
         """The folder, checked for completeness."""
         return PairFolder(resolve(self.path))
 
-    def make_sources(self) -> tuple[BatchSource, BatchSource]:
-        """All pairs but the last ``held_out_count``, and those."""
+    def make_sources(self) -> tuple[BatchSource, ...]:
+        """All pairs but the last ``held_out_count``, and the halves of those."""
         train = self.folder.count - self.held_out_count
-        if train < 1 or self.held_out_count < 1:
+        if train < 1 or self.held_out_count < 2:
             raise UserError(
                 f"'{self.path}' holds {self.folder.count} pairs, of which data.held_out_count = {self.held_out_count} "
-                "are for validation; hold out at least 1 and fewer than there are."
+                "are for validation and test; hold out at least 2 and fewer than there are."
             )
-        return _PairSource(self.folder, 0, train), _PairSource(self.folder, train, self.held_out_count)
+        middle = train + (self.held_out_count + 1) // 2
+        bounds = ((0, train), (train, middle), (middle, self.folder.count))
+        return tuple(_PairSource(self.folder, first, end - first) for first, end in bounds)
 
     @property
     def sample_kind(self) -> Literal["image", "points"]:

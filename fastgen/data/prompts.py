@@ -66,10 +66,10 @@ class Prompts(DistillationData):
         path: File with the training prompts: one per line (.txt), or .jsonl/.csv/.tsv with a column ``text`` or
             ``prompt``.
             ``asset:prompts_toy.txt`` ships with fastgen. A column ``style`` groups the numbers of an evaluation.
-        held_out: File with prompts for validation and evaluation; ``None`` takes the training prompts (and validates
-            on the first batch of them).
+        held_out: File with prompts for validation, test and evaluation; ``None`` takes the training prompts (and
+            validates on the first batch of them).
         batch_size: Prompts per rank and batch.
-        seed: Seed of the order.
+        seed: Seed of the order; ``None`` is that of ``--seed_everything``.
         num_workers: Loader processes per rank.
         predict_count: Number of samples that ``fastgen predict`` makes.
     """
@@ -79,7 +79,7 @@ class Prompts(DistillationData):
         path: str,
         held_out: str | None = None,
         batch_size: int = 8,
-        seed: int = 0,
+        seed: int | None = None,
         num_workers: int = 0,
         predict_count: int = 32,
     ) -> None:
@@ -87,7 +87,7 @@ class Prompts(DistillationData):
         self.path = path
         self.held_out = held_out
 
-    def make_sources(self) -> tuple[BatchSource, BatchSource]:
+    def make_sources(self) -> tuple[BatchSource, ...]:
         """Training prompts; held-out prompts or the first batch of the training prompts."""
         train = read_prompts(self.path)
         test = train[: self.batch_size] if self.held_out is None else read_prompts(self.held_out)

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -23,8 +24,8 @@ from fastgen.extras.base import Extra
 from fastgen.methods.batch import MicroBatch, size_of, split
 from fastgen.methods.resume import Configured
 from fastgen.methods.state import MethodState
-from fastgen.precision import Averages
-from fastgen.randomness import Draws, derive_seed
+from fastgen.precision import Averages, FrozenInBFloat16, at_least_float32, built_to_learn
+from fastgen.randomness import Draws, checked_seed, derive_seed
 from fastgen.sampling.solvers import Heun, Solver
 from fastgen.sampling.students import StudentSampler
 from fastgen.sharding import parameters_without_storage, whole
@@ -57,7 +58,7 @@ class Distiller(MethodState, LightningModule):
         micro_batches: Cut every batch into this many pieces and accumulate their gradients; the result is that of the
             whole batch.
         max_bad_steps: Stop after this many updates in a row whose gradient is not finite; such updates are skipped.
-        seed: Seed of all random numbers of the training.
+        seed: Seed of all random numbers of the training; ``None`` is that of ``--seed_everything``.
     """
 
     automatic_optimization = False
@@ -80,7 +81,7 @@ class Distiller(MethodState, LightningModule):
         gradient_clip: float | dict[str, float] | None = None,
         micro_batches: int = 1,
         max_bad_steps: int = 10,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         if teacher is None and student is None:
@@ -96,11 +97,17 @@ class Distiller(MethodState, LightningModule):
         self.gradient_clip = gradient_clip
         self.micro_batches = micro_batches
         self.max_bad_steps = max_bad_steps
-        self.seed = seed
+        self.seed = checked_seed(seed, "model.init_args.seed")
         self.iteration = 0
         self.bad_steps: dict[str, int] = {}
 
     # ------------------------------------------------------------------ roles
+
+    def setup(self, stage: str) -> None:
+        """Have what learns in fp32 where Lightning would store all networks in bf16."""
+        strategy = self.trainer.strategy
+        if strategy.precision_plugin.precision == "bf16-true":
+            strategy.precision_plugin = FrozenInBFloat16(strategy.root_device.type)
 
     def configure_model(self) -> None:
         """Build the roles. Called by Lightning on the right device; a second call changes nothing."""
@@ -113,16 +120,17 @@ class Distiller(MethodState, LightningModule):
     def build_all(self) -> None:
         """Build teacher, student, the method's other roles and the extras."""
         self.build_teacher()
-        self.student = self.build_role("student")
-        self.sampler.schedule(self.student.process)  # refuses times that the student's process does not have
-        if self.teacher is None:
-            self.codec = self.student.make_codec().requires_grad_(False).eval()
-        self.build_roles()
-        for extra in self.each_extra():
-            extra.build(self)
-            if taken := set(extra.optimizers()) & set(self.optimizer_factories):
-                raise UserError(f"Two parts of the method bring the role '{min(taken)}'; keep one of these extras.")
-            self.optimizer_factories |= extra.optimizers()
+        with built_to_learn():
+            self.student = self.build_role("student")
+            self.sampler.schedule(self.student.process)  # refuses times that the student's process does not have
+            if self.teacher is None:
+                self.codec = self.student.make_codec().requires_grad_(False).eval()
+            self.build_roles()
+            for extra in self.each_extra():
+                extra.build(self)
+                if taken := set(extra.optimizers()) & set(self.optimizer_factories):
+                    raise UserError(f"Two parts of the method bring the role '{min(taken)}'; keep one of these extras.")
+                self.optimizer_factories |= extra.optimizers()
         self.averages = Averages({name: self.average_of_student() for name in self.requested_averages})
         self.list_trained_parameters()
 
@@ -164,7 +172,7 @@ class Distiller(MethodState, LightningModule):
         """A trainable copy of the teacher."""
         if self.teacher is None:
             raise UserError(f"{type(self).__name__} needs a teacher to copy; give model.init_args.teacher.")
-        return copy.deepcopy(self.teacher).requires_grad_(True).train()
+        return at_least_float32(copy.deepcopy(self.teacher)).requires_grad_(True).train()
 
     def average_of_student(self) -> Denoiser:
         """A frozen fp32 copy of the student, to be moved by an EMA callback."""
@@ -254,6 +262,11 @@ class Distiller(MethodState, LightningModule):
         """Refuse what would train wrongly."""
         super().on_fit_start()
         refuse_half_precision(self.trainer.precision)
+        if 0 < self.trainer.max_steps <= self.loaded_updates:
+            rank_zero_warn(
+                f"The checkpoint has {self.loaded_updates} student updates, and trainer.max_steps is "
+                f"{self.trainer.max_steps}: nothing is left to train."
+            )
         strategy = self.trainer.strategy
         if (
             isinstance(strategy, DDPStrategy)

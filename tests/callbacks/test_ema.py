@@ -87,18 +87,21 @@ def test_buffers_are_copied_and_frozen_parameters_stay(tmp_path):
     assert not torch.equal(method.averages["ema"].layer.weight, method.teacher.layer.weight)
 
 
-def test_two_averages_and_resume_are_exact(tmp_path):
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+def test_two_averages_and_resume_are_exact(tmp_path, precision):
     def callbacks():
         fast, wide = EMA("fast", HalfLifeEMA(0.02, 0.3)), EMA("wide", PowerEMA(0.1), start_step=2)
         return [fast, wide, Checkpoint(every_n_steps=5)]
 
     straight = TinyDistiller(critic_every=2)
-    trainer(tmp_path / "a", callbacks(), max_steps=10).fit(straight, TinyData())
+    trainer(tmp_path / "a", callbacks(), max_steps=10, precision=precision).fit(straight, TinyData())
     first = TinyDistiller(critic_every=2)
-    trainer(tmp_path / "b", callbacks(), max_steps=5).fit(first, TinyData())
+    trainer(tmp_path / "b", callbacks(), max_steps=5, precision=precision).fit(first, TinyData())
     resumed = TinyDistiller(critic_every=2)
     last = tmp_path / "b" / "checkpoints" / "last.ckpt"
-    trainer(tmp_path / "c", callbacks(), max_steps=10).fit(resumed, TinyData(), ckpt_path=last, weights_only=True)
+    trainer(tmp_path / "c", callbacks(), max_steps=10, precision=precision).fit(
+        resumed, TinyData(), ckpt_path=last, weights_only=True
+    )
     one, other = weights(straight), weights(resumed)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -106,10 +109,12 @@ def test_two_averages_and_resume_are_exact(tmp_path):
     assert resumed.network("average") is resumed.averages["fast"]
 
 
-def test_average_stays_fp32_when_the_student_is_bf16(tmp_path):
+def test_bf16_true_keeps_student_and_average_in_fp32(tmp_path):
     method = TinyDistiller(lr=1e-3)
     trainer(tmp_path, [EMA(rule=ConstantEMA(0.999))], max_steps=5, precision="bf16-true").fit(method, TinyData())
-    assert method.student.layer.weight.dtype == torch.bfloat16
+    assert method.teacher.layer.weight.dtype == torch.bfloat16
+    student = method.student.layer.weight
+    assert student.dtype == torch.float32 and not torch.equal(student, student.bfloat16().float())
     average = method.averages["ema"].layer.weight
     assert average.dtype == torch.float32
     assert not torch.equal(average, average.bfloat16().float())

@@ -45,7 +45,7 @@ def test_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert reference.label.tolist() == train.label.tolist() and reference.count == 1437
     assert reference.fingerprint == DigitsClassifier().fingerprint()
     assert reference.description["preprocessing"] == "8x8grey" and reference.description["split"] == "train"
-    assert fastgen("stats", f"--data={DIGITS}", *words, "--split=held_out", "--count=99") == 0
+    assert fastgen("stats", f"--data={DIGITS}", *words, "--split=test", "--count=99") == 0
     assert read_reference(out).count == 99
 
 

@@ -28,4 +28,11 @@ def test_module() -> None:
     assert int(reference["samples"].max()) == 255 and int(reference["samples"].min()) == 0
     assert digits.evaluation_conditions([0, 9, 10, 27])["label"].tolist() == [0, 9, 0, 7]
     assert digits.label_names == [str(i) for i in range(10)] and digits.sample_kind == "image"
-    assert sum(len(b["x0"]) for b in digits.val_dataloader()) == 360
+    validation, test = (
+        torch.cat([b["x0"] for b in loader]) for loader in (digits.val_dataloader(), digits.test_dataloader())
+    )
+    assert len(validation) == len(test) == 180
+    both, held_out = torch.cat([validation, test]).flatten(1), load_digits_split()[1]
+    assert sorted(map(tuple, both.tolist())) == sorted(map(tuple, held_out.x0.flatten(1).tolist()))
+    for source in digits.sources[1:]:
+        assert ((source.label.bincount() - held_out.label.bincount() / 2).abs() <= 0.5).all()

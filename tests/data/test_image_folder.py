@@ -40,8 +40,9 @@ def test_class_folders(folder: Path) -> None:
         value = ((batch["x0"][:, 0, 0, 0] + 1) * 127.5 / 6).round().int()
         assert batch["x0"].shape == (5, 1, 8, 8)
         assert batch["condition"]["label"].tolist() == (value % 2).tolist()
-    train, test = data.sources
-    assert train.size + test.size == 40 and 3 <= test.size <= 18
+    train, validation, test = data.sources
+    assert train.size + validation.size + test.size == 40 and 3 <= validation.size + test.size <= 18
+    assert min(validation.size, test.size) > 0
     reference = data.reference()
     assert reference["samples"].shape == (train.size, 1, 8, 8) and reference["samples"].dtype == torch.uint8
     assert len(reference["label"]) == train.size
@@ -51,11 +52,12 @@ def test_class_folders(folder: Path) -> None:
 
 def test_the_split_does_not_move_when_files_are_added(folder: Path) -> None:
     def held_out() -> set[str]:
-        return {entry.name for entry in ImageFolder(str(folder), 8, held_out_fraction=0.3).sources[1].entries}
+        parts = ImageFolder(str(folder), 8, held_out_fraction=0.3).sources[1:]
+        return {(number, entry.name) for number, part in enumerate(parts) for entry in part.entries}
 
     before = held_out()
     write(folder / "bee" / "new.png")
-    assert held_out() - {"bee/new.png"} == before
+    assert {(number, name) for number, name in held_out() if name != "bee/new.png"} == before
 
 
 def test_captions_next_to_images(tmp_path: Path) -> None:

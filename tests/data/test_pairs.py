@@ -103,8 +103,9 @@ def test_the_data_module_gives_every_pair_its_noise(tmp_path: Path):
         expected = Draws(0, [10**9 + i for i in order], "sample").normal("noise", (2,))
         assert torch.equal(torch.cat([batch["noise"] for batch in batches]), expected)
         assert torch.equal(torch.cat([b["condition"]["label"] for b in batches]), torch.tensor(order) % 3)
-        (held_out,) = data.val_dataloader()
-        assert torch.equal(held_out["x0"], stored[40:])
+        for loader, rows in ((data.val_dataloader(), stored[40:45]), (data.test_dataloader(), stored[45:])):
+            (held_out,) = loader
+            assert torch.equal(held_out["x0"], rows)
         assert data.num_classes == 3 and data.sample_kind == "points" and data.reference() is None
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from toys import FreeData, StopAfter, ToyData, gradient_descent, trainer
 
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.mlp import MLP
 from fastgen.errors import UserError
 from fastgen.methods import Distiller
 from fastgen.sampling.students import StudentSampler
@@ -296,12 +297,16 @@ def test_half_precision_with_loss_scaling_is_refused(cls: type[Distiller]):
         method.on_fit_start()
 
 
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 @every_method
-def test_bf16_mixed_trains(cls: type[Distiller]):
+def test_what_learns_is_fp32_whatever_the_precision(cls: type[Distiller], precision: str):
     method = make(cls)
-    metrics = fit(method, 1, precision="bf16-mixed")
+    metrics = fit(method, 1, precision=precision)
     assert all(torch.tensor(v).isfinite() for v in metrics.values())
-    assert all(p.dtype in (torch.float32, torch.float64) for p in method.student.parameters())
+    trained = [p for parameters in method.trained_parameters.values() for p in parameters]
+    assert all(p.dtype in (torch.float32, torch.float64) for p in trained)
+    if precision == "bf16-true" and isinstance(method.teacher, MLP):
+        assert {p.dtype for p in method.teacher.parameters()} == {torch.bfloat16}
     assert method.sample([0], {"label": torch.tensor([1])}).dtype == torch.float32
 
 

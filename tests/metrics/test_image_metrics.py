@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastgen.data.digits import Digits
+from fastgen.data.digits import Digits, load_digits_split
 from fastgen.errors import UserError
 from fastgen.files import ASSETS, sha256
 from fastgen.metrics import ImageMetrics, classifier
@@ -44,7 +44,7 @@ def test_to_uint8() -> None:
 
 def test_shipped_classifier(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sha256(ASSETS / "digits_classifier.safetensors") == SHIPPED_SHA256
-    extractor, held_out = DigitsClassifier(), digits.sources[1]
+    extractor, held_out = DigitsClassifier(), load_digits_split()[1]
     features = extractor(to_uint8(held_out.x0))
     assert features.shape == (360, 64)
     assert (extractor.logits(features).argmax(1) == held_out.label).double().mean() >= 0.98
@@ -62,7 +62,7 @@ def test_classifier_names_images_it_cannot_read(tmp_path: Path) -> None:
 
 
 def test_real_images_are_at_the_floor(suite: ImageMetrics, digits: Digits) -> None:
-    held_out = digits.sources[1]
+    held_out = load_digits_split()[1]
     numbers = measure(suite, held_out.x0, held_out.label)
     assert 0.8 < numbers["frechet_over_floor"] < 1.25
     assert numbers["accuracy"] >= 0.98 and abs(numbers["kid"]) < 0.05
@@ -85,7 +85,7 @@ def test_faults_are_seen_where_they_belong(suite: ImageMetrics, digits: Digits) 
 
 
 def test_batches_do_not_matter(suite: ImageMetrics, digits: Digits) -> None:
-    held_out = digits.sources[1]
+    held_out = load_digits_split()[1]
     whole = measure(suite, held_out.x0, held_out.label)
     suite.reset()
     for x0, label in zip(held_out.x0.split(77), held_out.label.split(77), strict=True):
@@ -94,7 +94,7 @@ def test_batches_do_not_matter(suite: ImageMetrics, digits: Digits) -> None:
 
 
 def test_nothing_for_a_checkpoint_and_inference_mode_is_harmless(suite: ImageMetrics, digits: Digits) -> None:
-    held_out = digits.sources[1]
+    held_out = load_digits_split()[1]
     with torch.inference_mode():
         suite.reset()
         suite.update(held_out.x0[:50], held_out.label[:50])
