@@ -89,3 +89,17 @@ def test_philox_gives_the_published_known_answers(counter: int, key: int, words:
     # kat_vectors of Random123, the authors' own implementation.
     word = torch.full((1,), counter, dtype=torch.int64)
     assert tuple(int(w) for w in philox((word, word, word, word), (key, key))) == words
+
+
+def test_seeds_are_64_bits_and_scopes_add_up():
+    seeds = [5, 5 + 2**32, 5 + 2**40, 2**62]
+    assert len(Draws(0, seeds).normal("x", ()).unique()) == 4
+    one, other, alone = (
+        draws.uniform("x")
+        for draws in (
+            Draws(0, [1]).scoped("a").scoped("c"),
+            Draws(0, [1]).scoped("b").scoped("c"),
+            Draws(0, [1]).scoped("c"),
+        )
+    )
+    assert len({float(value) for value in (one, other, alone)}) == 3

@@ -1,0 +1,301 @@
+"""The numbers that papers and official codes give, as defaults of methods, laws, extras, callbacks and metrics.
+
+Every method, law and metric is here; where a source has no number, the default is the library's own and its change a
+decision that shows here too.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import pytest
+from every_method import METHODS
+from toys import build
+
+import fastgen.metrics
+from fastgen.callbacks import ema
+from fastgen.callbacks.evaluation import Evaluate
+from fastgen.callbacks.health import Health
+from fastgen.conditions import Guidance
+from fastgen.extras import GAN, DistributionMatching, Reward
+from fastgen.map_times import JumpLaw
+from fastgen.methods.transition import Transition
+from fastgen.methods.velocity import MixedVelocity, Velocity
+from fastgen.objectives.consistency import Metric
+from fastgen.objectives.regression import RegressionLoss
+from fastgen.objectives.score_matching import DenoisingLoss
+from fastgen.objectives.tangents import Derivative, FiniteDifference
+from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
+from fastgen.sampling.policies import DX, GMFlow
+from fastgen.sampling.solvers import Solver
+from fastgen.sampling.students import StudentSampler
+from fastgen.times import TimeLaw
+
+PARTS = (TimeLaw, JumpLaw, StudentSampler, Solver, DenoisingLoss, RegressionLoss, Metric, Velocity, Transition, Process)
+
+
+def shown(value: Any) -> Any:
+    """A part with its settings as text, a plain value as it is."""
+    if isinstance(value, PARTS) or type(value).__module__.startswith("fastgen."):
+        own = {k: v for k, v in vars(value).items() if not k.startswith("_") and k not in ("t_max", "needs_teacher")}
+        return f"{type(value).__name__}({', '.join(f'{k}={shown(v)}' for k, v in sorted(own.items()))})"
+    return value
+
+
+EDM_LAW = "LogNormalLevel(mean=-1.2, std=1.2)"
+DMD_LAW = "UniformTime(high=0.98, low=0.02)"
+ALL_LEVELS = "UniformTime(high=1.0, low=0.0)"
+ONE_CALL = "StudentSampler(level=None, steps=1, stochastic={}, times=None)"
+AT = "StudentSampler(level={}, steps=1, stochastic=True, times=None)"
+EDM_LOSS = "DenoisingLoss(reduction={}, sigma_data=0.5, target=x0, weight=edm)"
+TURNS = "UpdateSchedule(critic_first={}, critic_updates={}, exclusive=False, reuse_rollout={}, student_start=0)"
+SCALES = "Guidance(condition_dropout={}, critic={}, critic_training={}, teacher={})"
+UNGUIDED = SCALES.format(0.0, 1.0, 1.0, 1.0)
+TEACHER_UNGUIDED = "TeacherGuidance(embedded=False, high=None, low=1.0, sampling=None)"
+SEGMENT = "WithinChain(floor=0.02, high={}, low={})"
+CODE = {"renoise_time": DMD_LAW, "critic_time": ALL_LEVELS, "sampler": ONE_CALL.format(True)}
+DMD2 = CODE | {
+    "critic_objective": EDM_LOSS.format("mean"),
+    "guidance": UNGUIDED,
+    "schedule": TURNS.format(False, 5, True),
+}
+MEAN_FLOW_LAW = "SortedTimes(diagonal=0.75, law=LogitNormalTime(mean=-0.4, std=1.0), middle=0.5, to_data=0.0)"
+UNIFORM_PAIRS = "SortedTimes(diagonal=0.75, law=FlowTime(high=1.0, low=0.01, shift=1.0), middle=0.5, to_data=0.0)"
+MAP = {"velocity": "DataVelocity()", "guidance": TEACHER_UNGUIDED, "condition_dropout": 0.0, "target": None}
+JUMP = MAP | {"sampler": ONE_CALL.format(False), "coordinates": "RectifiedFlow(shift=1.0)"}
+EASY = "EasyTimes(b=1.0, double=25000, k=8.0, largest_ratio=0.999, law=LogNormalLevel(mean=-1.1, std=2.0), q=2.0)"
+PAIRS = {"sampler": ONE_CALL.format(False), "solver": "Heun(guidance=1.0, steps=18)"}
+SCM = MAP | {
+    "times": "ToData(law=LogNormalLevel(mean=-1.0, std=1.4))",
+    "velocity": "TeacherVelocity()",
+    "coordinates": "TrigFlow(sigma_data=0.5)",
+    "warmup": 10000,
+    "c": 0.1,
+    "per_element": False,
+    "learned_weight": True,
+    "sampler": ONE_CALL.format(True),
+}
+REGRESSION = "RegressionLoss(c=0.03, metric=l2, reduction=mean)"
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "DMD2": DMD2,  # 2405.14867, tianweiy/DMD2
+    "DecoupledDMD": DMD2
+    | {"guidance": SCALES.format(0.0, 1.0, 1.0, 4.0), "guidance_weight": 1.0, "matching_weight": 1.0}
+    | {"guidance_time": SEGMENT.format("student", 0.0), "coupled": False},  # 2511.22677
+    "FDistill": DMD2 | {"divergence": "jensen_shannon", "memory": 0.0},  # 2502.15681, NVlabs/FastGen
+    "DiffInstruct": {  # 2305.18455, pkulwj1994/diff_instruct
+        "renoise_time": EDM_LAW,
+        "critic_time": EDM_LAW,
+        "sampler": AT.format(1.0),
+        "critic_objective": EDM_LOSS.format("sum"),
+        "guidance": UNGUIDED,
+        "schedule": TURNS.format(True, 1, False),
+    },
+    "SiD": {  # 2404.04057, mingyuanzhou/SiD
+        "alpha": 1.2,
+        "loss_scale": 100.0,
+        "sampler": AT.format(2.5),
+        "renoise_time": "KarrasLevel(high=0.8, low=0.0, rho=7.0, sigma_max=80.0, sigma_min=0.002)",
+        "critic_time": EDM_LAW,
+        "critic_objective": EDM_LOSS.format("sum"),
+        "guidance": UNGUIDED,
+        "schedule": TURNS.format(True, 1, False),
+    },
+    "FewStepSiD": {"alpha": 1.0, "schedule": TURNS.format(True, 1, False)},  # 2505.12674, ml-sid-dit
+    "SwiftBrush": {  # 2312.05239, VinAIResearch/SwiftBrush
+        "renoise_time": DMD_LAW,
+        "critic_time": ALL_LEVELS,
+        "critic_objective": "DenoisingLoss(reduction=mean, sigma_data=0.5, target=noise, weight=vp_alpha2)",
+        "guidance": SCALES.format(0.1, 4.5, 1.0, 4.5),
+        "schedule": TURNS.format(False, 1, True),
+    },
+    "TDM": {  # 2503.06674, Luo-Yihong/TDM
+        "sampler": "TrajectorySampler(level=None, steps=4, stochastic=False, times=None)",
+        "renoise_time": SEGMENT.format("student", "anchor"),
+        "critic_time": SEGMENT.format("student", "anchor"),
+        "guidance": SCALES.format(0.0, 1.0, 1.0, 4.5),
+        "schedule": TURNS.format(True, 1, False),
+        "huber": 1e-3,
+        "snr_cap": 5.0,
+    },
+    "PhasedDMD": {  # 2510.27684, ModelTC/LightX2V
+        "sampler": "PhasedSampler(level=None, phases=2, steps=4, stochastic=False, times=None)",
+        "renoise_time": SEGMENT.format(1.0, "anchor"),
+        "critic_time": SEGMENT.format(1.0, "anchor"),
+        "critic_objective": "DenoisingLoss(reduction=mean, sigma_data=0.5, target=velocity, weight=one)",
+        "guidance": UNGUIDED,
+        "schedule": TURNS.format(False, 5, True),
+        "weight_cap": 10.0,
+    },
+    "ECT": MAP
+    | {  # 2406.14548, locuslab/ect
+        "times": EASY,
+        "transition": "SameNoise()",
+        "metric": "PseudoHuber(c=0.0)",
+        "weight": "step",
+        "sampler": ONE_CALL.format(True),
+    },
+    "LCM": MAP
+    | {  # 2310.04378, diffusers' scripts
+        "times": "GridTimes(skip=1, steps=50)",
+        "transition": "TeacherStep(solver=Euler(guidance=1.0, steps=18))",
+        "metric": "ElementwiseHuber(c=0.001)",
+        "weight": "one",
+        "guidance": "TeacherGuidance(embedded=True, high=16.0, low=6.0, sampling=None)",
+    },
+    "SCM": SCM,  # 2410.11081
+    "MeanFlow": JUMP | {"times": MEAN_FLOW_LAW, "power": 1.0, "c": 1e-2, "warmup": 0},  # 2505.13447
+    "Shortcut": JUMP
+    | {  # 2410.12557, kvfrans/shortcut-models
+        "times": "DyadicTimes(bootstrap=0.125, levels=7)",
+        "guidance_scale": 1.0,
+        "bound": None,
+    },
+    "LSD": JUMP | {"times": UNIFORM_PAIRS, "learned_weight": True},  # 2505.18825
+    "PSD": JUMP | {"times": UNIFORM_PAIRS, "learned_weight": True},
+    "KD": PAIRS | {"loss": REGRESSION},  # 2101.02388
+    "Reflow": PAIRS | {"loss": REGRESSION, "time": "FlowTime(high=1.0, low=0.001, shift=1.0)"},  # 2209.03003
+    "Progressive": {"steps": [4, 2, 1], "weight": "truncated_snr"},  # 2202.00512
+    "PiFlow": {"window": 3 / 128, "policy": "GMFlow(components=8, offset=0.05, std=0.05)"},  # 2510.14974
+    "OptimalSteps": {"steps": 4, "fine_steps": 100},  # 2503.21774
+    "GDD": {"time": "UniformTime(high=0.5, low=0.0)", "r1_gamma": 1e-4, "r1_interval": 16, "frozen": []},  # 2405.20750
+    "TeacherTraining": {"objective": EDM_LOSS.format("mean"), "time": EDM_LAW, "condition_dropout": 0.1},  # 2206.00364
+}
+PUBLIC = [cls for cls in METHODS if cls.__name__ in fastgen.methods.__all__]
+
+
+def test_every_method_has_its_numbers():
+    assert {cls.__name__ for cls in PUBLIC} == set(PUBLISHED)
+
+
+@pytest.mark.parametrize("cls", PUBLIC, ids=lambda cls: cls.__name__)
+def test_methods(cls: type):
+    given = {"student": None} if cls.__name__ == "OptimalSteps" else {}
+    method = build(cls, **given)
+    if cls.__name__ in ("SCM", "MeanFlow", "LSD", "PSD", "Shortcut"):  # the others take the student's own process
+        method.coordinates = method.wanted_coordinates
+    wanted = PUBLISHED[cls.__name__]
+    assert {name: shown(getattr(method, name)) for name in wanted} == wanted
+    assert method.gradient_clip is None and method.micro_batches == 1 and method.max_bad_steps == 10
+
+
+def all_subclasses(cls: type) -> Iterator[type]:
+    for child in cls.__subclasses__():
+        if child.__module__.startswith("fastgen.") and not child.__name__.startswith("_"):
+            yield child
+        yield from all_subclasses(child)
+
+
+OTHERS: dict[type, dict[str, Any]] = {
+    Guidance: {"teacher": 1.0, "critic": 1.0, "critic_training": 1.0, "condition_dropout": 0.0},
+    EDM: {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0},  # 2206.00364, table 1
+    VP: {"beta_start": 0.00085, "beta_end": 0.012, "steps": 1000, "schedule": "scaled_linear"},  # Stable Diffusion
+    RectifiedFlow: {"shift": 1.0},
+    TrigFlow: {"sigma_data": 0.5},
+    GAN: {"weight": 3e-3, "critic_weight": 1e-2, "features": "critic", "r1_weight": 0.0, "r1_noise": 0.1},
+    DistributionMatching: {"weight": 1.0, "critic_updates": 4},  # 2510.08431
+    Reward: {"weight": 0.05, "margin": None},  # 2511.13649
+    MixedVelocity: {"omega": 1.0, "kappa": 0.0, "low": 0.0, "high": 1.0},
+    FiniteDifference: {"step": 5e-3},
+    GMFlow: {"components": 8, "std": 0.05, "offset": 0.05},
+    DX: {"points": 10},
+    ema.ConstantEMA: {"decay": 0.999},
+    ema.HalfLifeEMA: {"half_life": 500.0, "ramp_up": 0.05},  # EDM
+    ema.PowerEMA: {"sigma_rel": 0.10, "gamma": None},  # EDM2
+    Evaluate: {"count": 5000, "seed": 10_000, "teacher": True, "teacher_once": True},
+    Health: {"explosion": 20.0, "collapse": 0.25, "skipped": 0.05},
+}
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    return {name: p.default for name, p in inspect.signature(cls).parameters.items() if p.default is not p.empty}
+
+
+@pytest.mark.parametrize("cls", OTHERS, ids=lambda cls: cls.__name__)
+def test_parts(cls: type):
+    found = defaults(cls)
+    assert {name: found[name] for name in OTHERS[cls]} == OTHERS[cls]
+
+
+def _metrics() -> dict[str, dict[str, Any]]:
+    found = {}
+    for module in pkgutil.iter_modules(fastgen.metrics.__path__):
+        for name, cls in vars(import_module(f"fastgen.metrics.{module.name}")).items():
+            if inspect.isclass(cls) and cls.__module__.endswith(f".{module.name}") and not name.startswith("_"):
+                numbers = {k: v for k, v in defaults(cls).items() if isinstance(v, int | float | str | tuple)}
+                if numbers and "weights" not in cls.__module__.split("."):
+                    found[name] = numbers
+    return found
+
+
+METRICS: dict[str, dict[str, Any]] = {
+    "CentreCrop": {"size": 299},
+    "CLIPScore": {"model": "ViT-g-14", "tag": "laion2b_s12b_b42k", "prefix": "", "styles": ()},
+    "AestheticScore": {"model": "ViT-L-14-quickgelu", "tag": "openai"},
+    "DigitsClassifier": {"weights": "asset:digits_classifier.safetensors"},
+    "EmbeddingScore": {"styles": ()},
+    "DinoV2": {"model": "vit_large_patch14_dinov2.lvd142m", "size": 224},  # 2306.04675
+    "DuplicateRate": {"quantile": 0.05},
+    "FrechetRatio": {"splits": 4},
+    "HPSv2": {"version": "v2.1", "styles": (), "antialias": True, "model": "ViT-H-14"},
+    "ImageMetrics": {"neighbours": 5, "floor_splits": 4, "score_splits": 10, "prefix": "", "batch_size": 256},
+    "Inception": {"resize": "tf1"},
+    "InceptionScore": {"splits": 10},  # 1606.03498
+    "LawKernelDistance": {"bandwidths": (0.1, 0.3, 1.0)},
+    "Lpips": {"backbone": "alex"},
+    "MixtureMetrics": {"exact_count": 1000, "radius": 3.0, "found_share": 0.2},
+    "ModeCoverage": {"radius": 3.0, "found_share": 0.2},
+    "NvidiaInception": {"resize": "tf1"},
+    "OpenClipFeatures": {"model": "ViT-L-14-336-quickgelu", "tag": "openai", "resize": "model", "normalise": False},
+    "PairwiseLPIPS": {"backbone": "alex", "size": 256, "conditions": 50, "seeds": 4},
+    "PickScore": {"styles": (), "model": "ViT-H-14"},
+    "Pixels": {"size": 8, "channels": 3},
+    "PrecisionRecall": {"neighbours": 5},
+    "RandomConvolutions": {"channels": 3, "width": 64},
+    "Reference": {"name": ""},
+    "Resized": {"size": 256},
+    "TeacherAlignment": {"backbone": "alex"},
+    "TextImageMetrics": {"alignment_count": 64, "batch_size": 64},
+    "TimmFeatures": {"resize": "bicubic"},
+    "WassersteinDistance": {"exact_count": 1000},
+}
+
+
+def test_metrics():
+    found = _metrics()
+    assert found == METRICS
+
+
+LAWS = {
+    "UniformTime": {"low": 0.02, "high": 0.98},  # 2405.14867
+    "UniformStep": {"low": 20, "high": 979},
+    "KarrasLevel": {"low": 0.0, "high": 1.0, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0},  # 2206.00364, eq. 5
+    "LogNormalLevel": {"mean": -1.2, "std": 1.2},  # 2206.00364, table 1
+    "LogitNormalTime": {"mean": 0.0, "std": 1.0},  # 2403.03206
+    "WithinChain": {"low": "anchor", "high": "student", "floor": 0.02},
+    "FlowTime": {"low": 1e-3, "high": 1.0, "shift": 1.0},
+    "ToData": {},
+    "EasyTimes": {"q": 2.0, "double": 25000, "k": 8.0, "b": 1.0, "largest_ratio": 0.999},  # 2406.14548
+    "GridTimes": {"steps": 50, "skip": 1},  # 2310.04378
+    "SortedTimes": {"diagonal": 0.75, "to_data": 0.0, "middle": 0.5},  # 2505.13447
+    "DyadicTimes": {"levels": 7, "bootstrap": 0.125},  # 2410.12557
+    "Euler": {"steps": 18, "guidance": 1.0},
+    "Heun": {"steps": 18, "guidance": 1.0},  # 2206.00364
+    "PseudoHuber": {"c": 0.0},
+    "ElementwiseHuber": {"c": 1e-3},  # 2310.04378
+    "SquaredError": {},
+}
+
+
+def test_laws():
+    kinds = (TimeLaw, JumpLaw, Solver, Metric)
+    found = {cls.__name__: partial(defaults, cls) for kind in kinds for cls in all_subclasses(kind)}
+    assert found.keys() == LAWS.keys()
+    for name, wanted in LAWS.items():
+        assert {k: v for k, v in found[name]().items() if v is not None} == wanted, name
+    assert {cls.__name__ for cls in all_subclasses(Derivative)} == {"ForwardMode", "FiniteDifference"}
