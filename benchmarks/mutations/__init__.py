@@ -1,0 +1,1 @@
+"""Mistakes that someone could make, applied one at a time: do the tests notice?"""

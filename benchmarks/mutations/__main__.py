@@ -1,0 +1,135 @@
+"""python -m benchmarks.mutations: applies every written mistake and says which ones the tests notice.
+
+A run goes on where it was stopped; what was noticed is run again when the mutated file has changed, what was not when
+the tests have, too. The table goes to ``benchmarks/results/mutations.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import random
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.mutations.catalogue import Mutation, catalogue
+from benchmarks.mutations.choice import files_for
+from benchmarks.mutations.runner import Copy, preload
+from benchmarks.mutations.table import table
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def digest_of_tests(tests: list[str]) -> str:
+    """Stands for the content of the test files."""
+    result = hashlib.sha256()
+    for name in tests:
+        path = ROOT / name.split("::")[0]
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            result.update(file.read_bytes())
+    return result.hexdigest()[:16]
+
+
+def read_results(path: Path) -> dict[str, dict[str, Any]]:
+    """What was measured so far, by digest; the latest line counts."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {row["digest"]: row for row in map(json.loads, lines)}
+
+
+def outcome(mutation: Mutation, copy: Copy, source: str, tests: list[str], broken: list[str]) -> dict[str, Any]:
+    """One mutation's row; ``broken`` are tests that fail anyway."""
+    row: dict[str, Any] = {"digest": mutation.digest(source), "room": mutation.room, "name": mutation.name}
+    row |= {"file": mutation.file, "tests": digest_of_tests(tests), "equivalent": mutation.equivalent}
+    mutated = mutation.applied(source)
+    if mutated is None:
+        return row | {"outcome": "stale"}
+    try:
+        compile(mutated, mutation.file, "exec")
+    except SyntaxError as error:
+        return row | {"outcome": "broken", "by": str(error)}
+    found = copy.mutated(mutation.file, mutated, [*tests, *(f"--deselect={test}" for test in broken)])
+    return row | {"outcome": "alive" if found["passed"] else "killed", **found}
+
+
+def work(mutations: list[Mutation], path: Path, seconds: float) -> None:
+    """Measure in this process what is not known yet."""
+    known, copy = read_results(path), Copy(ROOT, seconds)
+    sound: dict[str, bool] = {}  # whether a test passes without any mutation
+    try:
+        for mutation in mutations:
+            source = (copy.tree / mutation.file).read_text(encoding="utf-8")
+            tests = files_for(mutation.file)
+            old = known.get(mutation.digest(source), {})
+            if old.get("outcome") == "killed" or old.get("tests") == digest_of_tests(tests):
+                continue
+            broken: list[str] = []
+            while True:
+                row = outcome(mutation, copy, source, tests, broken)
+                by = row.get("by", "")
+                if row["outcome"] != "killed" or "::" not in by:
+                    break
+                if by not in sound:
+                    sound[by] = copy.run([by])["passed"]
+                if sound[by]:
+                    break
+                print(f"{by} fails without any mutation and is left out", file=sys.stderr)
+                broken.append(by)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{row['outcome']:7} {row.get('seconds', 0):6} {mutation.room}: {mutation.name}", flush=True)
+    finally:
+        copy.remove()
+
+
+def main() -> int:
+    """Apply, measure, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--room", action="append", help="only these rooms")
+    parser.add_argument("--only", help="only mutations whose name or file holds this text")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--seconds", type=float, default=240.0, help="longest run of the tests of one mutation")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "mutations.jsonl")
+    parser.add_argument("--table", action="store_true", help="measure nothing, write the table")
+    arguments = parser.parse_args()
+    chosen = [m for m in catalogue() if not arguments.room or m.room in arguments.room]
+    if arguments.only:
+        chosen = [m for m in chosen if arguments.only in m.name or arguments.only in m.file]
+    if not arguments.table:
+        measured = [m for m in chosen if not m.equivalent]
+        random.Random(0).shuffle(measured)  # what is measured before a stop stands for all rooms
+        preload()
+        children = []
+        for job in range(1, arguments.jobs):
+            if (child := os.fork()) == 0:
+                work(measured[job :: arguments.jobs], arguments.results, arguments.seconds)
+                os._exit(0)
+            children.append(child)
+        work(measured[:: arguments.jobs], arguments.results, arguments.seconds)
+        for child in children:
+            os.waitpid(child, 0)
+    known = read_results(arguments.results)
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for mutation in chosen:
+        source = (ROOT / mutation.file).read_text(encoding="utf-8")
+        unknown = {"outcome": "not run", "name": mutation.name, "file": mutation.file}
+        row = known.get(mutation.digest(source), unknown)
+        if mutation.applied(source) is None:
+            row = unknown | {"outcome": "stale"}
+        if mutation.equivalent:
+            row = unknown | {"outcome": "equivalent", "by": mutation.equivalent}
+        rows[mutation.room].append(row)
+    text = table(rows, f"Python {platform.python_version()}")
+    if not (arguments.room or arguments.only):
+        (RESULTS / "mutations.md").write_text(text, encoding="utf-8")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,210 @@
+"""Which test files should notice a mistake in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+NUMBERS = "tests/test_golden.py::test_a_method_on_the_toys"
+PROCESSES = "tests/methods/test_two_processes.py"
+METHODS = [
+    "tests/methods/test_matching.py",
+    "tests/methods/test_guidance_by_number.py",
+    "tests/methods/test_roles.py",
+    NUMBERS,
+    PROCESSES,
+]
+SCORES = ["tests/test_defaults.py", "tests/methods/test_score.py", *METHODS]
+RULES: dict[str, list[str]] = {
+    "fastgen/callbacks/checkpoint.py": ["tests/callbacks/test_checkpoint.py", "tests/callbacks/test_rules.py"],
+    "fastgen/callbacks/ema.py": ["tests/callbacks/test_ema.py", "tests/callbacks/test_rules.py"],
+    "fastgen/callbacks/evaluation.py": [
+        "tests/callbacks/test_evaluation.py",
+        "tests/callbacks/test_rules.py",
+        "tests/callbacks/test_unfinished.py",
+    ],
+    "fastgen/callbacks/unfinished.py": ["tests/callbacks/test_unfinished.py", "tests/callbacks/test_rules.py"],
+    "fastgen/callbacks/grid.py": ["tests/callbacks/test_grid.py"],
+    "fastgen/callbacks/health.py": ["tests/callbacks/test_watchers.py", "tests/callbacks/test_rules.py"],
+    "fastgen/callbacks/throughput.py": ["tests/callbacks/test_watchers.py", "tests/callbacks/test_rules.py"],
+    "fastgen/callbacks/sampling.py": ["tests/callbacks/test_grid.py", "tests/callbacks/test_evaluation.py"],
+    "fastgen/callbacks/side_work.py": ["tests/callbacks/test_evaluation.py", "tests/callbacks/test_watchers.py"],
+    "fastgen/callbacks/predictions.py": ["tests/callbacks/test_watchers.py"],
+    "fastgen/callbacks/rows.py": ["tests/callbacks/test_rules.py", "tests/callbacks/test_evaluation.py"],
+    "fastgen/callbacks": ["tests/callbacks/test_watchers.py", "tests/callbacks/test_ema.py"],
+    "fastgen/checkpoints.py": ["tests/test_adapter_roles.py", "tests/test_cli.py", "tests/test_bad_input.py"],
+    "fastgen/cli.py": ["tests/test_cli.py", "tests/test_bad_input.py"],
+    "fastgen/commands/pairs.py": ["tests/data/test_pairs.py", "tests/test_cli.py"],
+    "fastgen/commands/stats.py": ["tests/commands/test_stats.py", "tests/test_evaluation_cli.py"],
+    "fastgen/commands/export.py": ["tests/test_export.py", "tests/test_bad_input.py"],
+    "fastgen/commands/compare.py": ["tests/report", "tests/test_cli.py"],
+    "fastgen/commands/report.py": ["tests/report", "tests/test_cli.py"],
+    "fastgen/commands/scores.py": ["tests/report/test_external.py", "tests/test_cli.py"],
+    "fastgen/commands": ["tests/test_cli.py", "tests/test_bad_input.py", "tests/layouts"],
+    "fastgen/conditions.py": ["tests/methods/test_guidance_by_number.py", "tests/methods/test_score.py"],
+    "fastgen/data/base.py": ["tests/data/test_data_base.py", "tests/data/test_data_ranks.py"],
+    "fastgen/data/digits.py": ["tests/data/test_digits.py"],
+    "fastgen/data/images.py": ["tests/data/test_image_folder.py"],
+    "fastgen/data/mixture.py": ["tests/data/test_mixture_data.py"],
+    "fastgen/data/pairs.py": ["tests/data/test_pairs.py"],
+    "fastgen/data/prompts.py": ["tests/data/test_prompts.py"],
+    "fastgen/data": ["tests/data"],
+    "fastgen/denoisers/adapters.py": ["tests/denoisers/test_adapters.py", "tests/test_adapter_roles.py"],
+    "fastgen/denoisers/analytic.py": ["tests/denoisers/test_analytic.py"],
+    "fastgen/denoisers/mixtures.py": ["tests/denoisers/test_analytic.py"],
+    "fastgen/denoisers/borrowed.py": [
+        "tests/methods/test_optimal_steps.py",
+        "tests/methods/test_guidance_by_number.py",
+    ],
+    "fastgen/denoisers/dropout.py": ["tests/objectives/test_tangents.py", "tests/methods/test_flow_maps.py"],
+    "fastgen/denoisers/experts.py": ["tests/denoisers/test_experts.py", "tests/methods/test_phased_dmd.py"],
+    "fastgen/denoisers/features.py": ["tests/denoisers/test_features.py", "tests/extras/test_gan.py"],
+    "fastgen/denoisers/freezing.py": ["tests/methods/test_gdd.py"],
+    "fastgen/denoisers/policy.py": ["tests/methods/test_pi_flow.py"],
+    "fastgen/denoisers/preconditioning.py": [
+        "tests/denoisers/test_preconditioning.py",
+        "tests/denoisers/test_networks.py",
+    ],
+    "fastgen/denoisers/warped.py": ["tests/denoisers/test_networks.py", "tests/methods/test_flow_maps.py"],
+    "fastgen/denoisers/schedulers.py": ["tests/denoisers/test_schedulers.py", "tests/denoisers/test_families.py"],
+    "fastgen/denoisers/unet.py": ["tests/denoisers/test_unet.py", "tests/denoisers/test_networks.py"],
+    "fastgen/denoisers/dit.py": ["tests/denoisers/test_dit.py", "tests/denoisers/test_networks.py"],
+    "fastgen/denoisers/diffusers_": [
+        "tests/denoisers/test_families.py",
+        "tests/denoisers/test_family_inputs.py",
+        "tests/denoisers/test_family_options.py",
+        "tests/denoisers/test_diffusers_sd.py",
+    ],
+    "fastgen/denoisers/flow_transformers.py": [
+        "tests/denoisers/test_families.py",
+        "tests/denoisers/test_family_inputs.py",
+    ],
+    "fastgen/denoisers/pipeline": [
+        "tests/denoisers/test_families.py",
+        "tests/denoisers/test_family_inputs.py",
+        "tests/denoisers/test_loading.py",
+        "tests/denoisers/test_diffusers_sd.py",
+    ],
+    "fastgen/denoisers/text.py": [
+        "tests/denoisers/test_families.py",
+        "tests/denoisers/test_family_inputs.py",
+        "tests/denoisers/test_diffusers_sd.py",
+    ],
+    "fastgen/denoisers/packing.py": ["tests/denoisers/test_families.py", "tests/denoisers/test_family_inputs.py"],
+    "fastgen/denoisers": ["tests/denoisers/test_networks.py", "tests/methods/test_flow_maps.py"],
+    "fastgen/export.py": ["tests/test_export.py"],
+    "fastgen/lora_files.py": ["tests/test_export.py"],
+    "fastgen/extras/distribution_matching.py": [
+        "tests/extras/test_distribution_matching.py",
+        "tests/extras/test_extra_rules.py",
+        "tests/methods/test_guidance_by_number.py",
+        PROCESSES,
+    ],
+    "fastgen/extras": ["tests/extras", "tests/methods/test_roles.py", NUMBERS],
+    "fastgen/files.py": [
+        "tests/test_bad_input.py",
+        "tests/callbacks/test_checkpoint.py",
+        "tests/denoisers/test_loading.py",
+    ],
+    "fastgen/fingerprints.py": ["tests/metrics/test_reference.py", "tests/callbacks/test_unfinished.py"],
+    "fastgen/layouts": ["tests/layouts", "tests/data/test_pairs.py"],
+    "fastgen/map_times.py": ["tests/test_times.py", "tests/methods/test_flow_maps.py", "tests/test_defaults.py"],
+    "fastgen/metrics/frechet.py": ["tests/metrics/test_frechet.py", "tests/metrics/test_scores.py"],
+    "fastgen/metrics/kernel.py": ["tests/metrics/test_kernel.py"],
+    "fastgen/metrics/precision_recall.py": ["tests/metrics/test_precision_recall.py"],
+    "fastgen/metrics/inception_score.py": ["tests/metrics/test_scores.py"],
+    "fastgen/metrics/cmmd.py": ["tests/metrics/test_scores.py", "tests/metrics/test_kernel.py"],
+    "fastgen/metrics/vendi.py": ["tests/metrics/test_scores.py"],
+    "fastgen/metrics/duplicates.py": ["tests/metrics/test_duplicates.py"],
+    "fastgen/metrics/reference.py": ["tests/metrics/test_reference.py"],
+    "fastgen/metrics/image_suite.py": [
+        "tests/metrics/test_image_metrics.py",
+        "tests/metrics/test_suites.py",
+        "tests/metrics/test_reference.py",
+        "tests/callbacks/test_unfinished.py",
+    ],
+    "fastgen/metrics": ["tests/metrics"],
+    "fastgen/objectives/adversarial.py": ["tests/objectives/test_adversarial.py", "tests/methods/test_gdd.py"],
+    "fastgen/objectives": ["tests/objectives", "tests/methods/test_matching.py", "tests/methods/test_trajectory.py"],
+    "fastgen/pictures.py": ["tests/test_pictures.py", "tests/callbacks/test_grid.py"],
+    "fastgen/precision.py": ["tests/callbacks/test_ema.py", "tests/denoisers/test_adapters.py"],
+    "fastgen/processes.py": ["tests/test_processes.py", "tests/sampling/test_solvers.py", "tests/test_defaults.py"],
+    "fastgen/randomness.py": [
+        "tests/test_randomness.py",
+        "tests/sampling/test_students.py",
+        "tests/methods/test_roles.py",
+    ],
+    "fastgen/report": ["tests/report"],
+    "fastgen/sampling/policies.py": ["tests/methods/test_pi_flow.py"],
+    "fastgen/sampling/optimal_steps.py": ["tests/methods/test_optimal_steps.py"],
+    "fastgen/sampling": [
+        "tests/sampling",
+        "tests/methods/test_phased_dmd.py",
+        "tests/methods/test_matching.py",
+        "tests/methods/test_guidance_by_number.py",
+        "tests/methods/test_score.py",
+        "tests/extras/test_distribution_matching.py",
+    ],
+    "fastgen/sharding.py": ["tests/test_sharding.py"],
+    "fastgen/strategies.py": ["tests/test_sharding.py", "tests/test_cli.py"],
+    "fastgen/times.py": ["tests/test_times.py", "tests/test_defaults.py"],
+    "fastgen/videos.py": ["tests/test_pictures.py", "tests/layouts"],
+    "fastgen/methods/base.py": ["tests/methods/test_roles.py", "tests/methods/test_contract.py", METHODS[1]],
+    "fastgen/methods/batch.py": ["tests/methods/test_roles.py", "tests/methods/test_contract.py"],
+    **{f"fastgen/methods/{name}.py": SCORES for name in ("sid", "dmd2", "diff_instruct", "few_step_sid", "swiftbrush")},
+    **{f"fastgen/methods/{name}.py": SCORES for name in ("tdm", "f_distill", "decoupled_dmd")},
+    "fastgen/methods/state.py": ["tests/methods/test_contract.py", "tests/callbacks/test_checkpoint.py"],
+    "fastgen/methods/gdd.py": ["tests/methods/test_gdd.py", *METHODS[1:]],
+    "fastgen/methods/kd.py": ["tests/methods/test_trajectory.py", *METHODS[1:]],
+    "fastgen/methods/reflow.py": ["tests/methods/test_trajectory.py", *METHODS[1:]],
+    "fastgen/methods/trajectory.py": ["tests/methods/test_trajectory.py", *METHODS[1:]],
+    "fastgen/methods/progressive.py": ["tests/methods/test_trajectory.py", *METHODS[1:]],
+    "fastgen/methods/pi_flow.py": ["tests/methods/test_pi_flow.py", *METHODS[1:]],
+    "fastgen/methods/optimal_steps.py": ["tests/methods/test_optimal_steps.py", *METHODS[1:]],
+    "fastgen/methods/phased_dmd.py": ["tests/methods/test_phased_dmd.py", *METHODS[1:]],
+    "fastgen/methods/schedule.py": ["tests/methods/test_schedule.py"],
+    "fastgen/methods/score.py": ["tests/methods/test_score.py", *METHODS],
+    "fastgen/methods/teacher.py": ["tests/methods/test_teacher.py", *METHODS[1:]],
+    "fastgen/methods": [
+        "tests/methods/test_flow_maps.py",
+        "tests/methods/test_closed_form.py",
+        "tests/test_defaults.py",
+        *METHODS,
+    ],
+}
+"""Test files (or folders) by the beginning of a file's path; the longest that fits counts. Fast ones come first."""
+
+
+ONLY = {
+    "dmd2": "DMD2",
+    "sid": "SiD",
+    "few_step_sid": "FewStepSiD",
+    "diff_instruct": "DiffInstruct",
+    "swiftbrush": "SwiftBrush",
+    "tdm": "TDM",
+    "phased_dmd": "PhasedDMD",
+    "decoupled_dmd": "DecoupledDMD",
+    "f_distill": "FDistill",
+    "gdd": "GDD",
+    "kd": "KD",
+    "reflow": "Reflow",
+    "progressive": "Progressive",
+    "pi_flow": "PiFlow",
+    "optimal_steps": "OptimalSteps",
+    "mean_flow": "MeanFlow",
+    "scm": "SCM",
+    "shortcut": "Shortcut",
+    "teacher": "TeacherTraining",
+}
+"""The one method that a file under ``fastgen/methods`` makes: of all methods' numbers its own are looked at."""
+
+
+def files_for(file: str) -> list[str]:
+    """The test files for mutations of ``file``, those that exist."""
+    best = max((start for start in RULES if file.startswith(start)), key=len, default="")
+    tests = [test for test in RULES.get(best, ["tests/test_cli.py"]) if (ROOT / test.partition("::")[0]).exists()]
+    if (cls := ONLY.get(Path(file).stem)) and NUMBERS in tests:
+        tests.remove(NUMBERS)
+        tests.insert(1, f"{NUMBERS}[{cls}]")
+    return tests
