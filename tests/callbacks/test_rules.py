@@ -25,7 +25,12 @@ from fastgen.sampling.students import StudentSampler
 
 def world(folder: Path, rank: int = 0, size: int = 1, **more: Any) -> Any:
     """A trainer of one of several processes, as far as callbacks ask."""
-    strategy = SimpleNamespace(broadcast=lambda value, *_: value, barrier=lambda *_: None)
+    strategy = SimpleNamespace(
+        broadcast=lambda value, *_: value,
+        barrier=lambda *_: None,
+        reduce=lambda value, reduce_op: value,
+        reduce_boolean_decision=lambda value, all=True: value,
+    )
     stub = SimpleNamespace(
         world_size=size,
         global_rank=rank,
