@@ -30,6 +30,7 @@ def world(folder: Path, rank: int = 0, size: int = 1, **more: Any) -> Any:
         barrier=lambda *_: None,
         reduce=lambda value, reduce_op: value,
         reduce_boolean_decision=lambda value, all=True: value,
+        checkpoint_io=None,
     )
     stub = SimpleNamespace(
         world_size=size,
