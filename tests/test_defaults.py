@@ -22,6 +22,7 @@ from fastgen.callbacks import ema
 from fastgen.callbacks.evaluation import Evaluate
 from fastgen.callbacks.health import Health
 from fastgen.conditions import Guidance
+from fastgen.errors import UserError
 from fastgen.extras import GAN, DistributionMatching, Reward
 from fastgen.map_times import JumpLaw
 from fastgen.methods.transition import Transition
@@ -299,3 +300,9 @@ def test_laws():
     for name, wanted in LAWS.items():
         assert {k: v for k, v in found[name]().items() if v is not None} == wanted, name
     assert {cls.__name__ for cls in all_subclasses(Derivative)} == {"ForwardMode", "FiniteDifference"}
+
+
+@pytest.mark.parametrize("chance", [-0.1, 1.5])
+def test_a_chance_is_a_probability(chance: float):
+    with pytest.raises((ValueError, UserError)):
+        Guidance(condition_dropout=chance)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastgen.map_times import DyadicTimes, SortedTimes
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
 from fastgen.times import FlowTime, KarrasLevel, LogitNormalTime, LogNormalLevel, TimeLaw, UniformStep, UniformTime
@@ -113,3 +114,27 @@ def test_shifted_flow_times():
     angle = FlowTime(0.0, 1.0, shift=5.0).sample(draws(), TrigFlow(1.0))
     torch.testing.assert_close(angle, torch.arctan(shifted / (1 - shifted)), rtol=1e-12, atol=1e-12)
     assert abs(u.mean() - 0.5) < 4 / math.sqrt(12 * COUNT)
+
+
+def test_dyadic_jumps_and_the_flow_lie_on_their_grids():
+    """Jumps of length 1/n start at multiples of it; the flow is learned at multiples of half the shortest."""
+    times = DyadicTimes(levels=4, bootstrap=0.5).sample(Draws(0, range(2000)), RectifiedFlow(), 0)
+    length = times.t - times.s
+    jumps = length > 0
+    assert 0.45 < jumps.double().mean() < 0.55
+    assert set(length[jumps].unique().tolist()) == {1.0, 0.5, 0.25, 0.125}
+    assert torch.equal(((times.t / length)[jumps]).round(), (times.t / length)[jumps])
+    assert set((times.t[~jumps] * 16).unique().tolist()) == set(map(float, range(1, 17)))
+    torch.testing.assert_close(times.r, 0.5 * (times.t + times.s))
+
+
+def test_the_middle_is_a_share_of_the_way_from_t_to_s():
+    draws, law = Draws(0, range(50)), SortedTimes(diagonal=0.0, middle=0.25)
+    times = law.sample(draws, RectifiedFlow(), 0)
+    torch.testing.assert_close(times.r, times.t - 0.25 * (times.t - times.s))
+    assert bool((times.s < times.t).all())
+    drawn = SortedTimes(diagonal=0.0, middle=None).sample(draws, RectifiedFlow(), 0)
+    share = (drawn.t - drawn.r) / (drawn.t - drawn.s)
+    assert 0.3 < share.mean() < 0.7 and share.std() > 0.2
+    ends = SortedTimes(diagonal=0.5, to_data=1.0).sample(draws, RectifiedFlow(), 0)
+    assert bool(((ends.s == 0.0) | (ends.s == ends.t)).all()) and 10 < int((ends.s == 0.0).sum()) < 40

@@ -163,3 +163,10 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
         ImageFolder(str(tmp_path), 8, resize=False, on_error="skip").setup()
     with pytest.raises(UserError, match="held_out_fraction"):
         ImageFolder(str(tmp_path), 8, held_out_fraction=1.5)
+
+
+def test_black_is_minus_one_and_white_is_one(tmp_path: Path) -> None:
+    for i, value in enumerate((0, 255)):
+        write(tmp_path / f"{i}.png", value)
+    data = ImageFolder(str(tmp_path), 8, held_out_fraction=0.0, batch_size=2)
+    assert {float(value) for value in next(iter(data.train_dataloader()))["x0"].unique()} == {-1.0, 1.0}

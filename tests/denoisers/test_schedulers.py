@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from fastgen.denoisers.schedulers import PipelineFlow, PipelineVP, flow_from_scheduler
+from fastgen.denoisers.schedulers import PipelineFlow, PipelineVP, flow_from_scheduler, zero_terminal
 from fastgen.errors import UserError
+from fastgen.processes import VP
 
 SDXL = {
     "beta_start": 0.00085,
@@ -108,3 +109,12 @@ def test_other_schedulers_are_refused(config: dict, match: str):
 def test_unknown_spacing_is_refused():
     with pytest.raises(UserError, match="timestep_spacing 'random'"):
         PipelineVP.from_scheduler({**SDXL, "timestep_spacing": "random"}, "test")
+
+
+def test_zero_terminal_snr_is_that_of_diffusers():
+    from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
+
+    betas = VP()._table(torch.device("cpu"))
+    given = 1.0 - (betas[1:] - betas[:-1]).exp()
+    expected = torch.cumprod(1.0 - rescale_zero_terminal_snr(given.clone()), 0)
+    torch.testing.assert_close(zero_terminal(given), expected, rtol=1e-9, atol=1e-12)

@@ -17,7 +17,7 @@ from toys import CLASSES, ToyCodec, ToyData, arguments, build, trainer
 
 import fastgen.extras
 from fastgen.extras import Extra, Reward, RewardModel
-from fastgen.methods import DMD2, KD, Distiller, PiFlow, SiD
+from fastgen.methods import DMD2, KD, Distiller, FDistill, OptimalSteps, PiFlow, SiD
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.eulerian import EulerianDistiller
 from fastgen.methods.schedule import UpdateSchedule
@@ -348,3 +348,38 @@ def test_networks_are_a_function_of_the_seed_alone():
             method.configure_model()
             states.append(dict(method.state_dict()))
         assert all(torch.equal(states[0][name], states[1][name]) for name in states[0]), cls.__name__
+
+
+def test_f_distill_weighs_by_the_means_of_all_ranks():
+    """The other rank adds a total of 6 in 2 samples to every bin."""
+    method = build(FDistill)
+    method.configure_model()
+    method.ratio = lambda *_: torch.full((4,), 2.0, dtype=torch.float64)  # type: ignore[method-assign]
+    asked: list[str] = []
+
+    def reduce(value: Tensor, reduce_op: str) -> Tensor:
+        asked.append(reduce_op)
+        return value + torch.tensor([6.0, 2.0], dtype=value.dtype).reshape(-1, *[1] * (value.ndim - 1))
+
+    method._trainer = World(0, 2)  # type: ignore[assignment]
+    method.trainer.strategy.reduce = reduce
+    piece = MicroBatch(torch.randn(4, 2), {"label": LABEL}, Draws(0, range(4), "train"))
+    method.before_update("student", [piece])
+    bins = torch.bincount(method.bin(piece.memory["prepared"][2]), minlength=len(method.ratio_means))
+    torch.testing.assert_close(method.ratio_means, (2.0 * bins.double() + 6.0) / (bins + 2.0))
+    own = method.weight(torch.full((4,), 2.0, dtype=torch.float64), piece.memory["prepared"][2]).sum()
+    torch.testing.assert_close(method.weight_mean, (own + 6.0) / 6.0)
+    assert asked == ["sum", "sum"]
+
+
+def test_optimal_steps_take_the_median_over_all_ranks_and_batches():
+    method = make(OptimalSteps)
+    method.configure_model()
+    world = World(0, 2)
+    world.strategy = SimpleNamespace(reduce=lambda value, reduce_op: 3 * value if reduce_op == "sum" else value)
+    method._trainer = world  # type: ignore[assignment]
+    method.wrapped_optimizer = lambda _: SimpleNamespace(step=lambda: None)  # type: ignore[method-assign]
+    for number in range(2):
+        piece = MicroBatch(None, {"label": LABEL}, Draws(0, range(4 * number, 4 * number + 4), "train"))
+        method.update("student", [piece])
+        assert bool((method.counts.sum(1) == 12 * (number + 1)).all())

@@ -2,7 +2,12 @@ import math
 
 import torch
 
-from fastgen.objectives.adversarial import discriminator_loss, generator_loss
+from fastgen.objectives.adversarial import (
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+    smoothness_penalty,
+)
 
 
 def softplus(value: float) -> float:
@@ -42,3 +47,21 @@ def test_the_optimal_logit_is_the_log_density_ratio():
     )
     loss.backward()
     assert abs(logit.grad.item()) < 1e-12
+
+
+def test_the_smoothness_penalty_is_that_of_every_head_and_moves_both_sides():
+    real, moved = torch.tensor([[1.0, -1.0]], requires_grad=True), torch.tensor([[0.0, 0.0]], requires_grad=True)
+    penalty = smoothness_penalty(real, moved)
+    assert penalty.item() == 1.0, "heads that move apart do not cancel"
+    penalty.backward()
+    torch.testing.assert_close(real.grad, torch.tensor([[1.0, -1.0]]))
+    torch.testing.assert_close(moved.grad, -real.grad)
+
+
+def test_r1_has_a_gradient_for_the_discriminator():
+    """D(x) = a sum x^2: the penalty is 2 a^2 |x|^2, its slope in a is 4 a |x|^2."""
+    a, x = torch.tensor(1.5, requires_grad=True), torch.tensor([[1.0, 2.0], [0.0, 1.0]], requires_grad=True)
+    penalty = gradient_penalty(a * x.square().sum(1), x)
+    torch.testing.assert_close(penalty.detach(), torch.tensor(2 * 1.5**2 * (5.0 + 1.0) / 2))
+    (slope,) = torch.autograd.grad(penalty, a)
+    torch.testing.assert_close(slope, torch.tensor(4 * 1.5 * (5.0 + 1.0) / 2))

@@ -8,7 +8,8 @@ from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
-from fastgen.sampling.students import StudentSampler
+from fastgen.sampling.students import AnytimeSampler, StudentSampler
+from fastgen.times import UniformTime
 
 TIMES: dict[str, tuple[Process, list[float]]] = {
     "edm": (EDM(), [80.0, 10.0, 1.0, 0.2]),
@@ -164,3 +165,13 @@ def test_a_sample_belongs_to_its_seed(process: Process, times: list[float], stoc
 def test_times_must_decrease(times: list[float]):
     with pytest.raises(ValueError, match="decreasing"):
         StudentSampler(times)
+
+
+@pytest.mark.parametrize("sampler", [StudentSampler([80.0, 5.0]), AnytimeSampler(UniformTime(), steps=2)])
+def test_a_rollout_begins_at_the_noise_that_it_is_given(sampler: StudentSampler):
+    """Where none is given, at drawn noise; the shape and scale are those of the process."""
+    network, draws, noise = Recording(EDM()), Draws(0, [1, 2], "train"), torch.full((2, 3), 0.5, dtype=torch.float64)
+    for given, expected in ((noise, noise), (None, draws.normal("noise", (3,), torch.float64))):
+        network.calls.clear()
+        sampler.rollout(network, draws, {"label": torch.zeros(2)}, torch.float64, given)
+        torch.testing.assert_close(network.calls[0][0], 80.0 * expected)
