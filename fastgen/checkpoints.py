@@ -6,6 +6,7 @@ import os
 import pickle
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from fastgen.denoisers.adapters import Adapter
 from fastgen.errors import UserError
 from fastgen.files import resolve
-from fastgen.messages import one_sentence
 from fastgen.seals import refuse_damaged, refuse_other_formats
 from fastgen.writing import remove, write_atomically
 
@@ -91,46 +91,45 @@ def read_checkpoint(path: str | os.PathLike[str], mapped: bool = True) -> dict[s
     return checkpoint
 
 
-def method_from_checkpoint(path: str | os.PathLike[str], with_teacher: bool = False) -> Distiller:
+def method_from_checkpoint(
+    path: str | os.PathLike[str], with_teacher: bool = False, trust: Iterable[str] = ()
+) -> Distiller:
     """Rebuild the method that wrote a checkpoint, ready to sample; needs no config.
+
+    What only training needs (optimizers, critics, extras) is not built. Nothing is run but classes of fastgen and of
+    modules that are trusted, however the checkpoint was made.
 
     Args:
         path: File written by ``fastgen fit``.
         with_teacher: Read the teacher's weights too, so that ``sample(role="teacher")`` works.
+        trust: Names of modules whose classes the checkpoint may name, e.g. of a method or a teacher of your own.
 
     Raises:
-        UserError: If the checkpoint is unusable or does not know how its method was built.
+        UserError: If the checkpoint is unusable, names classes that are not trusted, or does not know how its method
+            was built.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    from fastgen.methods import Distiller
+    from fastgen.recipes import generator_from
 
     checkpoint = read_checkpoint(path)
     saved = checkpoint["fastgen"]
-    if saved["recipe"] is None:
+    if saved.get("recipe") is None:
         raise UserError(
             f"'{path}' was trained from Python and does not know its configuration; build the method yourself and call "
             "load_state_dict, or train with 'fastgen fit --config'."
         )
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(Distiller, "model")
     try:
-        method: Distiller = parser.instantiate_classes(parser.parse_object({"model": saved["recipe"]})).model
-    except (ArgumentError, ValueError, TypeError) as error:
-        reason = one_sentence(str(error)).rstrip(".")
-        raise UserError(
-            f"The configuration inside '{path}' cannot be built ({reason}); import the module that defines its "
-            "classes, or use the fastgen version that wrote it."
-        ) from error
+        method = generator_from(saved["recipe"], trust)
+    except UserError as error:
+        raise UserError(f"The configuration inside '{path}' cannot be built: {error}") from error
     with_teacher = with_teacher or method.samples_with_teacher
     shared = isinstance(method.factories["student"], Adapter)  # the student runs the teacher's weights
     method.read_weights = with_teacher or shared
     for name in saved["averages"]:
         method.request_average(name)
-    method.configure_model()
+    method.configure_for_sampling()
     if not (with_teacher or shared):
         method.teacher = None  # its weights were not read
     refuse_damaged(checkpoint, path, ["state_dict"])
     method.on_load_checkpoint(checkpoint)
-    method.load_state_dict(checkpoint["state_dict"])
+    method.load_generator(checkpoint["state_dict"])
     return method.eval()

@@ -31,6 +31,7 @@ from fastgen.errors import UserError
 from fastgen.messages import as_sentence, one_sentence
 from fastgen.methods import Distiller
 from fastgen.methods.base import refuse_half_precision
+from fastgen.parsing import ClassesOnly
 from fastgen.randomness import checked_seed
 from fastgen.trainer_options import refuse_options
 
@@ -47,7 +48,7 @@ class ParserError(UserError):
     """What jsonargparse says, still in its nested form."""
 
 
-class Parser(LightningArgumentParser):
+class Parser(ClassesOnly, LightningArgumentParser):
     """Raises where argparse would print its usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 
 COMPLAINTS = (
+    (r"Function (\S+) in place of a class", "'{0}' is a function; give the path of a class."),
+    (
+        r"Importing '(\S+?)' is not allowed",
+        "'{0}' is nothing that a configuration may name; give a class of fastgen or one of your own.",
+    ),
     (r"Option '(.+?)' is not accepted", "has no option '{0}'; remove it or mend its spelling."),
     (r"Expected a typing\.Literal\[(.+?)\]\. Got value: (.+)", "must be one of {0}, got '{1}'."),
     (r"Expected an? (?:<class ')?(.+?)(?:'>)?\. Got value: (.+)", "must be of type {0}, got '{1}'."),

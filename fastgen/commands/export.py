@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from fastgen.checkpoints import method_from_checkpoint
-from fastgen.commands.parser import Parser
+from fastgen.commands.parser import Parser, add_trust
 from fastgen.errors import UserError
 from fastgen.writing import folder_written_atomically
 
@@ -29,6 +29,7 @@ def export(words: Sequence[str]) -> None:
     )
     parser.add_argument("--steps", type=int, default=None, help="network calls per sample; default as trained")
     parser.add_argument("--role", default="average", help="average (EMA, default), student or an EMA's name")
+    add_trust(parser)
     arguments = parser.parse_args(list(words))
     if arguments.role == "teacher":
         raise UserError("--role teacher has nothing to export; use the teacher's own folder.")
@@ -41,7 +42,7 @@ def export(words: Sequence[str]) -> None:
     from fastgen.lora_files import export_lora
     from fastgen.methods import Distiller
 
-    method = method_from_checkpoint(arguments.ckpt)
+    method = method_from_checkpoint(arguments.ckpt, trust=arguments.trust)
     student = method.network(arguments.role)
     network = student.base if isinstance(student, AdaptedDenoiser) else student
     if not isinstance(network, PipelineDenoiser):

@@ -45,6 +45,12 @@ def parser() -> Parser:
     found.add_argument(
         "--role", type=str | None, default=None, help="teacher (default), or average, student, ... of --ckpt"
     )
+    found.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        help="build classes of this module too, if the checkpoint names them; may be repeated",
+    )
     found.add_argument("--out", type=str, default="pairs", help="the folder; may be interrupted and repeated")
     found.add_argument("--count", type=int, default=10000, help="number of pairs")
     found.add_argument("--steps", type=int | None, default=None, help="steps of the solver; default as configured")
@@ -88,11 +94,11 @@ def source(options: Namespace, settings: Parser) -> tuple[Distiller, str]:
         raise UserError("fastgen pairs: give either --config FILE (its teacher) or --ckpt CKPT.")
     role = options.role or "teacher"
     if options.ckpt is not None:
-        return method_on(options.ckpt, options.device, with_teacher=role == "teacher"), role
+        return method_on(options.ckpt, options.device, role == "teacher", options.trust), role
     if role != "teacher":
         raise UserError(f"A config has no trained '{role}'; give --ckpt CKPT, or leave --role out.")
     try:
-        method: Distiller = settings.instantiate_classes(options).model
+        method: Distiller = settings.instantiate(Namespace(model=options.model)).model  # its teacher, no trainer
     except (ValueError, TypeError, ImportError) as error:
         raise ParserError(str(error)) from error
     method.build_teacher()

@@ -15,6 +15,18 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{self.prog}: {message}.")
 
 
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """The option that names modules whose classes a checkpoint may ask for."""
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="build classes of this module too, if the checkpoint names them; else only those of fastgen; may be "
+        "repeated",
+    )
+
+
 def integers(text: str) -> list[int]:
     """``0-63`` or ``1,5,9-12`` as a list.
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastgen.commands.parser import Parser, integers
+from fastgen.commands.parser import Parser, add_trust, integers
 from fastgen.errors import UserError
 from fastgen.report.page import write_page
 from fastgen.report.run import read_runs
@@ -32,6 +32,7 @@ def report(words: Sequence[str]) -> None:
     parser.add_argument("--prompts", default=None, help="file with prompts; default those of the run")
     parser.add_argument("--batch-size", "--batch_size", type=int, default=64)
     parser.add_argument("--device", default=None, help="where to sample; default a GPU if there is one")
+    add_trust(parser)
     arguments = parser.parse_args(list(words))
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {arguments.batch_size}.")
@@ -47,6 +48,7 @@ def report(words: Sequence[str]) -> None:
         prompts=arguments.prompts,
         device=arguments.device,
         batch_size=arguments.batch_size,
+        trust=tuple(arguments.trust),
     )
     runs = read_runs(arguments.runs)
     blocks: dict[str, list[Block]] = {}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fastgen.commands.loading import method_on
-from fastgen.commands.parser import Parser, integers
+from fastgen.commands.parser import Parser, add_trust, integers
 from fastgen.data.prompts import read_prompts
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
@@ -72,6 +72,7 @@ def sample(words: Sequence[str]) -> None:
     parser.add_argument("--columns", type=int, default=None, help="columns of the grid")
     parser.add_argument("--batch-size", "--batch_size", type=int, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_trust(parser)
     arguments = parser.parse_args(list(words))
     if arguments.batch_size < 1:
         raise UserError(f"--batch-size must be at least 1, got {arguments.batch_size}.")
@@ -83,7 +84,7 @@ def sample(words: Sequence[str]) -> None:
         return sample_layout(arguments)
     seeds = integers(arguments.seeds)
 
-    method = method_on(arguments.ckpt, arguments.device, with_teacher=arguments.role == "teacher")
+    method = method_on(arguments.ckpt, arguments.device, arguments.role == "teacher", arguments.trust)
     condition = conditions(method.student, len(seeds), arguments)
     from tqdm import tqdm
 

@@ -32,7 +32,7 @@ def sample_layout(arguments: argparse.Namespace) -> None:
     if per_prompt < 1:
         raise UserError(f"--per-prompt must be at least 1, got {per_prompt}.")
     layout.check(items, per_prompt)
-    method = method_on(arguments.ckpt, arguments.device, with_teacher=arguments.role == "teacher")
+    method = method_on(arguments.ckpt, arguments.device, arguments.role == "teacher", arguments.trust)
     if not method.student.takes_prompts:
         raise UserError(f"--layout {arguments.layout} is for checkpoints that make pictures from text; leave it out.")
     nfe = method.evaluations(arguments.role, arguments.steps)

@@ -24,13 +24,14 @@ from fastgen.metrics import FeatureExtractor
 from fastgen.metrics.frechet import FrechetDistance
 from fastgen.metrics.images import to_uint8
 from fastgen.metrics.reference import write_reference
+from fastgen.parsing import ClassesOnly
 from fastgen.randomness import generator
 
 PIECES = 8
 """Parts of a batch that are read at the same time."""
 
 
-class _Parser(ArgumentParser):
+class _Parser(ClassesOnly, ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise UserError(f"fastgen stats: {one_sentence(message)}") from ex
 

@@ -64,6 +64,8 @@ class Distiller(MethodState, LightningModule):
     automatic_optimization = False
     samples_with_teacher = False
     """Whether the student's samples need the teacher's weights, which no checkpoint holds."""
+    sampling_networks: tuple[str, ...] = ("teacher", "student")
+    """Arguments that build networks which samples need; the others are not built from a checkpoint."""
     teacher: Denoiser | None
     student: Denoiser
     codec: Codec
@@ -117,21 +119,24 @@ class Distiller(MethodState, LightningModule):
             torch.manual_seed(derive_seed(self.seed, "build"))
             self.build_all()
 
+    def configure_for_sampling(self) -> None:
+        """Build what samples need: no critic, no extra, nothing that only training knows."""
+        self.build_teacher()
+        self.build_student()
+        self.build_averages()
+
     def build_all(self) -> None:
         """Build teacher, student, the method's other roles and the extras."""
         self.build_teacher()
         with built_to_learn():
-            self.student = self.build_role("student")
-            self.sampler.schedule(self.student.process)  # refuses times that the student's process does not have
-            if self.teacher is None:
-                self.codec = self.student.make_codec().requires_grad_(False).eval()
+            self.build_student()
             self.build_roles()
             for extra in self.each_extra():
                 extra.build(self)
                 if taken := set(extra.optimizers()) & set(self.optimizer_factories):
                     raise UserError(f"Two parts of the method bring the role '{min(taken)}'; keep one of these extras.")
                 self.optimizer_factories |= extra.optimizers()
-        self.averages = Averages({name: self.average_of_student() for name in self.requested_averages})
+        self.build_averages()
         self.list_trained_parameters()
 
     def list_trained_parameters(self) -> None:
@@ -147,6 +152,21 @@ class Distiller(MethodState, LightningModule):
         self.teacher = self.build(teacher).requires_grad_(False).eval() if teacher else None
         if self.teacher is not None:
             self.codec = self.teacher.make_codec().requires_grad_(False).eval()
+
+    def build_student(self) -> None:
+        """The student as it generates, and the codec if it has no teacher."""
+        self.student = self.build_role("student")
+        self.sampler.schedule(self.student.process)  # refuses times that the student's process does not have
+        if self.teacher is None:
+            self.codec = self.student.make_codec().requires_grad_(False).eval()
+        self.prepare_student()
+
+    def prepare_student(self) -> None:
+        """What a method changes about its student before it learns and before it generates, e.g. a new input."""
+
+    def build_averages(self) -> None:
+        """The copies of the student that EMA callbacks asked for."""
+        self.averages = Averages({name: self.average_of_student() for name in self.requested_averages})
 
     def build(self, factory: Callable[[], Denoiser]) -> Denoiser:
         """Build a network and, unless a checkpoint is about to fill it, read its weights."""
@@ -183,7 +203,7 @@ class Distiller(MethodState, LightningModule):
         return cast(list[Extra], list(self.extras))
 
     def build_roles(self) -> None:
-        """Build what a method owns besides teacher and student."""
+        """Build what a method owns besides teacher and student, to train it."""
 
     def trained_modules(self) -> dict[str, list[nn.Module]]:
         """The modules that each role trains, in the order of the optimizers."""

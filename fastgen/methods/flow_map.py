@@ -132,15 +132,17 @@ class FlowMapDistiller(Distiller, ABC):
 
     # ------------------------------------------------------------------ roles
 
-    def build_roles(self) -> None:
-        if self.needs_teacher() and self.teacher is None:
-            raise UserError(f"{type(self).__name__} asks a teacher here; give model.init_args.teacher.")
+    def prepare_student(self) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "adapters"))  # new weights are a function of the run's seed
             if self.two_times:
                 self.student.add_second_time()
             if self.guidance.embedded:
                 self.student.add_guidance_input()
+
+    def build_roles(self) -> None:
+        if self.needs_teacher() and self.teacher is None:
+            raise UserError(f"{type(self).__name__} asks a teacher here; give model.init_args.teacher.")
         own, wanted = self.student.process, self.wanted_coordinates
         self.coordinates = own if wanted is None or isinstance(own, type(wanted)) else wanted
         last = torch.tensor(own.t_max, dtype=torch.float64, device="cpu")

@@ -70,6 +70,8 @@ class PiFlow(TrajectoryDistiller):
     def build_roles(self) -> None:
         if self.teacher is None:
             raise UserError("PiFlow needs a teacher to imitate; give model.init_args.teacher.")
+
+    def prepare_student(self) -> None:
         if not isinstance(self.student, PolicyDenoiser):
             self.student = PolicyDenoiser(self.student, self.policy, self.head)
 

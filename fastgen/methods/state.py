@@ -206,3 +206,12 @@ class MethodState(LightningModule):
                 f"'{wrong[0]}'; use the config (and the EMA callbacks) it was trained with."
             )
         return super().load_state_dict(given, strict=False, assign=assign)
+
+    def load_generator(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load what was built of a checkpoint that holds more; its parts that are not there are left out.
+
+        Raises:
+            UserError: If names or shapes differ within a part.
+        """
+        parts = {name.partition(".")[0] for name in self.state_dict()}
+        self.load_state_dict({k: v for k, v in state_dict.items() if k.partition(".")[0] in parts})

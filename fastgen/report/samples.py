@@ -58,6 +58,7 @@ class Wish:
         prompts: File with prompts for text-to-image checkpoints; ``None`` takes the run's own.
         device: Where to sample; ``None`` for a GPU if there is one.
         batch_size: Samples per network call.
+        trust: Modules whose classes a checkpoint may name, beside those of fastgen.
     """
 
     seeds: tuple[int, ...] | None = None
@@ -66,6 +67,7 @@ class Wish:
     prompts: str | None = None
     device: str | None = None
     batch_size: int = 64
+    trust: tuple[str, ...] = ()
 
 
 def samples_of(run: Run, out: Path, wish: Wish) -> list[Block]:
@@ -115,9 +117,11 @@ def make(run: Run, out: Path, folder: Path, wish: Wish, steps: Sequence[int]) ->
 
     assert run.checkpoint is not None
     try:
-        method = method_from_checkpoint(run.checkpoint, with_teacher=True)
+        method = method_from_checkpoint(run.checkpoint, with_teacher=True, trust=wish.trust)
     except UserError:
-        method = method_from_checkpoint(run.checkpoint)  # the teacher's own weights may not be at hand
+        method = method_from_checkpoint(
+            run.checkpoint, trust=wish.trust
+        )  # the teacher's own weights may not be at hand
     device = wish.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         method.to(device)

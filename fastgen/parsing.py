@@ -1,0 +1,73 @@
+"""What every parser of configurations refuses, whoever wrote them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from jsonargparse import ArgumentParser, Namespace
+
+from fastgen.declared import Slot, arguments_of, slots_of
+from fastgen.errors import UserError
+from fastgen.masking import masked, refuse_masked
+from fastgen.trust import imported
+
+if TYPE_CHECKING:
+    Base = ArgumentParser
+else:
+    Base = object
+
+
+class ClassesOnly(Base):
+    """A parser, also of each class within a configuration, for which a class path names a class.
+
+    The library builds optimizers and networks by calling what a configuration names, with the arguments that it names;
+    jsonargparse would call a function just as well.
+    """
+
+    def add_function_arguments(self, function: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        """A class path turned out to be a function."""
+        name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}"
+        raise ImportError(f"Function {name} in place of a class")
+
+    def instantiate(self, namespace: Any, *args: Any, **kwargs: Any) -> Any:
+        """Build what was parsed.
+
+        Raises:
+            UserError: If a function stands where a class is built, or a secret is masked.
+        """
+        slots = slots_of(self)
+        values = namespace.as_dict() if isinstance(namespace, Namespace) else namespace
+        own = {key: value for key, value in values.items() if key in slots}  # subcommands have parsers of their own
+        refuse_masked(own)
+        refuse_functions(own, slots)
+        return super().instantiate(namespace, *args, **kwargs)
+
+    def dump(self, cfg: Any, *args: Any, **kwargs: Any) -> str:
+        """What is written into files and shown: without keys, tokens and passwords."""
+        return super().dump(masked(cfg), *args, **kwargs)
+
+
+def refuse_functions(values: Mapping[str, Any], slots: Mapping[str, Slot], place: str = "") -> None:
+    """Raise if a parsed value is a function where a class is built; functions that are defaults stay."""
+    for key, value in values.items():
+        refuse_function(value, slots.get(key, Slot()), f"{place}.{key}" if place else key)
+
+
+def refuse_function(value: Any, slot: Slot, place: str) -> None:
+    """As ``refuse_functions``, for one value."""
+    if inspect.isroutine(value) and slot.classes and value is not slot.default:
+        wanted = " or ".join(kind.__name__ for kind in slot.classes)
+        raise UserError(f"{place} is the function '{value.__qualname__}'; give the path of a class ({wanted}).")
+    if isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            refuse_function(part, slot.parts or slot, f"{place}[{number}]")
+    elif isinstance(value, Mapping) and isinstance(name := value.get("class_path"), str) and "." in name:
+        kind = imported(name, place)
+        if not inspect.isclass(kind):
+            raise UserError(f"{place}.class_path is the {type(kind).__name__} '{name}'; give the path of a class.")
+        refuse_functions(value.get("init_args") or {}, arguments_of(kind), f"{place}.init_args")
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            refuse_function(part, slot.fields.get(key, slot.parts or Slot()), f"{place}.{key}")

@@ -1,0 +1,312 @@
+"""A file from a stranger runs nothing: what it names is looked at before anything is imported."""
+
+from __future__ import annotations
+
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from command_line import EDM, checkpoint, fastgen, mixture, write
+
+from fastgen.checkpoints import method_from_checkpoint
+from fastgen.errors import UserError
+from fastgen.recipes import generator_from
+
+STRANGER = """
+from pathlib import Path
+{canary}.touch()
+import torch
+from fastgen.denoisers import MLP
+from fastgen.methods import SiD
+from fastgen.sampling.solvers import Heun
+class Net(MLP): pass
+class Method(SiD): pass
+class Slow(Heun): pass
+class Optimizer(torch.optim.Adam): pass
+def optimizer(params, lr: float = 0.1) -> torch.optim.Optimizer: return Optimizer(params, lr)
+"""
+
+
+@pytest.fixture
+def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that must not appear; an importable module ``stranger`` touches it."""
+    file = tmp_path / "canary"
+    (tmp_path / "stranger.py").write_text(STRANGER.format(canary=repr(file).replace("PosixPath", "Path")))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "stranger", raising=False)
+    monkeypatch.chdir(tmp_path)
+    yield file
+    sys.modules.pop("stranger", None)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a tiny run."""
+    folder = tmp_path_factory.mktemp("trained")
+    extras = [{"class_path": "GAN", "init_args": {"start": 100}}]
+    config = mixture(folder, steps=1, batch_size=4, extras=extras)
+    config["trainer"]["callbacks"] = [checkpoint(1)]
+    assert fastgen("fit", "--config", write(folder / "config.yaml", config)) == 0
+    return folder / "run" / "version_0"
+
+
+@pytest.fixture(scope="module")
+def recipe(trained: Path) -> dict[str, Any]:
+    return torch.load(trained / "checkpoints/last.ckpt", weights_only=True)["fastgen"]["recipe"]
+
+
+def shell(canary: Path) -> dict[str, Any]:
+    return {"class_path": "subprocess.getoutput", "init_args": {"cmd": f"touch {canary}"}}
+
+
+def of_class(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": name, "init_args": arguments}
+
+
+def put(recipe: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
+    """A copy with ``value`` at a dotted place."""
+    changed: Any = deepcopy(recipe)
+    *path, last = place.split(".")
+    part = changed
+    for key in path:
+        part[key] = part[key] if isinstance(part.get(key), dict) else {}
+        part = part[key]
+    part[last] = value
+    return changed
+
+
+def test_a_recipe_builds_what_samples_need_and_no_more(recipe: dict[str, Any]):
+    method = generator_from(recipe)
+    assert not method.extras and method.factories["critic"] is None
+    method.configure_for_sampling()
+    assert not hasattr(method, "critic")
+    assert {name.partition(".")[0] for name in method.state_dict()} <= {"student", "teacher", "codec", "averages"}
+
+
+FOR_TRAINING = ("student_optimizer", "student_lr_scheduler", "critic", "critic_optimizer", "critic_lr_scheduler")
+
+
+@pytest.mark.parametrize("name", [*FOR_TRAINING, "extras"])
+@pytest.mark.parametrize("kind", ["function", "stranger", "text"])
+def test_what_only_training_needs_is_not_even_looked_at(name: str, kind: str, recipe: dict[str, Any], canary: Path):
+    value = {"function": shell(canary), "stranger": of_class("stranger.Optimizer"), "text": "stranger.optimizer"}[kind]
+    generator_from(put(recipe, f"init_args.{name}", [value] if name == "extras" else value)).configure_for_sampling()
+    assert not canary.exists() and "stranger" not in sys.modules
+
+
+def touch(canary: Path) -> str:
+    return f"touch {canary}"
+
+
+PLACES = {
+    "the method": "",
+    "the teacher": "init_args.teacher",
+    "the student": "init_args.student",
+    "the solver": "init_args.solver",
+    "the sampler": "init_args.sampler",
+    "a time law": "init_args.renoise_time",
+    "a loss": "init_args.critic_objective",
+    "deep in the teacher": "init_args.teacher.init_args.process",
+    "a plain number": "init_args.seed",
+    "a dataclass": "init_args.guidance",
+    "a list of numbers": "init_args.sampler.init_args.times",
+    "an unknown argument": "init_args.anything",
+    "arguments by another door": "init_args.teacher.dict_kwargs.process",
+    "a door of no class": "init_args.seed.dict_kwargs.other",
+}
+PAYLOADS = {
+    "function": lambda c: {"class_path": "subprocess.getoutput", "init_args": {"cmd": touch(c)}},
+    "process": lambda c: of_class("subprocess.Popen", args=["touch", str(c)]),
+    "stranger's class": lambda c: of_class("stranger.Net", process=EDM),
+    "stranger's class by name": lambda c: "stranger.Net",
+    "function by name": lambda c: "stranger.optimizer",
+    "through torch": lambda c: of_class("torch.os.system", command=touch(c)),
+    "through fastgen": lambda c: of_class("fastgen.cli.sys.modules", x=1),
+    "through a module of ours": lambda c: of_class(
+        "fastgen.metrics.weights.urllib.request.urlretrieve", url=f"file://{c}"
+    ),
+    "function of torch": lambda c: of_class("torch.hub.load", repo_or_dir=str(c), model="x", source="local"),
+    "compiler of torch": lambda c: of_class("torch.utils.cpp_extension.load", sources=[str(c)]),
+    "pickle of torch": lambda c: of_class("torch.load", f=str(c), weights_only=False),
+    "program of torch": lambda c: of_class("torch.jit.load", f=str(c)),
+    "package of torch": lambda c: of_class("torch.package.PackageImporter", file_or_buffer=str(c)),
+    "writer of torch": lambda c: of_class("torch.utils.tensorboard.SummaryWriter", log_dir=str(c)),
+    "logger of lightning": lambda c: of_class("lightning.pytorch.loggers.CSVLogger", save_dir=str(c)),
+    "function of ours": lambda c: of_class("fastgen.files.write_text", path=str(c), text="x"),
+    "class of ours that is none of these": lambda c: of_class("fastgen.callbacks.Checkpoint", dirpath=str(c)),
+    "YAML in a text": lambda c: f"{{class_path: subprocess.getoutput, init_args: {{cmd: touch {c}}}}}",
+    "private name": lambda c: of_class("fastgen.__main__.main", arguments=["--version"]),
+    "file of a config": lambda c: str(c.parent / "poison.yaml"),
+    "dotted keys": lambda c: {"x.class_path": "subprocess.getoutput", "x.init_args.cmd": touch(c)},
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_poisoned_recipe_runs_nothing(place: str, recipe: dict[str, Any], canary: Path):
+    (canary.parent / "poison.yaml").write_text(yaml.safe_dump(shell(canary)))
+    for name, payload in PAYLOADS.items():
+        value = payload(canary)
+        poisoned = put(recipe, PLACES[place], value) if PLACES[place] else value
+        loaded = set(sys.modules)
+        with pytest.raises(UserError) as refusal:
+            generator_from(poisoned).configure_for_sampling()
+        assert not canary.exists() and "stranger" not in sys.modules, name
+        new = {module.partition(".")[0] for module in set(sys.modules) - loaded}
+        assert not new - {"fastgen"}, (name, new)
+        assert len(str(refusal.value)) < 400
+
+
+def run_with(config: dict[str, Any], folder: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    """What ``fit`` says about a config that it must refuse."""
+    code = fastgen("fit", "--config", write(folder / "poisoned.yaml", config))
+    out, err = capfd.readouterr()
+    assert code == 2 and "Traceback" not in out + err, err
+    (said,) = [line for line in err.splitlines() if line.startswith("fastgen: ")]
+    return said
+
+
+IN_CONFIGS = {
+    "a function as an optimizer": ("model.init_args.student_optimizer", shell, "student_optimizer"),
+    "a function as a network": ("model.init_args.teacher", shell, "teacher"),
+    "a function as a solver": ("model.init_args.solver", shell, "solver"),
+    "a class that is no optimizer": (
+        "model.init_args.student_optimizer",
+        lambda c: of_class("subprocess.Popen", args=["touch", str(c)]),
+        "student_optimizer",
+    ),
+    "a factory as an optimizer": (
+        "model.init_args.student_optimizer",
+        lambda c: "makers.optimizer",
+        "student_optimizer",
+    ),
+    "a factory with arguments": (
+        "model.init_args.critic_optimizer",
+        lambda c: of_class("makers.optimizer", lr=0.2),
+        "critic_optimizer",
+    ),
+    "a factory as a solver": ("model.init_args.solver", lambda c: of_class("makers.solver"), "solver"),
+    "a function as data": ("data", shell, "data"),
+    "a function as a logger": ("trainer.logger", shell, "trainer.logger"),
+    "a function as a callback": ("trainer.callbacks", lambda c: [shell(c)], "callbacks"),
+    "a function of torch": (
+        "model.init_args.student",
+        lambda c: of_class("torch.hub.load", repo_or_dir=str(c), model="x", source="local"),
+        "student",
+    ),
+}
+MAKERS = """
+from pathlib import Path
+import torch
+from fastgen.sampling.solvers import Heun, Solver
+def optimizer(params, lr: float = 0.1) -> torch.optim.Optimizer:
+    {canary}.touch()
+    return torch.optim.Adam(params, lr)
+def solver() -> Solver:
+    {canary}.touch()
+    return Heun()
+"""
+
+
+@pytest.mark.parametrize("name", IN_CONFIGS)
+def test_a_function_in_a_config_is_refused(name: str, canary: Path, capfd: pytest.CaptureFixture[str]):
+    place, make, says = IN_CONFIGS[name]
+    (canary.parent / "makers.py").write_text(MAKERS.format(canary=repr(canary).replace("PosixPath", "Path")))
+    config = put(mixture(canary.parent, steps=1, batch_size=4), place, make(canary))
+    said = run_with(config, canary.parent, capfd)
+    assert says in said and len(said) < 400, said
+    assert not canary.exists()
+
+
+def test_secrets_are_masked_in_what_is_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """A run's config and checkpoint hold no key; a run from that config asks for it again."""
+    (tmp_path / "keys.py").write_text(
+        "from fastgen.denoisers import MLP\n"
+        "from fastgen.processes import Process\n"
+        "from lightning.pytorch.loggers import CSVLogger\n"
+        "class Hub(MLP):\n"
+        "    def __init__(self, process: Process, hub_token: str | None = None, width: int = 4):\n"
+        "        super().__init__(process, width=width)\n"
+        "class Logger(CSVLogger):\n"
+        "    def __init__(self, save_dir: str, api_key: str, url: str):\n"
+        "        assert api_key == 'hush' and 'hushed' in url\n"
+        "        super().__init__(save_dir)\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        config = mixture(tmp_path, steps=1, batch_size=4)
+        config["model"]["init_args"]["student"] = of_class("keys.Hub", process=EDM, hub_token="hush")
+        config["trainer"]["logger"] = of_class(
+            "keys.Logger", save_dir=str(tmp_path), api_key="hush", url="https://me:hushed@there/x"
+        )
+        config["trainer"]["callbacks"] = [checkpoint(1)]
+        assert fastgen("fit", "--config", write(tmp_path / "a.yaml", config)) == 0
+        run = tmp_path / "lightning_logs" / "version_0"
+        saved = (run / "config.yaml").read_text()
+        assert "hush" not in saved and saved.count("*" * 8) == 3 and "me:" in saved
+        last = run / "checkpoints/last.ckpt"
+        assert b"hush" not in last.read_bytes()
+        capfd.readouterr()
+        assert fastgen("fit", "--config", run / "config.yaml") == 2
+        assert "is a secret" in capfd.readouterr().err
+        again = ["--trainer.logger.init_args.api_key=hush", "--trainer.logger.init_args.url=https://me:hushed@there/x"]
+        assert fastgen("fit", "--config", run / "config.yaml", *again) == 2
+        assert "model.init_args.student.init_args.hub_token" in capfd.readouterr().err
+        assert method_from_checkpoint(last, trust=["keys"]).student.sample_shape == (2,)
+    finally:
+        sys.path.remove(str(tmp_path))
+        sys.modules.pop("keys", None)
+
+
+def test_what_the_user_trusts_is_built(canary: Path, recipe: dict[str, Any]):
+    wanted = put(recipe, "init_args.student", of_class("stranger.Net", process=EDM, width=16, depth=1))
+    with pytest.raises(UserError, match="--trust stranger"):
+        generator_from(wanted)
+    assert not canary.exists()
+    method = generator_from(wanted, ["stranger"])
+    method.configure_for_sampling()
+    assert type(method.student).__name__ == "Net" and canary.exists()
+    with pytest.raises(UserError, match="--trust"):
+        generator_from(wanted, ["stranger; import os"])
+    for still in ("stranger.optimizer", "stranger.Optimizer", "stranger.torch.os.system", "stranger.Path"):
+        with pytest.raises(UserError):
+            generator_from(put(recipe, "init_args.student", of_class(still)), ["stranger"])
+
+
+def poison(checkpoint: Path, out: Path, place: str, value: Any) -> Path:
+    """A copy of a checkpoint with another recipe."""
+    saved = torch.load(checkpoint, weights_only=True)
+    saved["fastgen"]["recipe"] = put(saved["fastgen"]["recipe"], place, value)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(saved, out)
+    return out
+
+
+@pytest.mark.parametrize("command", ["sample", "export", "pairs", "report"])
+def test_commands_on_a_poisoned_checkpoint(
+    command: str, trained: Path, canary: Path, capfd: pytest.CaptureFixture[str]
+):
+    """Refused with one sentence where the poison would be built, and without effect where it would not."""
+    run = canary.parent / "run"
+    file = run / "checkpoints/last.ckpt"
+    words = {
+        "sample": ["--ckpt", file, "--seeds=0-3"],
+        "export": ["--ckpt", file, "--out", "exported"],
+        "pairs": ["--ckpt", file, "--role=student", "--count=4", "--out", "pairs"],
+        "report": [run, "--out", "page", "--seeds=0-3"],
+    }[command]
+    run.mkdir()
+    (run / "config.yaml").write_text("model: {class_path: fastgen.methods.SiD}\n")
+    for place, value in {"student": of_class("stranger.Net", process=EDM), "teacher": shell(canary)}.items():
+        poison(trained / "checkpoints/last.ckpt", file, f"init_args.{place}", value)
+        code = fastgen(command, *words)
+        err = capfd.readouterr().err
+        assert code == (0 if command == "report" else 2)  # a report says it and goes on
+        assert f"model.init_args.{place}" in err and "Traceback" not in err
+        assert not canary.exists() and "stranger" not in sys.modules
+    poison(trained / "checkpoints/last.ckpt", file, "init_args.student_optimizer", shell(canary))
+    assert fastgen(command, *words) == (2 if command == "export" else 0)  # an MLP has no pipeline
+    assert "student_optimizer" not in capfd.readouterr().err and not canary.exists()
