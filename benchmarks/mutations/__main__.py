@@ -54,10 +54,12 @@ def outcome(mutation: Mutation, copy: Copy, source: str, tests: list[str], broke
     except SyntaxError as error:
         return row | {"outcome": "broken", "by": str(error)}
     found = copy.mutated(mutation.file, mutated, [*tests, *(f"--deselect={test}" for test in broken)])
+    if found["by"] == "time":
+        return row | {"outcome": "slow", **found}
     return row | {"outcome": "alive" if found["passed"] else "killed", **found}
 
 
-def work(mutations: list[Mutation], path: Path, seconds: float) -> None:
+def work(mutations: list[Mutation], path: Path, seconds: int) -> None:
     """Measure in this process what is not known yet."""
     known, copy = read_results(path), Copy(ROOT, seconds)
     sound: dict[str, bool] = {}  # whether a test passes without any mutation
@@ -93,7 +95,7 @@ def main() -> int:
     parser.add_argument("--room", action="append", help="only these rooms")
     parser.add_argument("--only", help="only mutations whose name or file holds this text")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--seconds", type=float, default=240.0, help="longest run of the tests of one mutation")
+    parser.add_argument("--seconds", type=int, default=240, help="most CPU seconds of the tests of one mutation")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "mutations.jsonl")
     parser.add_argument("--table", action="store_true", help="measure nothing, write the table")
     arguments = parser.parse_args()

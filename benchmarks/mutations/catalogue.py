@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOMS = Path(__file__).resolve().parent / "rooms"
+AROUND = 30
+"""Lines on both sides of a mutation that may change what it does."""
 
 
 @dataclass
@@ -44,8 +46,10 @@ class Mutation:
         return source.replace(old, new) if source.count(old) == 1 else None
 
     def digest(self, source: str) -> str:
-        """Stands for this mutation of this source."""
-        text = "\0".join([self.file, self.name, *self.old, "", *self.new, source])
+        """Stands for this mutation among the lines of the source around it."""
+        before, found, after = source.partition("\n".join(self.old))
+        lines = [*before.splitlines()[-AROUND:], found, *after.splitlines()[:AROUND]]
+        text = "\0".join([self.file, self.name, *self.old, "", *self.new, *lines])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

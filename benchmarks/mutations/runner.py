@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -75,9 +76,10 @@ class _First:
             self.path.write_text(report.nodeid)
 
 
-def _test(copy: Path, tests: Sequence[str], note: Path, log: Path) -> int:
+def _test(copy: Path, tests: Sequence[str], note: Path, log: Path, seconds: int) -> int:
     """In the fork: pytest on the copy."""
     os.setsid()
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
     os.dup2(out, 2)
@@ -99,10 +101,10 @@ class Copy:
 
     Args:
         root: The repository.
-        seconds: Longest run of tests; longer ones count as noticed.
+        seconds: CPU seconds after which tests are stopped, and a tenth of the clock's; nothing is said then.
     """
 
-    def __init__(self, root: Path, seconds: float) -> None:
+    def __init__(self, root: Path, seconds: int) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mutations-"))
         self.tree = self.folder / "tree"
         self.seconds = seconds
@@ -120,7 +122,7 @@ class Copy:
         if child == 0:
             code = 3
             try:
-                code = _test(self.tree, tests, note, log)
+                code = _test(self.tree, tests, note, log, self.seconds)
             finally:
                 os._exit(code)
         late = False
@@ -128,13 +130,14 @@ class Copy:
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
                 break
-            if time.monotonic() - began > self.seconds:
+            if time.monotonic() - began > 10 * self.seconds:
                 late = True
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child, signal.SIGKILL)
                 _, status = os.waitpid(child, 0)
                 break
             time.sleep(0.02)
+        late = late or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL))
         by = "time" if late else note.read_text() if note.exists() else "" if status == 0 else "import"
         return {"passed": status == 0 and not late, "by": by, "seconds": round(time.monotonic() - began, 1)}
 

@@ -7,8 +7,6 @@ from collections import Counter
 from importlib.metadata import version
 from typing import Any
 
-COLUMNS = ("killed", "alive", "equivalent", "stale", "broken", "not run")
-
 
 def table(rows: dict[str, list[dict[str, Any]]], python: str) -> str:
     """Counts per room, then every mutation that lives or cannot be noticed."""
@@ -21,7 +19,7 @@ def table(rows: dict[str, list[dict[str, Any]]], python: str) -> str:
         numbers = f"{len(found)} | {count['killed']} | {count['alive']} | {count['equivalent']}"
         lines.append(f"| {room} | {numbers} | {share} |")
         total = count
-    rest = ", ".join(f"{total[name]} {name}" for name in ("stale", "broken", "not run") if total[name])
+    rest = ", ".join(f"{total[name]} {name}" for name in ("stale", "broken", "slow", "not run") if total[name])
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "diffusers", "pytest"))
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     parts = [
