@@ -138,3 +138,8 @@ def test_the_middle_is_a_share_of_the_way_from_t_to_s():
     assert 0.3 < share.mean() < 0.7 and share.std() > 0.2
     ends = SortedTimes(diagonal=0.5, to_data=1.0).sample(draws, RectifiedFlow(), 0)
     assert bool(((ends.s == 0.0) | (ends.s == ends.t)).all()) and 10 < int((ends.s == 0.0).sum()) < 40
+
+
+def test_flow_times_keep_both_ends():
+    t = FlowTime(0.2, 0.5).sample(Draws(0, range(500)), RectifiedFlow())
+    assert 0.2 <= t.min() < 0.21 and 0.49 < t.max() <= 0.5

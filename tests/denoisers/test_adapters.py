@@ -201,3 +201,17 @@ def test_adapters_learn_in_fp32_on_a_base_in_bf16(name: str):
                 parameter *= 1.0001
     for parameter, old in zip(role.parameters(), before, strict=True):
         torch.testing.assert_close(parameter.detach(), old * 1.001, rtol=1e-5, atol=1e-9)
+
+
+def test_grouped_convolutions_are_left_alone():
+    class Grouped(Denoiser):
+        def __init__(self) -> None:
+            super().__init__(EDM(), "x0", (4, 2, 2))
+            self.plain, self.grouped = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1, groups=2)
+
+        def predict(self, x_t, t, condition, s=None):
+            return self.grouped(self.plain(x_t))
+
+    assert set(LoRA(rank=2).attach(Grouped()).by_path()) == {"plain"}
+    with pytest.raises(UserError, match="fits no linear layer"):
+        LoRA(rank=2, layers=["grouped"]).attach(Grouped())
