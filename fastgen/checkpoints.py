@@ -16,6 +16,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from fastgen.denoisers.adapters import Adapter
 from fastgen.errors import UserError
 from fastgen.files import resolve
+from fastgen.refusals import refuse_special
 from fastgen.seals import refuse_damaged, refuse_other_formats
 from fastgen.writing import remove, write_atomically
 
@@ -72,6 +73,7 @@ def read_checkpoint(path: str | os.PathLike[str], mapped: bool = True) -> dict[s
     found = resolve(path)
     if found.is_dir():
         raise UserError(f"'{path}' is a folder; give the checkpoint file in it, e.g. last.ckpt.")
+    refuse_special(found)
     if not zipfile.is_zipfile(found):
         raise UserError(
             f"'{path}' is cut short or is no checkpoint; use an earlier one from the same folder, or copy it again."

@@ -33,6 +33,7 @@ from fastgen.methods import Distiller
 from fastgen.methods.base import refuse_half_precision
 from fastgen.parsing import ClassesOnly
 from fastgen.randomness import checked_seed
+from fastgen.refusals import refused
 from fastgen.trainer_options import refuse_options
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -222,11 +223,14 @@ def run(words: list[str]) -> int:
                 load_from_checkpoint_support=False,
                 seed_everything_default=0,
             )
-    except (UserError, MisconfigurationException) as error:
-        message = one_sentence(str(error)) if isinstance(error, ParserError) else as_sentence(str(error))
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        said = error if isinstance(error, UserError | MisconfigurationException) else refused(error)
+        if said is None:
+            raise
+        message = one_sentence(str(said)) if isinstance(said, ParserError) else as_sentence(str(said))
         rank = getattr(rank_zero_only, "rank", None) or 0
         sys.stderr.write(f"fastgen{f' (rank {rank})' if rank else ''}: {message}\n")  # one call: ranks write at once
         return 2
-    except KeyboardInterrupt:
-        return 130
     return 0

@@ -46,6 +46,10 @@ WRITING = EVERYWHERE | {
 """What follows the quoted path, by the number of the error."""
 
 
+OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|not enough memory|std::bad_alloc")
+"""What torch says, which has several kinds of exceptions for it."""
+
+
 def number_of(error: BaseException) -> int | None:
     """The ``errno`` of an error, also of those that safetensors reports in words; ``None`` if it has none."""
     if isinstance(error, OSError) and error.errno is not None:
@@ -76,14 +80,22 @@ def unwritable(path: PathLike, error: BaseException) -> UserError:
     return UserError(f"'{path}' {told.format(kind='folder')}.")
 
 
-def refused(error: OSError) -> UserError:
-    """An error that nothing closer to its cause has turned into a sentence."""
+def refused(error: BaseException) -> UserError | None:
+    """An error that nothing closer to its cause has turned into a sentence; ``None`` if it is none of the system's."""
+    if isinstance(error, RecursionError):
+        return UserError("Something that was given is nested too deeply; write it flatter.")
+    if isinstance(error, UnicodeError):
+        return UserError(f"Something that was given is no text in UTF-8 ({reason_of(error)}); save it as UTF-8.")
+    if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(reason_of(error)):
+        return UserError("There is not enough memory; take smaller batches, fewer samples or a smaller network.")
+    if not isinstance(error, OSError):
+        return None
     path = error.filename2 or error.filename
     if number_of(error) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EEXIST):
-        return unwritable(path or "What is being written", error)
-    if path is not None:
-        return unreadable(os.fsdecode(path) if isinstance(path, str | bytes) else str(path), error)
-    return UserError(f"The system refuses an operation ({reason_of(error)}); mend what it names and try again.")
+        return unwritable(os.fsdecode(path) if isinstance(path, str | bytes) else "What is written", error)
+    if isinstance(path, str | bytes):
+        return unreadable(os.fsdecode(path), error)
+    return UserError(f"The system refuses something ({reason_of(error)}); mend that and try again.")
 
 
 @contextmanager
@@ -96,19 +108,6 @@ def reading(path: PathLike, kind: str = "file") -> Iterator[None]:
     except ValueError as error:
         if "null byte" in str(error):
             raise UserError(f"{str(path)!r} is no path, because it holds a NUL; mend it.") from error
-        raise
-
-
-@contextmanager
-def writing(path: PathLike) -> Iterator[None]:
-    """Errors of the system inside, and what Pillow and safetensors make of them, mean that ``path`` stays unwritten."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) or number_of(error) is not None:
-            raise unwritable(path, error) from error
         raise
 
 
@@ -133,7 +132,7 @@ def refuse_unwritable(path: PathLike, folder: bool = False) -> Path:
         UserError: If not.
     """
     target = Path(path).expanduser()
-    with writing(path):
+    try:
         if target.is_dir() and not folder:
             raise IsADirectoryError(errno.EISDIR, "is a folder")
         if folder and os.path.lexists(target) and not target.is_dir():
@@ -145,4 +144,6 @@ def refuse_unwritable(path: PathLike, folder: bool = False) -> Path:
             raise NotADirectoryError(errno.ENOTDIR, "is not below a folder")
         with tempfile.TemporaryFile(dir=place):
             pass
+    except OSError as error:
+        raise unwritable(path, error) from error
     return target

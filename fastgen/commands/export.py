@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import cast
 
 from fastgen.checkpoints import method_from_checkpoint
-from fastgen.commands.parser import Parser, add_trust
+from fastgen.commands.parser import MOST_STEPS, Parser, add_trust, whole
 from fastgen.errors import UserError
+from fastgen.refusals import refuse_unwritable
 from fastgen.writing import folder_written_atomically
 
 
@@ -33,8 +34,8 @@ def export(words: Sequence[str]) -> None:
     arguments = parser.parse_args(list(words))
     if arguments.role == "teacher":
         raise UserError("--role teacher has nothing to export; use the teacher's own folder.")
-    if arguments.steps is not None and arguments.steps < 1:
-        raise UserError(f"--steps must be at least 1, got {arguments.steps}.")
+    whole(1, MOST_STEPS, steps=arguments.steps)
+    refuse_unwritable(arguments.out, folder=True)
 
     from fastgen.denoisers.adapters import AdaptedDenoiser
     from fastgen.denoisers.pipelines import PipelineDenoiser
@@ -70,8 +71,8 @@ def export(words: Sequence[str]) -> None:
     refuse_used(out)
     with folder_written_atomically(out) as folder:
         if arguments.format == "pipeline":
-            whole = student.merged() if isinstance(student, AdaptedDenoiser) else student
-            export_pipeline(cast(PipelineDenoiser, whole), sampling, folder)
+            merged = student.merged() if isinstance(student, AdaptedDenoiser) else student
+            export_pipeline(cast(PipelineDenoiser, merged), sampling, folder)
         else:
             export_lora(cast(AdaptedDenoiser, student), sampling, arguments.format, folder)
     print(f"{type(network).__name__} with {len(times)} steps: {out}")

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
+
 from fastgen.checkpoints import method_from_checkpoint
+from fastgen.commands.parser import shortened
 from fastgen.errors import UserError
 from fastgen.methods import Distiller
+from fastgen.refusals import reason_of
+
+
+def check_device(name: str) -> None:
+    """Raise a :class:`UserError` unless networks can run on a device of this name here."""
+    try:
+        if torch.device(name).type == "meta":
+            raise UserError("--device meta holds no numbers; give cpu or cuda.")
+        torch.zeros(1, device=name).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, ValueError) as error:
+        raise UserError(f"--device {shortened(name)} cannot be used ({reason_of(error)}); give cpu or cuda.") from error
 
 
 def method_on(path: str, device: str, with_teacher: bool, trust: Iterable[str] = ()) -> Distiller:
@@ -21,8 +35,5 @@ def method_on(path: str, device: str, with_teacher: bool, trust: Iterable[str] =
     Raises:
         UserError: If the checkpoint or the device is unusable.
     """
-    method = method_from_checkpoint(path, with_teacher=with_teacher, trust=trust)
-    try:
-        return method.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {device} cannot be used ({str(error).splitlines()[0]}).") from error
+    check_device(device)
+    return method_from_checkpoint(path, with_teacher=with_teacher, trust=trust).to(device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ from torch import Tensor
 
 from fastgen.callbacks.unfinished import settings_of, weights_digest
 from fastgen.cli import Parser, ParserError
-from fastgen.commands.loading import method_on
+from fastgen.commands.loading import check_device, method_on
+from fastgen.commands.parser import LARGEST, MOST_STEPS, shortened, whole
 from fastgen.commands.sample import conditions, slices
 from fastgen.conditions import concatenate
 from fastgen.errors import UserError
 from fastgen.layouts.pairs import FORMAT, claim, rows_of, shard_path, write_shard
 from fastgen.methods import Distiller
 from fastgen.randomness import Draws
+from fastgen.refusals import refuse_unwritable
 from fastgen.writing import remove_leftovers
 
 FIT_OPTIONS = ("trainer", "data", "threads", "seed_everything", "ckpt_path")
@@ -77,9 +79,9 @@ def part_of(text: str) -> tuple[int, int]:
     Raises:
         UserError: If the text is something else.
     """
-    with contextlib.suppress(ValueError):
-        part, parts = map(int, text.split("/"))
-        if 0 <= part < parts:
+    if found := re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text):
+        part, parts = map(int, found.groups())
+        if part < parts:
             return part, parts
     raise UserError(f"--part is i/n with i from 0 to n - 1, e.g. 0/4, got '{text}'.")
 
@@ -128,9 +130,13 @@ def pairs(words: Sequence[str]) -> None:
     """
     settings = parser()
     options = settings.parse_args(list(words))
-    for name in ("count", "shard_size", "batch_size"):
-        if options[name] < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {options[name]}.")
+    whole(count=options.count, shard_size=options.shard_size, batch_size=options.batch_size)
+    whole(1, MOST_STEPS, steps=options.steps)
+    whole(0, LARGEST - options.count, first_seed=options.first_seed)
+    check_device(options.device)
+    refuse_unwritable(options.out, folder=True)
+    if options.threads is not None and (not isinstance(options.threads, int) or options.threads < 1):
+        raise UserError(f"threads must be at least 1 or null, got {shortened(str(options.threads))}.")
     part, parts = part_of(options.part)
     if options.threads:
         torch.set_num_threads(options.threads)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import NoReturn
 
 from fastgen.errors import UserError
+
+LARGEST = 2**63 - 1
+"""Seeds and labels are 64-bit integers."""
+MOST = 1_000_000
+"""Numbers that a list may have; each is a sample, and more than one call can make."""
+MOST_STEPS = 10_000
 
 
 class Parser(argparse.ArgumentParser):
     """Raises a :class:`UserError` where argparse would print its usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}.")
+        raise UserError(f"{self.prog}: {message.rstrip('.')}.")
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -34,12 +41,32 @@ def integers(text: str) -> list[int]:
         UserError: If the text is something else.
     """
     numbers: list[int] = []
-    try:
-        for piece in text.split(","):
-            first, _, last = piece.partition("-")
-            numbers.extend(range(int(first), int(last or first) + 1))
-    except ValueError as error:
-        raise UserError(f"'{text}' is no list of numbers; write e.g. 0-63 or 1,5,9.") from error
-    if not numbers:
-        raise UserError(f"'{text}' names no number; write e.g. 0-63.")
+    for piece in text.split(","):
+        if not (found := re.fullmatch(r"\s*([0-9]{1,19})\s*(?:-\s*([0-9]{1,19})\s*)?", piece)):
+            raise UserError(f"'{shortened(text)}' is no list of numbers; write e.g. 0-63 or 1,5,9.")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first:
+            raise UserError(f"'{shortened(text)}' counts down from {first} to {last}; write the smaller number first.")
+        if last > LARGEST:
+            raise UserError(f"'{shortened(text)}' names a number above {LARGEST}; give smaller ones.")
+        if len(numbers) + last - first >= MOST:
+            raise UserError(f"'{shortened(text)}' names more than {MOST:,} numbers; give fewer at once.")
+        numbers.extend(range(first, last + 1))
     return numbers
+
+
+def shortened(text: str) -> str:
+    """What the user wrote, if it is not too long to be repeated."""
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def whole(least: int = 1, most: int = 2**31 - 1, **options: int | None) -> None:
+    """Check numbers of options; ``None`` was not given. The names are the options' with ``_`` for ``-``.
+
+    Raises:
+        UserError: If one is below ``least`` or above ``most``.
+    """
+    for name, value in options.items():
+        if value is not None and not least <= value <= most:
+            bound = f"at least {least}" if value < least else f"at most {most}"
+            raise UserError(f"--{name.replace('_', '-')} must be {bound}, got {shortened(str(value))}.")

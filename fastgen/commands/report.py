@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastgen.commands.parser import Parser, add_trust, integers
+from fastgen.commands.parser import MOST_STEPS, Parser, add_trust, integers, whole
 from fastgen.errors import UserError
+from fastgen.refusals import refuse_unwritable
 from fastgen.report.page import write_page
 from fastgen.report.run import read_runs
 from fastgen.report.samples import Block, Wish, samples_of
@@ -34,16 +35,16 @@ def report(words: Sequence[str]) -> None:
     parser.add_argument("--device", default=None, help="where to sample; default a GPU if there is one")
     add_trust(parser)
     arguments = parser.parse_args(list(words))
-    if arguments.batch_size < 1:
-        raise UserError(f"--batch-size must be at least 1, got {arguments.batch_size}.")
-    out = Path(arguments.out).expanduser()
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out '{arguments.out}' is a file; give a folder.")
-    if arguments.prompts and not Path(arguments.prompts).is_file():
+    whole(batch_size=arguments.batch_size)
+    steps = integers(arguments.steps) if arguments.steps is not None else []
+    for step in steps:
+        whole(1, MOST_STEPS, steps=step)
+    if arguments.prompts is not None and not Path(arguments.prompts).is_file():
         raise UserError(f"--prompts '{arguments.prompts}' is no file; give a file with prompts.")
+    out = refuse_unwritable(arguments.out, folder=True)
     wish = Wish(
-        seeds=tuple(dict.fromkeys(integers(arguments.seeds))) if arguments.seeds else None,
-        steps=tuple(dict.fromkeys(integers(arguments.steps))) if arguments.steps else (),
+        seeds=tuple(dict.fromkeys(integers(arguments.seeds))) if arguments.seeds is not None else None,
+        steps=tuple(dict.fromkeys(steps)),
         role=arguments.role,
         prompts=arguments.prompts,
         device=arguments.device,

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 
-from fastgen.commands.loading import method_on
-from fastgen.commands.parser import Parser, add_trust, integers
+from fastgen.commands.loading import check_device, method_on
+from fastgen.commands.parser import LARGEST, MOST_STEPS, Parser, add_trust, integers, shortened, whole
 from fastgen.data.prompts import read_prompts
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
+from fastgen.refusals import refuse_unwritable
 
 
 def conditions(network: Denoiser, count: int, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -35,6 +36,21 @@ def conditions(network: Denoiser, count: int, arguments: argparse.Namespace) -> 
     if max(labels) >= network.num_classes:
         raise UserError(f"--labels must be below {network.num_classes}, the number of classes, got {max(labels)}.")
     return {"label": torch.tensor([labels[i % len(labels)] for i in range(count)])}
+
+
+def check_out(out: str, folder: bool) -> None:
+    """Find out before any work whether samples can be written to ``--out``.
+
+    Raises:
+        UserError: If not, or if the suffix is that of no picture.
+    """
+    from PIL import Image
+
+    refuse_unwritable(out, folder)
+    suffix = Path(out).suffix.lower()
+    Image.init()
+    if not folder and suffix != ".safetensors" and Image.EXTENSION.get(suffix) not in Image.SAVE:
+        raise UserError(f"'{suffix}' is no picture format; use .png, or a folder (no suffix).")
 
 
 def slices(condition: dict[str, Any], rows: slice) -> dict[str, Any]:
@@ -74,15 +90,18 @@ def sample(words: Sequence[str]) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add_trust(parser)
     arguments = parser.parse_args(list(words))
-    if arguments.batch_size < 1:
-        raise UserError(f"--batch-size must be at least 1, got {arguments.batch_size}.")
-    if arguments.columns is not None and arguments.columns < 1:
-        raise UserError(f"--columns must be at least 1, got {arguments.columns}.")
+    whole(batch_size=arguments.batch_size, columns=arguments.columns)
+    whole(1, MOST_STEPS, steps=arguments.steps, per_prompt=arguments.per_prompt)
+    whole(0, LARGEST, first_seed=arguments.first_seed)
+    check_device(arguments.device)
     if arguments.layout:
         from fastgen.commands.sample_layout import sample_layout
 
         return sample_layout(arguments)
     seeds = integers(arguments.seeds)
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds '{shortened(arguments.seeds)}' names a seed twice; name each once.")
+    check_out(arguments.out, folder=not Path(arguments.out).suffix)
 
     method = method_on(arguments.ckpt, arguments.device, arguments.role == "teacher", arguments.trust)
     condition = conditions(method.student, len(seeds), arguments)

@@ -9,11 +9,13 @@ from pathlib import Path
 from torch import Tensor
 
 from fastgen.commands.loading import method_on
+from fastgen.commands.parser import LARGEST, MOST, whole
 from fastgen.errors import UserError
 from fastgen.fingerprints import checkpoint_fingerprint
 from fastgen.layouts.folders import LAYOUTS
 from fastgen.layouts.manifest import claim
 from fastgen.layouts.writer import fill
+from fastgen.refusals import refuse_unwritable
 
 
 def sample_layout(arguments: argparse.Namespace) -> None:
@@ -29,8 +31,9 @@ def sample_layout(arguments: argparse.Namespace) -> None:
         raise UserError(f"--layout {arguments.layout} writes a folder, not '{arguments.out}'; give --out FOLDER.")
     items = layout.items(arguments.prompts)
     per_prompt = layout.per_prompt if arguments.per_prompt is None else arguments.per_prompt
-    if per_prompt < 1:
-        raise UserError(f"--per-prompt must be at least 1, got {per_prompt}.")
+    whole(1, MOST // len(items), per_prompt=per_prompt)
+    whole(0, LARGEST - MOST, first_seed=arguments.first_seed)
+    refuse_unwritable(arguments.out, folder=True)
     layout.check(items, per_prompt)
     method = method_on(arguments.ckpt, arguments.device, arguments.role == "teacher", arguments.trust)
     if not method.student.takes_prompts:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastgen.commands.parser import Parser
+from fastgen.commands.parser import Parser, whole
 from fastgen.errors import UserError
 from fastgen.files import write_text
 from fastgen.layouts.manifest import read_manifest
@@ -33,6 +33,8 @@ def scores(words: Sequence[str]) -> None:
     parser.add_argument("--nfe", type=int, default=None, help="their network calls, if --samples is not given")
     parser.add_argument("--updates", type=int, default=None, help="their student updates; default the run's last")
     arguments = parser.parse_args(list(words))
+    whole(nfe=arguments.nfe)
+    whole(0, updates=arguments.updates)
     run = read_run(find_run(arguments.run))
     made: dict[str, Any] = read_manifest(Path(arguments.samples)) if arguments.samples else {}
     role = arguments.role or made.get("role", "average")

@@ -13,6 +13,8 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from fastgen import __version__
+from fastgen.commands.loading import check_device
+from fastgen.commands.parser import whole
 from fastgen.data import DistillationData, ImageFolder
 from fastgen.data.base import BatchSource
 from fastgen.data.pixels import SUFFIXES, open_picture, pictures_below
@@ -26,7 +28,10 @@ from fastgen.metrics.images import to_uint8
 from fastgen.metrics.reference import write_reference
 from fastgen.parsing import ClassesOnly
 from fastgen.randomness import generator
+from fastgen.refusals import refuse_unwritable
 
+LARGEST_SIDE = 65_536
+"""Pixels of the longest side that picture formats know."""
 PIECES = 8
 """Parts of a batch that are read at the same time."""
 
@@ -125,8 +130,11 @@ def stats(words: Sequence[str]) -> None:
     arguments = options.parse_args(list(words))
     if Path(arguments.out).suffix != ".safetensors":
         raise UserError(f"--out {arguments.out} must end in .safetensors; mend its name.")
-    if arguments.batch_size < 1 or (arguments.count is not None and arguments.count < 2):
-        raise UserError("--batch_size must be at least 1 and --count at least 2; mend them.")
+    whole(batch_size=arguments.batch_size, num_workers=arguments.num_workers)
+    whole(1, LARGEST_SIDE, resolution=arguments.resolution)
+    whole(2, count=arguments.count)
+    check_device(arguments.device)
+    refuse_unwritable(arguments.out)
     place = resolve(arguments.data)
     data: DistillationData
     if place.is_dir():
@@ -147,11 +155,9 @@ def stats(words: Sequence[str]) -> None:
         chosen = order[:count].sort().values.tolist()
     try:
         extractor = options.instantiate_classes(arguments).extractor
-        extractor.to(arguments.device)
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"The extractor cannot be built: {one_sentence(str(error))}") from error
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {arguments.device} cannot be used: {str(error).splitlines()[0]}") from error
+    extractor.to(arguments.device)
     sums = FrechetDistance(extractor.num_features)
     sums.to(arguments.device)
     pixels_digest = hashlib.sha256()
