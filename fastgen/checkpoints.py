@@ -126,7 +126,7 @@ def method_from_checkpoint(
     with_teacher = with_teacher or method.samples_with_teacher
     shared = isinstance(method.factories["student"], Adapter)  # the student runs the teacher's weights
     method.read_weights = with_teacher or shared
-    for name in saved["averages"]:
+    for name in map(str, saved["averages"]):
         method.request_average(name)
     method.configure_for_sampling()
     if not (with_teacher or shared):

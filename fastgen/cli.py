@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -190,6 +190,7 @@ class CLI(LightningCLI):
 
 def run(words: list[str]) -> int:
     """Run a command; user errors become one sentence on stderr and exit code 2."""
+    set_parsing_settings(import_path_denylist=[])  # jsonargparse's own: os, subprocess, pickle, ... are not imported
     try:
         if words[0] == "sample":
             from fastgen.commands.sample import sample

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from command_line import EDM, checkpoint, fastgen, mixture, write
 
-from fastgen.checkpoints import method_from_checkpoint
+from fastgen.checkpoints import method_from_checkpoint, read_checkpoint
+from fastgen.denoisers.pipelines import PipelineFolder
 from fastgen.errors import UserError
+from fastgen.files import load_tensors
+from fastgen.layouts.pairs import read_manifest
+from fastgen.masking import masked
+from fastgen.metrics.reference import read_reference
+from fastgen.metrics.weights import read_weights
 from fastgen.recipes import generator_from
 
 STRANGER = """
@@ -310,3 +319,130 @@ def test_commands_on_a_poisoned_checkpoint(
     poison(trained / "checkpoints/last.ckpt", file, "init_args.student_optimizer", shell(canary))
     assert fastgen(command, *words) == (2 if command == "export" else 0)  # an MLP has no pipeline
     assert "student_optimizer" not in capfd.readouterr().err and not canary.exists()
+
+
+class Bomb:
+    """Touches the canary when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.canary,)
+
+
+def bombs(canary: Path) -> dict[str, Path]:
+    """Pickles under the names of what is read."""
+    folder, bomb = canary.parent / "bombs", Bomb(canary)
+    folder.mkdir()
+    torch.save({"fastgen": bomb, "state_dict": {}}, folder / "last.ckpt")
+    torch.save({"weights": bomb}, folder / "weights.pth")
+    np.savez(folder / "reference.npz", mu=np.array([bomb], dtype=object), sigma=np.array([bomb], dtype=object))
+    for name in ("reference.pkl", "weights.safetensors", "reference.safetensors"):
+        (folder / name).write_bytes(pickle.dumps(bomb))
+    return {file.name: file for file in folder.iterdir()}
+
+
+def test_pickles_are_never_opened(canary: Path):
+    files = bombs(canary)
+    readers = {
+        "last.ckpt": read_checkpoint,
+        "weights.pth": read_weights,
+        "weights.safetensors": load_tensors,
+        "reference.npz": read_reference,
+        "reference.pkl": read_reference,
+        "reference.safetensors": read_reference,
+    }
+    for name, read in readers.items():
+        with pytest.raises(UserError):
+            read(files[name])
+        assert not canary.exists(), name
+
+
+def test_a_poisoned_run_folder_runs_nothing(canary: Path, capfd: pytest.CaptureFixture[str]):
+    """Tags of YAML, pickles under the names of a run's files, and values that are programs in other languages."""
+    run = canary.parent / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints/last.ckpt").write_bytes(bombs(canary)["last.ckpt"].read_bytes())
+    (run / "config.yaml").write_text(f"model: !!python/object/apply:os.system ['touch {canary}']\n")
+    call = f"__import__('os').system('touch {canary}')"
+    line = {"student_updates": 1, "role": "average", "values": {call: 1.0}, "kind": call, "sentence": call}
+    for name in ("metrics.jsonl", "health.jsonl"):
+        (run / name).write_text(json.dumps(line) + "\n" + call + "\n")
+    (run / "throughput.json").write_bytes(pickle.dumps(Bomb(canary)))
+    for words in (
+        ["report", run, "--out", "page"],
+        ["compare", run],
+        ["scores", run, f"geneval={run / 'config.yaml'}"],
+    ):
+        fastgen(*words)
+        assert "Traceback" not in capfd.readouterr().err and not canary.exists(), words
+
+
+def test_a_poisoned_config_runs_nothing(canary: Path, capfd: pytest.CaptureFixture[str]):
+    file = canary.parent / "config.yaml"
+    file.write_text(f"data: !!python/object/apply:os.system ['touch {canary}']\n")
+    for words in (
+        ["fit", "--config", file],
+        ["pairs", "--config", file],
+        ["stats", "--data", file, "--extractor", "DigitsClassifier", "--out", "x.safetensors"],
+    ):
+        assert fastgen(*words) == 2
+        assert "Traceback" not in capfd.readouterr().err and not canary.exists(), words
+    pairs = canary.parent / "pairs"
+    pairs.mkdir()
+    (pairs / "manifest.json").write_bytes(pickle.dumps(Bomb(canary)))
+    (pairs / "pairs-00000.safetensors").write_bytes(pickle.dumps(Bomb(canary)))
+    with pytest.raises(UserError):
+        read_manifest(pairs)
+    assert not canary.exists()
+
+
+def test_pairs_build_no_trainer(canary: Path, capfd: pytest.CaptureFixture[str]):
+    """What a config holds beside its model is of no meaning to ``pairs`` and is not built."""
+    config = mixture(canary.parent, steps=1) | {"trainer": of_class("stranger.Net"), "data": shell(canary)}
+    file = write(canary.parent / "config.yaml", config)
+    assert fastgen("pairs", "--config", file, "--count=4", "--steps=2", "--out", canary.parent / "pairs") == 0
+    assert "Traceback" not in capfd.readouterr().err and not canary.exists()
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"_class_name": "StableDiffusionPipeline", "unet": ["stranger", "Net"]},
+        {"_class_name": "StableDiffusionPipeline", "vae": ["subprocess", "Popen"]},
+        {"_class_name": ["stranger", "Net"]},
+        {"_class_name": "utils"},
+        {"_class_name": "__version__"},
+    ],
+)
+def test_a_poisoned_pipeline_folder_runs_nothing(index: dict[str, Any], canary: Path):
+    folder = canary.parent / "pipeline"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "unet/stranger.py").write_text((canary.parent / "stranger.py").read_text())
+    (folder / "pipeline.py").write_text((canary.parent / "stranger.py").read_text())
+    with pytest.raises(UserError):
+        PipelineFolder(str(folder)).assemble({})
+    assert not canary.exists() and "stranger" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden"),
+    [
+        ("api_key", True),
+        ("apikey", True),
+        ("wandb_api_key", True),
+        ("hub_token", True),
+        ("token", True),
+        ("password", True),
+        ("client_secret", True),
+        ("tokenizer", False),
+        ("max_tokens", False),
+        ("key", False),
+        ("monkey", False),
+    ],
+)
+def test_names_of_secrets(name: str, hidden: bool):
+    assert masked({"a": [{name: "x"}]}) == {"a": [{name: "*" * 8 if hidden else "x"}]}
+    assert masked({name: None, "n": 3}) == {name: None, "n": 3}

@@ -42,7 +42,8 @@ def parser() -> Parser:
     )
     found.add_lightning_class_args(Distiller, "model", subclass_mode=True, required=False)
     for name in FIT_OPTIONS:
-        found.add_argument(f"--{name}", type=Any, default=None, help=argparse.SUPPRESS)
+        kind = dict | None if name in ("trainer", "data") else Any  # Any would import the classes that it names
+        found.add_argument(f"--{name}", type=kind, default=None, help=argparse.SUPPRESS)
     found.add_argument("--ckpt", type=str | None, default=None, help="make pairs with a checkpoint's network instead")
     found.add_argument(
         "--role", type=str | None, default=None, help="teacher (default), or average, student, ... of --ckpt"

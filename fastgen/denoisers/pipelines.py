@@ -171,12 +171,19 @@ class PipelineFolder:
         import diffusers
 
         # DiffusionPipeline.from_pretrained would drop a replacement that is optional in the pipeline (Wan's network).
-        kind = getattr(diffusers, self.index.get("_class_name", ""), None)
-        if kind is None:
+        kind = getattr(diffusers, str(self.index.get("_class_name", "")), None)
+        if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
             raise UserError(
                 f"'{self.pretrained}' is a {self.index.get('_class_name', 'nameless pipeline')}, which diffusers does "
                 "not have; give a pipeline of diffusers' own."
             )
+        for name, value in self.index.items():
+            library = value[0] if isinstance(value, list) and value else None
+            if library not in (None, "diffusers", "transformers") and not hasattr(diffusers.pipelines, str(library)):
+                raise UserError(
+                    f"'{self.pretrained}' takes its '{name}' from '{library}', whose code is not run; give a pipeline "
+                    "whose parts are diffusers' and transformers' own."
+                )
         left_out = {name: None for name, value in self.index.items() if isinstance(value, list) and not any(value)}
         variant = self.variant
         if self.is_local and variant is None:
