@@ -23,6 +23,7 @@ import fastgen.denoisers
 import fastgen.extras
 import fastgen.methods
 from fastgen.callbacks import WriteSamples
+from fastgen.callbacks.run_folder import SaveConfig, next_version
 from fastgen.callbacks.surroundings import callbacks_of
 from fastgen.checkpoints import read_checkpoint
 from fastgen.data import DistillationData
@@ -108,6 +109,16 @@ def with_progress(callbacks: Callback | list[Callback] | None, shown: bool) -> l
     return given if bars else [*given, fastgen.callbacks.Progress()]
 
 
+def by_class(callbacks: Any) -> dict[str, Any]:
+    """Arguments of callbacks by their class (and name), as far as they were configured."""
+    entries = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
+    named = {}
+    for entry in entries:
+        arguments = entry.get("init_args") or {}
+        named[" ".join(filter(None, [entry["class_path"].rsplit(".", 1)[-1], arguments.get("name")]))] = arguments
+    return named
+
+
 class CLI(LightningCLI):
     """``fastgen fit | validate | test | predict``."""
 
@@ -125,9 +136,28 @@ class CLI(LightningCLI):
             help="CPU threads of each process; small networks are fastest with 1. null keeps torch's choice.",
         )
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--init_from",
+                type=str | None,
+                default=None,
+                help="Checkpoint whose weights (student, critic, averages) a new run starts from; to go on with a run, "
+                "give --ckpt_path.",
+            )
+        return parser
+
     def _parse_ckpt_path(self) -> None:
         """Look at ``--ckpt_path`` before anything is built, so that a bad file costs nothing."""
         path = self.config[self.config.subcommand].get("ckpt_path")
+        if start := self.config[self.config.subcommand].get("init_from"):
+            if path:
+                raise UserError(
+                    "--init_from starts a new run and --ckpt_path goes on with one; give only one of them (--init_from "
+                    "null, if it stands in the config)."
+                )
+            read_checkpoint(start)
         self.saved_averages: list[str] = read_checkpoint(path)["fastgen"]["averages"] if path else []
 
     def before_instantiate_classes(self) -> None:
@@ -162,6 +192,12 @@ class CLI(LightningCLI):
             raise ParserError(str(error)) from error
         dump = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
         self.model.recipe = dump["model"]
+        self.model.settings = {
+            "data": dump.get("data"),
+            "callbacks": by_class(dump["trainer"].get("callbacks")),
+            "precision": dump["trainer"].get("precision"),
+        }
+        self.model.init_from = dump.get("init_from")
         if self.subcommand != "fit":  # the averages in the checkpoint are asked for, whatever callbacks there are
             warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
             for name in self.saved_averages:
@@ -179,6 +215,8 @@ class CLI(LightningCLI):
                     f"trainer.callbacks has two {twice[1]} of one name; remove one, or give it another 'name'."
                 ) from error
             raise
+        if not trainer.loggers:  # what runs leave belongs into a folder of their own, as loggers make one
+            trainer._default_root_dir = str(next_version(trainer.default_root_dir))  # type: ignore[attr-defined]
         callbacks = callbacks_of(trainer)
         if self.subcommand == "predict" and not any(isinstance(c, WriteSamples) for c in callbacks):
             callbacks.append(WriteSamples())
@@ -219,7 +257,7 @@ def run(words: list[str]) -> int:
                 subclass_mode_data=True,
                 trainer_defaults=TRAINER_DEFAULTS,
                 parser_class=Parser,
-                save_config_kwargs={"overwrite": True},
+                save_config_callback=SaveConfig,
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
                 seed_everything_default=0,

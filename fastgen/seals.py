@@ -13,6 +13,9 @@ FORMAT = 2
 """Format 2 added digests, the roles, and the hyper-parameters that the optimizers were built with."""
 READABLE = (1, 2)
 
+FROZEN = ("teacher.", "codec.")
+"""Prefixes of what was not trained and is therefore never saved."""
+
 OWN = "fastgen"
 """The part of a checkpoint that describes the others; it is not sealed itself."""
 

@@ -27,7 +27,7 @@ from fastgen.checkpoints import read_checkpoint
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
 from fastgen.methods.base import Distiller
-from fastgen.methods.state import FROZEN
+from fastgen.seals import FROZEN
 from fastgen.sharding import blocks, gathered, receive_buffers, receive_parameters, sharded_like
 
 

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Trainer
+from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from fastgen import __version__
 from fastgen.callbacks.interruption import StopSignals
+from fastgen.callbacks.run_folder import CHECKPOINTS, OF_A_RUN, forget_after, refuse_used
 from fastgen.callbacks.surroundings import log_folder, place
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.checkpoints import CheckpointFiles
@@ -35,6 +37,25 @@ LAST, BEST, WEIGHTS = "last.ckpt", "best.ckpt", "student.safetensors"
 def step_name(step: int) -> str:
     """``step=000500.ckpt``."""
     return f"step={step:06d}.ckpt"
+
+
+class _LoopThatEnds(_FitLoop):
+    """A run that is resumed at its very end still does what is left to do: evaluate, write its weights.
+
+    Lightning's loop would leave out ``on_train_start`` and ``on_train_end``.
+    """
+
+    @property
+    def skip(self) -> bool:
+        return bool(self.trainer.limit_train_batches == 0)
+
+
+def loop_that_ends(trainer: Trainer) -> _FitLoop:
+    """The trainer's loop over batches, with an end even if it has none to make."""
+    old = trainer.fit_loop
+    loop = _LoopThatEnds(trainer, min_epochs=old.min_epochs, max_epochs=old.max_epochs)
+    loop.epoch_loop = old.epoch_loop
+    return loop
 
 
 class Checkpoint(AfterStudentUpdates):
@@ -88,9 +109,18 @@ class Checkpoint(AfterStudentUpdates):
         place(self, trainer, first=False)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = CheckpointFiles()
+        if stage == TrainerFn.FITTING:
+            run, folder = log_folder(trainer), self.folder(trainer)
+            refuse_used(trainer, run, OF_A_RUN, folder)
+            refuse_used(trainer, folder, CHECKPOINTS)
+            trainer.fit_loop = loop_that_ends(trainer)
 
     def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
         super().on_train_start(trainer, method)
+        run = log_folder(trainer)
+        if trainer.is_global_zero:
+            for name in ("metrics.jsonl", "health.jsonl"):
+                forget_after(run / name, trainer.global_step)
         self._saved_time = time.monotonic()
         self.stop_signals.install()
 

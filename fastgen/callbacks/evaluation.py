@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastgen.callbacks.interruption import stop_requested
 from fastgen.callbacks.progress import bar
-from fastgen.callbacks.rows import Row, ratios, read_rows, table
+from fastgen.callbacks.rows import Row, identity, ratios, read_rows, table
 from fastgen.callbacks.sampling import conditions, describe, reference, sample_batches
 from fastgen.callbacks.side_work import SideWork, TimesTraining
 from fastgen.callbacks.surroundings import log_folder, log_scalars
@@ -345,7 +345,9 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         if not trainer.is_global_zero:
             return
         path = folder / "metrics.jsonl"
-        write_text(path, "".join(json.dumps(row) + "\n" for row in [*read_rows(path), *rows]))
+        new = {identity(row) for row in rows}  # a resumed run may measure once more what it had measured at its end
+        kept = [row for row in read_rows(path) if identity(row) not in new]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in [*kept, *rows]))
         write_text(folder / "metrics.md", table(read_rows(path)))
 
     def report(self) -> None:

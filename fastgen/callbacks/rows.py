@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from fastgen.report.records import read_json_lines
 
 Row = dict[str, Any]
 """One line of ``metrics.jsonl``."""
+FOUND = ("training_seconds", "evaluation_seconds", "values", "ratio_to_teacher")
+"""What a row says; the rest is what it is about."""
 
 
 def cell(row: Row, name: str) -> str:
@@ -41,6 +44,11 @@ def table(rows: list[Row], upright: bool = False) -> str:
 def read_rows(path: Path) -> list[Row]:
     """The rows that were written so far; a line cut short by a crash is left out."""
     return read_json_lines(path)[0]
+
+
+def identity(row: Row) -> str:
+    """What a row is about, apart from what was found and how long that took."""
+    return json.dumps({name: value for name, value in row.items() if name not in FOUND}, sort_keys=True, default=str)
 
 
 def ratios(values: Mapping[str, float], teacher: Mapping[str, float]) -> dict[str, float]:

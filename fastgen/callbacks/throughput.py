@@ -87,7 +87,7 @@ class Throughput(AfterStudentUpdates, TimesTraining):
             "precision": str(trainer.precision),
         }
         folder = log_folder(trainer)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and end[0] > self._start[0]:  # a run resumed at its end has nothing to tell
             write_json(folder / "throughput.json", summary)
 
     def _mark(self, trainer: Trainer) -> tuple[int, int, float]:

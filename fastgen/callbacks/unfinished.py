@@ -68,8 +68,8 @@ class Unfinished:
         self.seconds = 60.0 * every_minutes
         runs = log_folder(trainer)
         self.folder = runs / FOLDER / name
-        # A logger's folder lies beside those of earlier runs of the same name.
-        others = sorted(runs.resolve().parent.glob(f"*/{FOLDER}/{name}")) if trainer.loggers else []
+        # A numbered folder lies beside those of earlier runs of the same name.
+        others = sorted(runs.resolve().parent.glob(f"*/{FOLDER}/{name}")) if runs.name.startswith("version_") else []
         self.places = [self.folder, *others]
         self.done: list[int] = []
         self._loaded: list[Path] = []

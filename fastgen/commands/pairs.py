@@ -25,7 +25,7 @@ from fastgen.randomness import Draws
 from fastgen.refusals import refuse_unwritable
 from fastgen.writing import remove_leftovers
 
-FIT_OPTIONS = ("trainer", "data", "threads", "seed_everything", "ckpt_path")
+FIT_OPTIONS = ("trainer", "data", "threads", "seed_everything", "ckpt_path", "init_from")
 """What a config of ``fastgen fit`` holds beside the model; of no meaning here."""
 
 

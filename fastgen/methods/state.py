@@ -14,10 +14,8 @@ from torch.optim import Optimizer
 
 from fastgen.errors import UserError
 from fastgen.methods.resume import Configured, difference, differences
-from fastgen.seals import FORMAT, OWN, refuse_damaged, refuse_incomplete, refuse_other_formats, seal
-
-FROZEN = ("teacher.", "codec.")
-"""Prefixes of what was not trained and is therefore never saved."""
+from fastgen.methods.start import start_from
+from fastgen.seals import FORMAT, FROZEN, OWN, refuse_damaged, refuse_incomplete, refuse_other_formats, seal
 
 
 class MethodState(LightningModule):
@@ -28,6 +26,7 @@ class MethodState(LightningModule):
             checkpoint, so that a sample command needs no config.
         settings: What else the config says of the training (data, callbacks, ...), set by the command line, so that a
             resume can tell what has changed.
+        init_from: Checkpoint whose weights a new run starts from.
         read_weights: Whether ``configure_model`` reads weight files; off when a checkpoint follows.
         receives_weights: Whether another process reads the weights and sends them, so that networks are built without
             any; set by a strategy.
@@ -41,6 +40,7 @@ class MethodState(LightningModule):
 
     recipe: dict[str, Any] | None = None
     settings: dict[str, Any] | None = None
+    init_from: str | None = None
     read_weights: bool = True
     receives_weights: bool = False
     iteration: int
@@ -141,8 +141,10 @@ class MethodState(LightningModule):
         self.loaded_updates = checkpoint["global_step"]
 
     def on_fit_start(self) -> None:
-        """Refuse to give a state to optimizers that it does not fit."""
+        """Refuse to give a state to optimizers that it does not fit; start from given weights."""
         self.refuse_other_optimizers()
+        if self.init_from is not None and not self.trainer.ckpt_path:
+            start_from(self, self.init_from)
 
     def refuse_other_optimizers(self) -> None:
         """Raise a ``UserError`` if the config asks for other optimizers than a loaded checkpoint has states of."""

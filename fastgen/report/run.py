@@ -130,7 +130,7 @@ def read_runs(folders: Sequence[str | os.PathLike[str]]) -> list[Run]:
 
 
 def find_run(folder: str | os.PathLike[str]) -> Path:
-    """The run folder: the one given, or the latest ``version_*`` in it.
+    """The run folder: the one given, or the latest ``version_*`` of a training in it.
 
     Raises:
         UserError: If there is none.
@@ -139,13 +139,25 @@ def find_run(folder: str | os.PathLike[str]) -> Path:
     if not path.is_dir():
         raise UserError(f"'{folder}' is no folder; give the folder of a run, e.g. runs/sid_digits/version_0.")
     versions = sorted((int(v[1]), p) for p in path.glob("version_*") if (v := re.fullmatch(r"version_(\d+)", p.name)))
-    for candidate in (path, *(p for _, p in reversed(versions))):
-        if any((candidate / mark).is_file() for mark in MARKS):
-            return candidate.resolve()
+    marked = [p for p in (path, *(p for _, p in reversed(versions))) if any((p / mark).is_file() for mark in MARKS)]
+    for candidate in sorted(marked, key=lambda p: p != path and not is_training(p)):  # stable: trainings, latest first
+        return candidate.resolve()
     raise UserError(
         f"'{folder}' is no run of fastgen, because it holds none of {', '.join(MARKS)}; give a folder that "
         "'fastgen fit' wrote, e.g. runs/sid_digits/version_0."
     )
+
+
+def is_training(folder: Path) -> bool:
+    """Whether a folder is of ``fit``, as far as one can see, and not of ``validate``, ``test`` or ``predict``.
+
+    Those have options of their own in their configuration.
+    """
+    try:
+        text = (folder / "config.yaml").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return True
+    return re.search(r"^(verbose|return_predictions):", text, re.MULTILINE) is None
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
