@@ -23,8 +23,8 @@ import fastgen.denoisers
 import fastgen.extras
 import fastgen.methods
 from fastgen.callbacks import WriteSamples
-from fastgen.callbacks.run_folder import SaveConfig, next_version
-from fastgen.callbacks.surroundings import callbacks_of
+from fastgen.callbacks.run_folder import OF_A_RUN, SaveConfig, next_version, refuse_used, set_aside
+from fastgen.callbacks.surroundings import callbacks_of, log_folder
 from fastgen.checkpoints import read_checkpoint
 from fastgen.data import DistillationData
 from fastgen.documents import read_yaml
@@ -221,6 +221,15 @@ class CLI(LightningCLI):
         if self.subcommand == "predict" and not any(isinstance(c, WriteSamples) for c in callbacks):
             callbacks.append(WriteSamples())
         return trainer
+
+    def before_fit(self) -> None:
+        """Keep out of the folder of another run, before loggers delete what lies there."""
+        trainer = self.trainer
+        if trainer.is_global_zero:  # nobody writes before all processes have come this far
+            folder, start = log_folder(trainer), self.config.fit.get("ckpt_path")
+            homes = [c.folder(trainer) for c in callbacks_of(trainer) if isinstance(c, fastgen.callbacks.Checkpoint)]
+            refuse_used(folder, OF_A_RUN, start, *homes)
+            set_aside(folder / "metrics.csv")
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         return super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from fastgen import __version__
 from fastgen.callbacks.interruption import StopSignals
-from fastgen.callbacks.run_folder import CHECKPOINTS, OF_A_RUN, forget_after, refuse_used
+from fastgen.callbacks.run_folder import CHECKPOINTS, first_of, forget_after, refuse_used
 from fastgen.callbacks.surroundings import log_folder, place
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.checkpoints import CheckpointFiles
@@ -48,14 +48,6 @@ class _LoopThatEnds(_FitLoop):
     @property
     def skip(self) -> bool:
         return bool(self.trainer.limit_train_batches == 0)
-
-
-def loop_that_ends(trainer: Trainer) -> _FitLoop:
-    """The trainer's loop over batches, with an end even if it has none to make."""
-    old = trainer.fit_loop
-    loop = _LoopThatEnds(trainer, min_epochs=old.min_epochs, max_epochs=old.max_epochs)
-    loop.epoch_loop = old.epoch_loop
-    return loop
 
 
 class Checkpoint(AfterStudentUpdates):
@@ -110,13 +102,23 @@ class Checkpoint(AfterStudentUpdates):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = CheckpointFiles()
         if stage == TrainerFn.FITTING:
-            run, folder = log_folder(trainer), self.folder(trainer)
-            refuse_used(trainer, run, OF_A_RUN, folder)
-            refuse_used(trainer, folder, CHECKPOINTS)
-            trainer.fit_loop = loop_that_ends(trainer)
+            trainer.fit_loop.__class__ = _LoopThatEnds  # the loop knows its data already, so it is not built anew
+
+    def on_fit_start(self, trainer: Trainer, method: Distiller) -> None:
+        if not trainer.strategy.restore_checkpoint_after_setup:  # else it is not known yet where the run starts
+            self.refuse_used(trainer)
+
+    def refuse_used(self, trainer: Trainer) -> None:
+        """Keep out of a folder with checkpoints of another run."""
+        folder = self.folder(trainer)
+        used = trainer.is_global_zero and first_of(folder, CHECKPOINTS) is not None
+        if trainer.strategy.broadcast(used):
+            refuse_used(folder, CHECKPOINTS, trainer.ckpt_path)
 
     def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
         super().on_train_start(trainer, method)
+        if trainer.strategy.restore_checkpoint_after_setup:
+            self.refuse_used(trainer)
         run = log_folder(trainer)
         if trainer.is_global_zero:
             for name in ("metrics.jsonl", "health.jsonl"):

@@ -17,7 +17,7 @@ from fastgen.files import write_text
 
 RUNS = "fastgen_runs"
 """Where the folders of runs without a logger lie, below ``trainer.default_root_dir``."""
-OF_A_RUN = ("metrics.jsonl", "health.jsonl", "throughput.json", "grids/*.png", "checkpoints/*.ckpt")
+OF_A_RUN = ("config.yaml", "metrics.jsonl", "health.jsonl", "throughput.json", "grids/*.png", "checkpoints/*.ckpt")
 """What a run leaves in its folder."""
 CHECKPOINTS = ("*.ckpt", "*.safetensors")
 """What a run leaves where its checkpoints go."""
@@ -35,19 +35,29 @@ def first_of(folder: Path, patterns: tuple[str, ...]) -> Path | None:
     return next((path for pattern in patterns for path in folder.glob(pattern)), None)
 
 
-def refuse_used(trainer: Trainer, folder: Path, patterns: tuple[str, ...], *also: Path) -> None:
-    """Raise a ``UserError`` if another run has left files in ``folder``; every rank must ask.
+def refuse_used(folder: Path, patterns: tuple[str, ...], start: Any, *also: Path) -> None:
+    """Raise a ``UserError`` if another run has left files in ``folder``.
 
-    A run that goes on from a checkpoint in ``folder`` (or one of ``also``) is the same run.
+    Args:
+        folder: Where a run is about to write.
+        patterns: Names of files that would mix.
+        start: The checkpoint from which the run goes on, if any; one in ``folder`` is of the same run.
+        also: Further folders of which this is true.
     """
-    start = None if trainer.ckpt_path is None else Path(trainer.ckpt_path).resolve()
-    at_home = start is not None and any(start.is_relative_to(place.resolve()) for place in (folder, *also))
-    found = None if at_home or not trainer.is_global_zero else first_of(folder, patterns)
-    if (said := trainer.strategy.broadcast(None if found is None else str(found))) is not None:
+    if start and any(Path(start).resolve().is_relative_to(place.resolve()) for place in (folder, *also)):
+        return
+    if (found := first_of(folder, patterns)) is not None:
         raise UserError(
-            f"'{folder}' holds another run ('{said}'), and two runs in one folder would mix; give another folder, or "
+            f"'{folder}' holds another run ('{found}'), and two runs in one folder would mix; give another folder, or "
             "go on with that run by --ckpt_path."
         )
+
+
+def set_aside(path: Path) -> None:
+    """Give a file that would be deleted a number, e.g. ``metrics-0.csv``."""
+    if path.is_file():
+        taken = len(list(path.parent.glob(f"{path.stem}-*{path.suffix}")))
+        path.rename(path.with_name(f"{path.stem}-{taken}{path.suffix}"))
 
 
 def forget_after(path: Path, step: int) -> None:
@@ -69,7 +79,7 @@ def updates_of(line: str) -> float:
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes ``config.yaml`` into the folder of the run, and only there."""
+    """Writes ``config.yaml`` into the folder of the run, whole."""
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Write it before anything else; ``validate`` and others leave that of a training alone."""
@@ -78,8 +88,6 @@ class SaveConfig(SaveConfigCallback):
         self.already_saved = True
         path = log_folder(trainer) / self.config_filename
         training = trainer.state.fn == TrainerFn.FITTING
-        if training:
-            refuse_used(trainer, path.parent, (self.config_filename, *OF_A_RUN))
         if trainer.is_global_zero and (training or not path.exists()):
             write_text(path, self.text())
 

@@ -36,12 +36,13 @@ def test_names_and_keep(tmp_path):
     assert not any(name.startswith("teacher") for name in last["state_dict"])
 
 
-def test_keep_never_deletes_files_of_another_run(tmp_path):
+def test_a_folder_of_another_run_is_left_alone(tmp_path):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     (folder / "step=009000.ckpt").write_text("of an older run")
-    trainer(tmp_path, [Checkpoint(every_n_steps=1, keep=1)], max_steps=3).fit(TinyDistiller(), TinyData())
-    assert names(folder) == ["last.ckpt", "step=000003.ckpt", "step=009000.ckpt", "student.safetensors"]
+    with pytest.raises(UserError, match="holds another run"):
+        trainer(tmp_path, [Checkpoint(every_n_steps=1, keep=1)], max_steps=3).fit(TinyDistiller(), TinyData())
+    assert names(folder) == ["step=009000.ckpt"]
 
 
 def test_keep_all_and_off(tmp_path):
