@@ -54,6 +54,11 @@ def refuse_other_formats(checkpoint: Mapping[str, Any], path: str | os.PathLike[
     missing += [f"{OWN}.{part}" for part in ("method", "iteration", "averages") if part not in checkpoint[OWN]]
     if missing:
         raise UserError(f"'{path}' lacks {missing[0]}; use an earlier checkpoint.")
+    iteration, averages = checkpoint[OWN]["iteration"], checkpoint[OWN]["averages"]
+    if not isinstance(iteration, int) or iteration < 0:
+        raise UserError(f"'{path}' has no whole number of iterations; use an earlier checkpoint.")
+    if not isinstance(averages, list) or not all(isinstance(name, str) for name in averages):
+        raise UserError(f"'{path}' has no list of the names of its averages; use an earlier checkpoint.")
 
 
 def refuse_damaged(
