@@ -85,6 +85,7 @@ RULES: dict[str, list[str]] = {
         "tests/denoisers/test_family_inputs.py",
         "tests/denoisers/test_loading.py",
         "tests/denoisers/test_diffusers_sd.py",
+        "tests/denoisers/test_family_options.py",
     ],
     "fastgen/denoisers/text.py": [
         "tests/denoisers/test_families.py",
