@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from methods.test_contract import concrete
+from every_method import concrete
 
 import fastgen.extras
 import fastgen.methods
