@@ -119,7 +119,7 @@ def references(stage: Path) -> Iterator[BadInput]:
         "infinite": {"mu": zero + np.inf, "sigma": eye},
         "not square": {"mu": zero, "sigma": eye[:3]},
         "other size": {"mu": np.zeros(3), "sigma": np.eye(3)},
-        "empty": {"mu": np.zeros(0), "sigma": np.zeros((0, 0))},
+        "no features": {"mu": np.zeros(0), "sigma": np.zeros((0, 0))},
         "a scalar": {"mu": np.float64(0), "sigma": np.float64(1)},
         "complex": {"mu": zero + 1j, "sigma": eye},
         "not symmetric": {"mu": zero, "sigma": np.triu(np.ones((size, size)))},

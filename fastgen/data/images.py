@@ -103,7 +103,9 @@ def _condition(entries: Sequence[_Entry]) -> dict[str, Any]:
 
 
 class ImageFolder(DistillationData):
-    """Images in a folder (and its subfolders), in [-1, 1].
+    """Images in a folder (and its subfolders), in [-1, 1], as they look on a white page.
+
+    Transparent parts become white, 16 bits per value are scaled to 8, and of several frames the first is taken.
 
     Args:
         root: The folder.
