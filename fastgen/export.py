@@ -5,7 +5,7 @@ gives the number of steps:
 
 | process | first call   | moves by     | diffusers scheduler                                                      |
 |---------|--------------|--------------|--------------------------------------------------------------------------|
-| VP      | last step    | fresh noise  | ``LCMScheduler``, even times through ``original_inference_steps``        |
+| VP      | last step    | fresh noise  | ``LCMScheduler``, even times or LCM's own, ``original_inference_steps``  |
 | VP      | last step    | DDIM         | ``DDIMScheduler``, trailing                                              |
 | VP      | earlier      | (one call)   | ``EulerDiscreteScheduler`` whose betas end at that step                  |
 | flow    | pure noise   | fresh noise  | ``FlowMatchLCMScheduler``, times through ``shift`` and ``shift_terminal``|
@@ -34,6 +34,8 @@ TOLERANCE = 1e-4
 """Largest difference between a time of the student and its baked twin, in units of t in [0, 1]."""
 SIGMA_STEP = 1e-3
 """1 / num_train_timesteps of the flow schedulers: the lowest sigma before any shift."""
+LCM_GRID = 50
+"""``original_inference_steps`` of LCM's checkpoints."""
 OFFSET = {"steps_offset": 1}
 """Without effect on the spacings here, but pipelines of Stable Diffusion warn about any other value."""
 
@@ -84,14 +86,17 @@ def _vp_scheduler(denoiser: PipelineDenoiser, process: VP, times: Sequence[float
             **OFFSET,
         )
     even = [float(i * (count // steps) - 1) for i in range(steps, 0, -1)]
-    if list(times) != even:
+    # LCMScheduler's own choice among the grid that it was named after, e.g. 999, 759, 499, 259.
+    named = [float((LCM_GRID - i * LCM_GRID // steps) * (count // LCM_GRID) - 1) for i in range(min(steps, LCM_GRID))]
+    if list(times) != even and not (stochastic and list(times) == named):
         wanted = ", ".join(f"{t:g}" for t in even)
         raise _refuse(times, f"with {steps} steps, schedulers of diffusers call at {wanted}; train or sample there")
     betas = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr")
     common: dict[str, Any] = {key: config[key] for key in betas if key in config}
     common |= {"num_train_timesteps": count, "prediction_type": kind, "clip_sample": False} | OFFSET
     if stochastic:
-        return LCMScheduler(**common, original_inference_steps=steps, set_alpha_to_one=True)
+        origin = steps if list(times) == even else LCM_GRID
+        return LCMScheduler(**common, original_inference_steps=origin, set_alpha_to_one=True)
     return DDIMScheduler(**common, timestep_spacing="trailing", set_alpha_to_one=True)
 
 
@@ -151,11 +156,13 @@ class Sampling:
         times: Times of its calls.
         stochastic: Whether it moves with fresh noise.
         facts: More for ``fastgen.json``.
+        guidance: The scale that it is told; None for a student that is told none.
     """
 
     times: Sequence[float]
     stochastic: bool
     facts: dict[str, Any]
+    guidance: float | None = None
 
     def scheduler(self, denoiser: PipelineDenoiser) -> Any:
         """See :func:`baked_scheduler`."""
@@ -197,6 +204,8 @@ def write_card(out: Path, denoiser: PipelineDenoiser, pipe: Any, sampling: Sampl
     """
     scheduler = type(pipe.scheduler).__name__
     call = {"num_inference_steps": len(sampling.times), **denoiser.call_options(pipe)}
+    if sampling.guidance is not None:
+        call["guidance_scale"] = sampling.guidance
     facts = {
         "pipeline": type(pipe).__name__,
         "scheduler": scheduler,

@@ -42,6 +42,7 @@ def export(words: Sequence[str]) -> None:
     from fastgen.export import Sampling, export_pipeline, refuse_used
     from fastgen.lora_files import export_lora
     from fastgen.methods import Distiller
+    from fastgen.randomness import Draws
 
     method = method_from_checkpoint(arguments.ckpt, trust=arguments.trust)
     student = method.network(arguments.role)
@@ -60,10 +61,13 @@ def export(words: Sequence[str]) -> None:
     if student.second_time is not None or student.guidance_input is not None:
         raise UserError(
             f"{type(method).__name__} gave its student an input that no pipeline of diffusers has (where a jump ends, "
-            "or the guidance scale); sample from the checkpoint with 'fastgen sample'."
+            "or the guidance scale, which only whole U-Nets of Stable Diffusion and FLUX.1-dev are told); sample from "
+            "the checkpoint with 'fastgen sample'."
         )
+    told = method.told({}, Draws(0, [0], "export")).get("guidance")
     facts = {"method": type(method).__name__, "role": arguments.role, "student_updates": method.student_updates}
-    sampling, out = Sampling(times, method.sampler.stochastic, facts), Path(arguments.out)
+    sampling = Sampling(times, method.sampler.stochastic, facts, None if told is None else float(told[0]))
+    out = Path(arguments.out)
     if arguments.format != "pipeline" and not isinstance(student, AdaptedDenoiser):
         raise UserError(
             f"This student is a whole {type(network).__name__}, not a LoRA; leave --format {arguments.format} out."

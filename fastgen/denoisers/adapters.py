@@ -262,6 +262,14 @@ class AdaptedDenoiser(KeepsPrecision, Denoiser):
         return super().takes_second_time or self.base.takes_second_time
 
     @property
+    def takes_guidance(self) -> bool:
+        return super().takes_guidance or self.base.takes_guidance
+
+    @property
+    def guided_by_input(self) -> bool:
+        return self.base.guided_by_input
+
+    @property
     def time_path(self) -> str:
         return self.base.time_path
 

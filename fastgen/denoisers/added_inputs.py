@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,6 +42,18 @@ class AddedInput(nn.Module):
         return self.out(F.silu(self.hidden(features.to(self.hidden.weight.dtype))))
 
 
+def guidance_features(scale: Tensor, width: int) -> Tensor:
+    """Sinusoids (B, width) of ``1000 (scale - 1)`` for guidance scales (B,), fp32.
+
+    What U-Nets with ``time_cond_proj_dim`` are told (LCM, Luo et al. 2023, arXiv 2310.04378; diffusers'
+    ``get_guidance_scale_embedding`` of ``guidance_scale - 1``).
+    """
+    half = width // 2
+    rates = torch.exp(torch.arange(half, device=scale.device) * (-math.log(10000.0) / (half - 1)))
+    angles = 1000.0 * (scale.float() - 1.0)[:, None] * rates
+    return F.pad(torch.cat([torch.sin(angles), torch.cos(angles)], dim=1), (0, width % 2))
+
+
 class SecondTime(AddedInput):
     """Where a jump from ``t`` ends, for flow maps: ``s`` and the distance ``t - s``, both as noise angles.
 
@@ -60,8 +74,8 @@ class SecondTime(AddedInput):
 class GuidanceInput(AddedInput):
     """The guidance scale, for students that were distilled at many (Meng et al. 2022, arXiv 2210.03142).
 
-    It sees ``log(scale)``; the scale 1 means no guidance. LCM (arXiv 2310.04378) uses sinusoids of
-    ``1000 (scale - 1)`` instead, whose neighbours are unrelated.
+    It sees ``log(scale)``; the scale 1 means no guidance. For networks that have no such input in diffusers: U-Nets of
+    Stable Diffusion get :func:`guidance_features` at their ``cond_proj``, FLUX.1-dev has one.
 
     Args:
         width: Width of the embedding it is added to.

@@ -98,13 +98,25 @@ class Denoiser(nn.Module, ABC):
         if not self.takes_second_time:
             self.second_time = self._new_input(SecondTime)
 
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the network reads ``condition["guidance"]``, by an input of its own or an added one."""
+        return self.guidance_input is not None
+
+    @property
+    def guided_by_input(self) -> bool:
+        """Whether its pipeline guides it by telling it the scale, in one call without a null condition."""
+        return False
+
     def add_guidance_input(self) -> None:
         """Let the network read ``condition["guidance"]`` without changing its function; idempotent.
+
+        One that reads it already, such as FLUX.1-dev, gets nothing.
 
         Raises:
             UserError: If the network names no embedding of its time.
         """
-        if self.guidance_input is None:
+        if not self.takes_guidance:
             self.guidance_input = self._new_input(GuidanceInput)
 
     def _new_input(self, kind: type[Input]) -> Input:

@@ -31,7 +31,8 @@ class Flux(FlowTransformer):
         revision: Branch, tag or commit of the hub repository; None is its default branch.
         variant: Infix of the weight files; weights become fp32 all the same.
         resolution: Height and width of images in pixels.
-        embedded_guidance: The guidance scale that the network is told; a network without that input ignores it.
+        embedded_guidance: The guidance scale that the network is told where ``condition["guidance"]`` (B,) says none; a
+            network without that input ignores it.
         max_tokens: Length of T5's prompt; schnell was trained with 256.
         text_dtype: What the text encoders compute in; ``bfloat16`` halves their memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
@@ -63,14 +64,19 @@ class Flux(FlowTransformer):
         super().__init__(pipeline, transformer, shape, (side // 2) ** 2, max_tokens, text_dtype, gradient_checkpointing)
         self.embedded_guidance = embedded_guidance
 
+    @property
+    def takes_guidance(self) -> bool:
+        return super().takes_guidance or self.network.config.guidance_embeds
+
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """The velocity ``noise - x0`` as a latent map."""
         height, width = x_t.shape[-2:]
         text = condition["prompt_embeds"]
+        told = condition.get("guidance", torch.full_like(t, self.embedded_guidance)).float()
         tokens = self.network(
             hidden_states=pack(x_t),
             timestep=t,
-            guidance=torch.full_like(t, self.embedded_guidance) if self.network.config.guidance_embeds else None,
+            guidance=told if self.network.config.guidance_embeds else None,
             encoder_hidden_states=text,
             pooled_projections=condition["pooled_prompt_embeds"],
             txt_ids=torch.zeros(text.shape[1], 3, device=x_t.device),

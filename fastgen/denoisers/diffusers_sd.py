@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from fastgen.denoisers.added_inputs import guidance_features
 from fastgen.denoisers.pipeline_codec import PipelineCodec
 from fastgen.denoisers.pipelines import PipelineDenoiser, PipelineFolder, latent_side
 from fastgen.denoisers.schedulers import process_from_scheduler
@@ -38,8 +40,15 @@ def prediction_from_scheduler(config: Mapping[str, Any], source: str) -> Predict
     return PREDICTIONS[kind]
 
 
+GUIDANCE_FEATURES = 256
+"""Width of the guidance embedding that a student gets, as in diffusers' LCM scripts (``unet_time_cond_proj_dim``)."""
+
+
 class PipelineUNet(PipelineDenoiser):
     """The U-Net of a latent diffusion model with discrete steps; the prediction kind comes from the scheduler.
+
+    A U-Net with ``time_cond_proj_dim`` (LCM's) is told a guidance scale: ``condition["guidance"]`` (B,), or
+    ``embedded_guidance`` where there is none.
 
     Args:
         pipeline: Where configurations and weights are.
@@ -47,6 +56,7 @@ class PipelineUNet(PipelineDenoiser):
         process: The process that it describes.
         resolution: Height and width of images in pixels; None is the resolution that the U-Net was trained at.
         gradient_checkpointing: Recompute activations in the backward pass.
+        embedded_guidance: What a U-Net with that input is told.
     """
 
     part = "unet"
@@ -58,6 +68,7 @@ class PipelineUNet(PipelineDenoiser):
         process: VP,
         resolution: int | None,
         gradient_checkpointing: bool,
+        embedded_guidance: float,
     ) -> None:
         from diffusers import UNet2DConditionModel
 
@@ -67,6 +78,41 @@ class PipelineUNet(PipelineDenoiser):
         side = latent_side(resolution, unet.config.sample_size * factor, factor, factor, name)
         shape = (unet.config.in_channels, side, side)
         super().__init__(pipeline, unet, process, kind, shape, gradient_checkpointing)
+        self.embedded_guidance = embedded_guidance
+
+    @property
+    def takes_guidance(self) -> bool:
+        return super().takes_guidance or self.guided_by_input
+
+    @property
+    def guided_by_input(self) -> bool:
+        return self.network.config.time_cond_proj_dim is not None
+
+    def add_guidance_input(self) -> None:
+        """Give the U-Net the input of diffusers' LCM checkpoints, zero at first; idempotent."""
+        if self.takes_guidance:
+            return
+        first = self.network.time_embedding.linear_1
+        projection = nn.Linear(
+            GUIDANCE_FEATURES, first.in_features, bias=False, device=first.weight.device, dtype=first.weight.dtype
+        )
+        nn.init.zeros_(projection.weight)
+        self.network.time_embedding.cond_proj = projection
+        self.network.register_to_config(time_cond_proj_dim=GUIDANCE_FEATURES)
+
+    def timestep_cond(self, count: int, condition: Mapping[str, Tensor]) -> Tensor | None:
+        """The embedding of the guidance scales (count, time_cond_proj_dim); None for a U-Net without that input."""
+        width = self.network.config.time_cond_proj_dim
+        if width is None:
+            return None
+        weight = self.network.time_embedding.cond_proj.weight
+        scale = condition.get("guidance", torch.full((count,), self.embedded_guidance, device=weight.device))
+        return guidance_features(scale, width).to(self.network.dtype)
+
+    def call_options(self, pipe: Any) -> dict[str, Any]:
+        """A U-Net with that input is told ``guidance_scale`` by the pipeline."""
+        told = {"guidance_scale": self.embedded_guidance} if self.guided_by_input else {}
+        return super().call_options(pipe) | told
 
     @property
     def time_path(self) -> str:
@@ -89,6 +135,7 @@ class StableDiffusion(PipelineUNet):
         variant: Infix of the weight files, e.g. ``fp16`` for half the download; weights become fp32 all the same.
         resolution: Height and width of images in pixels; None is the resolution that the U-Net was trained at.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        embedded_guidance: What a U-Net that has a guidance scale as an input (LCM's) is told; others ignore it.
 
     Raises:
         UserError: If a configuration cannot be read, or describes another family (SDXL, inpainting).
@@ -101,13 +148,14 @@ class StableDiffusion(PipelineUNet):
         variant: str | None = None,
         resolution: int | None = None,
         gradient_checkpointing: bool = False,
+        embedded_guidance: float = 8.0,
     ) -> None:
         from diffusers import DDIMScheduler
 
         pipeline = PipelineFolder(pretrained, revision, variant)
         scheduler = pipeline.config("scheduler", DDIMScheduler)
         process = process_from_scheduler(scheduler, pretrained)
-        super().__init__(pipeline, scheduler, process, resolution, gradient_checkpointing)
+        super().__init__(pipeline, scheduler, process, resolution, gradient_checkpointing, embedded_guidance)
         config = self.network.config
         if config.addition_embed_type is not None or config.out_channels != config.in_channels:
             raise UserError(
@@ -117,7 +165,8 @@ class StableDiffusion(PipelineUNet):
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """The U-Net's answer at steps ``t``, which may lie between integers."""
-        return self.network(x_t, t, encoder_hidden_states=condition["prompt_embeds"]).sample
+        told = self.timestep_cond(len(x_t), condition)
+        return self.network(x_t, t, encoder_hidden_states=condition["prompt_embeds"], timestep_cond=told).sample
 
     def condition_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"prompt_embeds": (1, self.network.config.cross_attention_dim)}

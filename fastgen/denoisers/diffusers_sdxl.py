@@ -31,6 +31,7 @@ class StableDiffusionXL(PipelineUNet):
         variant: Infix of the weight files, e.g. ``fp16`` for half the download; weights become fp32 all the same.
         resolution: Height and width of images in pixels; None is the resolution that the U-Net was trained at.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        embedded_guidance: What a U-Net that has a guidance scale as an input (LCM's) is told; others ignore it.
 
     Raises:
         UserError: If a configuration cannot be read, or describes another family (SD1.5, the refiner).
@@ -45,13 +46,14 @@ class StableDiffusionXL(PipelineUNet):
         variant: str | None = None,
         resolution: int | None = None,
         gradient_checkpointing: bool = False,
+        embedded_guidance: float = 8.0,
     ) -> None:
         from diffusers import EulerDiscreteScheduler
 
         pipeline = PipelineFolder(pretrained, revision, variant)
         scheduler = pipeline.config("scheduler", EulerDiscreteScheduler)
         process = PipelineVP.from_scheduler(scheduler, pretrained)
-        super().__init__(pipeline, scheduler, process, resolution, gradient_checkpointing)
+        super().__init__(pipeline, scheduler, process, resolution, gradient_checkpointing, embedded_guidance)
         config = self.network.config
         if (
             config.addition_embed_type != "text_time"
@@ -72,7 +74,13 @@ class StableDiffusionXL(PipelineUNet):
             "text_embeds": condition["pooled_prompt_embeds"],
             "time_ids": condition.get("time_ids", self.time_ids.expand(len(x_t), -1)),
         }
-        return self.network(x_t, t, encoder_hidden_states=condition["prompt_embeds"], added_cond_kwargs=added).sample
+        return self.network(
+            x_t,
+            t,
+            encoder_hidden_states=condition["prompt_embeds"],
+            timestep_cond=self.timestep_cond(len(x_t), condition),
+            added_cond_kwargs=added,
+        ).sample
 
     def condition_shapes(self) -> dict[str, tuple[int, ...]]:
         config = self.network.config

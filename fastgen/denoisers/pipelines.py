@@ -388,7 +388,11 @@ class PipelineDenoiser(Denoiser):
         if "prompt_embeds" not in condition:
             raise UserError(f"{name} needs prompts; use a data module whose condition is a list of prompts.")
         dtype = self.network.dtype
-        ready = {key: value.to(dtype) if value.is_floating_point() else value for key, value in condition.items()}
+        ready = {
+            # A scale is a number like the time: its embedding would feel the rounding.
+            key: value.to(dtype) if value.is_floating_point() and key != "guidance" else value
+            for key, value in condition.items()
+        }
         with self.added_inputs(t, condition, s):
             return self.answer(x_t.to(dtype), t.float(), ready)
 

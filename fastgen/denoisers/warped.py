@@ -47,6 +47,14 @@ class Warped(Denoiser):
     def add_second_time(self) -> None:
         self.inner.add_second_time()
 
+    @property
+    def takes_guidance(self) -> bool:
+        return self.inner.takes_guidance
+
+    @property
+    def guided_by_input(self) -> bool:
+        return self.inner.guided_by_input
+
     def add_guidance_input(self) -> None:
         self.inner.add_guidance_input()
 

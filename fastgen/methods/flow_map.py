@@ -31,7 +31,8 @@ class TeacherGuidance:
     Args:
         low: Lowest scale, with 1 for none; LCM draws from 6 to 16 (its w is the scale minus 1).
         high: Highest scale; ``None`` means always ``low``.
-        embedded: The student is told the scale, by an input that it gets for this purpose.
+        embedded: The student is told the scale, by an input that it has (FLUX.1-dev, LCM's U-Nets) or gets. U-Nets get
+            that of diffusers' LCM checkpoints, so that their pipelines can be told ``guidance_scale``.
         sampling: The scale that an embedded student is told when it generates; ``None`` is the middle of the range.
     """
 

@@ -54,7 +54,8 @@ def guided(
     """The guided prediction, as losses ask it: ``uncond + scale (cond - uncond)``, whatever the family samples with.
 
     Distillation losses are derived for this mixture, a multiple of the score of p(x) p(c | x)^scale (Ho & Salimans
-    2022, arXiv 2207.12598). One plain call if ``scale`` is 1 or 0.
+    2022, arXiv 2207.12598). One plain call if ``scale`` is 1 or 0. A network that its pipeline guides by an input is
+    told the scale instead, in one call.
 
     Raises:
         UserError: If there is nothing to guide to.
@@ -65,6 +66,10 @@ def guided(
     if scale == 0.0:
         uncond = denoiser(x_t, t, denoiser.null_condition(condition))
         return GuidedPrediction(uncond, None, uncond)
+    if denoiser.guided_by_input:
+        told = {**condition, "guidance": torch.full_like(t, scale)}
+        cond = denoiser(x_t, t, told)
+        return GuidedPrediction(cond, cond, None)
     if not condition:
         raise UserError(
             f"{type(denoiser).__name__} gets no condition, so a guidance scale of {scale:g} has no meaning; "
@@ -84,6 +89,8 @@ def guided_as_sampled(
 class Guided(Denoiser):
     """A guided network as a network, so that solvers and views of other processes need not know of guidance.
 
+    One that has the scale as an input is told it: guidance on top of what is distilled into it would guide twice.
+
     Args:
         inner: The network.
         scale: Guidance scale of every sample, (B,).
@@ -95,5 +102,7 @@ class Guided(Denoiser):
         self.scale = scale
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
+        if self.inner.takes_guidance:
+            return self.inner(x_t, t, {**condition, "guidance": self.scale}).value
         cond, uncond = conditional_pair(self.inner, x_t, t, condition)
         return cond.guided(uncond, self.scale).value

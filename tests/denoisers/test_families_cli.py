@@ -40,7 +40,7 @@ CONFIGS = {
     "rcm_wan": WAN,
 }
 
-ADDED = {"lcm_sd15": "guidance_input", "meanflow_flux": "second_time"}
+ADDED = {"meanflow_flux": "second_time"}
 """Inputs that students get."""
 
 
@@ -103,6 +103,10 @@ def test_config_trains_two_steps_and_samples(name: str, tmp_path: Path, capsys: 
     added = [x for x in ("second_time", "guidance_input") if getattr(method.student, x) is not None]
     assert added == ([ADDED[name]] if name in ADDED else [])
     assert all(getattr(method.student, x).out.weight.abs().sum() > 0 for x in added)
+    if name == "lcm_sd15":
+        assert method.student.network.time_embedding.cond_proj.weight.abs().sum() > 0
+        assert fastgen("export", f"--ckpt={checkpoint}", f"--out={tmp_path / 'exported'}") == 0
+        assert "guidance_scale=8.5" in (tmp_path / "exported" / "README.md").read_text()
     if added:
         assert fastgen("export", f"--ckpt={checkpoint}", f"--out={tmp_path / 'exported'}") != 0
         assert "no pipeline of diffusers has" in capsys.readouterr().err
