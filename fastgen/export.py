@@ -214,6 +214,7 @@ def write_card(out: Path, denoiser: PipelineDenoiser, pipe: Any, sampling: Sampl
         "stochastic": sampling.stochastic,
         "prediction": denoiser.prediction,
         "latent_shape": list(denoiser.sample_shape),
+        **({} if denoiser.negative_prompt is None else {"negative_prompt": denoiser.negative_prompt}),
         **sampling.facts,
     }
     write_json(out / "fastgen.json", facts)
@@ -236,6 +237,11 @@ from diffusers import {", ".join(names)}
 {code}
 result = pipe("a cat", {options}).{result}[0]
 ```
+"""
+    if denoiser.negative_prompt is not None:
+        text += f"""
+Its teacher was guided away from the negative prompt "{denoiser.negative_prompt}"; the student carries that guidance and
+is called without one.
 """
     if sampling.stochastic and len(sampling.times) > 1:
         text += """

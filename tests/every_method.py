@@ -20,7 +20,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "TDM": {"sampler": TrajectorySampler([20.0, 2.0])},
     "OptimalSteps": {"student": None, "fine_steps": 24},
     # The toys' random networks make steep policies, whose gradients are large and lose digits in fp32.
-    "PiFlow": {"loss_scale": 0.3, "substeps": 16},
+    "PiFlow": {"loss_scale": 0.6, "substeps": 16},
     "Progressive": {"stage_updates": 2},
 }
 """Constructor arguments by class name, for methods that the defaults of ``toys.build`` do not fit."""

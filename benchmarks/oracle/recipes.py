@@ -257,6 +257,7 @@ RECIPES: dict[str, Recipe] = {
         lambda p, n: scores(
             p,
             lr=0.5,
+            weight="distance",
             sampler=four_calls(p),
             renoise_time=part("KarrasLevel", low=0.0, high=0.8),
             critic_objective=summed(p),
@@ -288,7 +289,13 @@ RECIPES: dict[str, Recipe] = {
     "PiFlow": Recipe(
         "PiFlow",
         lambda p, n: regression(
-            p, n, policy=part("GMFlow", components=8), substeps=64, mixing_updates=n // 3, gradient_clip=10.0
+            p,
+            n,
+            policy=part("GMFlow", components=8),
+            substeps=64,
+            mixing_updates=n // 3,
+            loss_scale=60.0,
+            gradient_clip=10.0,
         ),
         steps=(1,),
     ),

@@ -36,6 +36,7 @@ class Flux(FlowTransformer):
         max_tokens: Length of T5's prompt; schnell was trained with 256.
         text_dtype: What the text encoders compute in; ``bfloat16`` halves their memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        negative_prompt: What guidance leads away from, in place of the family's empty prompt.
 
     Raises:
         UserError: If a configuration cannot be read or the scheduler is not one for flows.
@@ -53,6 +54,7 @@ class Flux(FlowTransformer):
         max_tokens: int = 512,
         text_dtype: TextDtype = "float32",
         gradient_checkpointing: bool = False,
+        negative_prompt: str | None = None,
     ) -> None:
         from diffusers import FluxTransformer2DModel
 
@@ -62,6 +64,7 @@ class Flux(FlowTransformer):
         side = latent_side(resolution, resolution, 2 * factor, factor, pretrained)
         shape = (transformer.config.in_channels // 4, side, side)
         super().__init__(pipeline, transformer, shape, (side // 2) ** 2, max_tokens, text_dtype, gradient_checkpointing)
+        self.negative_prompt = negative_prompt
         self.embedded_guidance = embedded_guidance
 
     @property
@@ -98,7 +101,7 @@ class Flux(FlowTransformer):
 
     def make_codec(self) -> FluxCodec:
         """VAE and text encoders of the same pipeline."""
-        return FluxCodec(self.pipeline, self.text_dtype, self.max_tokens)
+        return FluxCodec(self.pipeline, self.text_dtype, self.max_tokens, negative_prompt=self.negative_prompt)
 
     @property
     def feature_path(self) -> str:

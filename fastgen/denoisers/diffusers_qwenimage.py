@@ -43,6 +43,7 @@ class QwenImage(FlowTransformer):
         max_tokens: Longer prompts are cut.
         text_dtype: What the text encoders compute in; ``bfloat16`` halves their memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        negative_prompt: What guidance leads away from, in place of the family's empty prompt.
 
     Raises:
         UserError: If a configuration cannot be read or the scheduler is not one for flows.
@@ -60,6 +61,7 @@ class QwenImage(FlowTransformer):
         max_tokens: int = 512,
         text_dtype: TextDtype = "float32",
         gradient_checkpointing: bool = False,
+        negative_prompt: str | None = None,
     ) -> None:
         from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
@@ -69,6 +71,7 @@ class QwenImage(FlowTransformer):
         side = latent_side(resolution, resolution, 2 * factor, factor, pretrained)
         shape = (transformer.config.in_channels // 4, side, side)
         super().__init__(pipeline, transformer, shape, (side // 2) ** 2, max_tokens, text_dtype, gradient_checkpointing)
+        self.negative_prompt = negative_prompt
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """The velocity ``noise - x0`` as a latent map."""
@@ -105,7 +108,7 @@ class QwenImage(FlowTransformer):
 
     def make_codec(self) -> QwenImageCodec:
         """VAE and text encoder of the same pipeline."""
-        return QwenImageCodec(self.pipeline, self.text_dtype, self.max_tokens)
+        return QwenImageCodec(self.pipeline, self.text_dtype, self.max_tokens, negative_prompt=self.negative_prompt)
 
     @property
     def feature_path(self) -> str:

@@ -135,6 +135,7 @@ class StableDiffusion(PipelineUNet):
         variant: Infix of the weight files, e.g. ``fp16`` for half the download; weights become fp32 all the same.
         resolution: Height and width of images in pixels; None is the resolution that the U-Net was trained at.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        negative_prompt: What guidance leads away from, in place of the family's empty prompt.
         embedded_guidance: What a U-Net that has a guidance scale as an input (LCM's) is told; others ignore it.
 
     Raises:
@@ -148,6 +149,7 @@ class StableDiffusion(PipelineUNet):
         variant: str | None = None,
         resolution: int | None = None,
         gradient_checkpointing: bool = False,
+        negative_prompt: str | None = None,
         embedded_guidance: float = 8.0,
     ) -> None:
         from diffusers import DDIMScheduler
@@ -156,6 +158,7 @@ class StableDiffusion(PipelineUNet):
         scheduler = pipeline.config("scheduler", DDIMScheduler)
         process = process_from_scheduler(scheduler, pretrained)
         super().__init__(pipeline, scheduler, process, resolution, gradient_checkpointing, embedded_guidance)
+        self.negative_prompt = negative_prompt
         config = self.network.config
         if config.addition_embed_type is not None or config.out_channels != config.in_channels:
             raise UserError(
@@ -173,7 +176,7 @@ class StableDiffusion(PipelineUNet):
 
     def make_codec(self) -> StableDiffusionCodec:
         """VAE and text encoder of the same pipeline."""
-        return StableDiffusionCodec(self.pipeline)
+        return StableDiffusionCodec(self.pipeline, negative_prompt=self.negative_prompt)
 
 
 class StableDiffusionCodec(PipelineCodec):

@@ -32,6 +32,7 @@ class StableDiffusion3(FlowTransformer):
         max_tokens: Length of T5's part of the prompt.
         text_dtype: What the text encoders compute in; ``bfloat16`` halves their memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        negative_prompt: What guidance leads away from, in place of the family's empty prompt.
 
     Raises:
         UserError: If a configuration cannot be read or the scheduler is not one for flows.
@@ -46,6 +47,7 @@ class StableDiffusion3(FlowTransformer):
         max_tokens: int = 256,
         text_dtype: TextDtype = "float32",
         gradient_checkpointing: bool = False,
+        negative_prompt: str | None = None,
     ) -> None:
         from diffusers import SD3Transformer2DModel
 
@@ -58,6 +60,7 @@ class StableDiffusion3(FlowTransformer):
         super().__init__(
             pipeline, transformer, shape, (side // patch) ** 2, max_tokens, text_dtype, gradient_checkpointing
         )
+        self.negative_prompt = negative_prompt
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """The velocity ``noise - x0``."""
@@ -80,7 +83,9 @@ class StableDiffusion3(FlowTransformer):
 
     def make_codec(self) -> StableDiffusion3Codec:
         """VAE and text encoders of the same pipeline."""
-        return StableDiffusion3Codec(self.pipeline, self.text_dtype, self.max_tokens)
+        return StableDiffusion3Codec(
+            self.pipeline, self.text_dtype, self.max_tokens, negative_prompt=self.negative_prompt
+        )
 
     @property
     def feature_path(self) -> str:

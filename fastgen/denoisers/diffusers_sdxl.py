@@ -31,6 +31,7 @@ class StableDiffusionXL(PipelineUNet):
         variant: Infix of the weight files, e.g. ``fp16`` for half the download; weights become fp32 all the same.
         resolution: Height and width of images in pixels; None is the resolution that the U-Net was trained at.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        negative_prompt: What guidance leads away from, in place of the family's empty prompt.
         embedded_guidance: What a U-Net that has a guidance scale as an input (LCM's) is told; others ignore it.
 
     Raises:
@@ -46,6 +47,7 @@ class StableDiffusionXL(PipelineUNet):
         variant: str | None = None,
         resolution: int | None = None,
         gradient_checkpointing: bool = False,
+        negative_prompt: str | None = None,
         embedded_guidance: float = 8.0,
     ) -> None:
         from diffusers import EulerDiscreteScheduler
@@ -54,6 +56,7 @@ class StableDiffusionXL(PipelineUNet):
         scheduler = pipeline.config("scheduler", EulerDiscreteScheduler)
         process = PipelineVP.from_scheduler(scheduler, pretrained)
         super().__init__(pipeline, scheduler, process, resolution, gradient_checkpointing, embedded_guidance)
+        self.negative_prompt = negative_prompt
         config = self.network.config
         if (
             config.addition_embed_type != "text_time"
@@ -89,7 +92,7 @@ class StableDiffusionXL(PipelineUNet):
 
     def make_codec(self) -> StableDiffusionXLCodec:
         """VAE and text encoders of the same pipeline."""
-        return StableDiffusionXLCodec(self.pipeline)
+        return StableDiffusionXLCodec(self.pipeline, negative_prompt=self.negative_prompt)
 
 
 class StableDiffusionXLCodec(PipelineCodec):

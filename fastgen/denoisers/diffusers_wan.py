@@ -33,6 +33,7 @@ class Wan(FlowTransformer):
         max_tokens: Longer prompts are cut.
         text_dtype: What the text encoders compute in; ``bfloat16`` halves their memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        negative_prompt: What guidance leads away from, in place of the family's empty prompt.
 
     Raises:
         UserError: If a configuration cannot be read, or describes image-to-video or the two experts of Wan 2.2.
@@ -49,6 +50,7 @@ class Wan(FlowTransformer):
         max_tokens: int = 512,
         text_dtype: TextDtype = "float32",
         gradient_checkpointing: bool = False,
+        negative_prompt: str | None = None,
     ) -> None:
         from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
@@ -80,6 +82,7 @@ class Wan(FlowTransformer):
         shape = (channels, count, rows, columns)
         tokens = count * (rows // patch[0]) * (columns // patch[1])
         super().__init__(pipeline, transformer, shape, tokens, max_tokens, text_dtype, gradient_checkpointing)
+        self.negative_prompt = negative_prompt
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """The velocity ``noise - x0``."""
@@ -101,7 +104,7 @@ class Wan(FlowTransformer):
 
     def make_codec(self) -> WanCodec:
         """VAE and text encoder of the same pipeline."""
-        return WanCodec(self.pipeline, self.text_dtype, self.max_tokens)
+        return WanCodec(self.pipeline, self.text_dtype, self.max_tokens, negative_prompt=self.negative_prompt)
 
     @property
     def time_path(self) -> str:

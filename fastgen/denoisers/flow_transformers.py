@@ -61,8 +61,11 @@ class LongPromptCodec(PipelineCodec):
         pipeline: Where the parts are.
         text_dtype: What the text encoders compute in.
         max_tokens: Length of that encoder's prompt; longer ones are cut.
+        negative_prompt: As in :class:`PipelineCodec`.
     """
 
-    def __init__(self, pipeline: PipelineFolder, text_dtype: TextDtype, max_tokens: int) -> None:
-        super().__init__(pipeline, text_dtype)
+    def __init__(
+        self, pipeline: PipelineFolder, text_dtype: TextDtype, max_tokens: int, negative_prompt: str | None = None
+    ) -> None:
+        super().__init__(pipeline, text_dtype, negative_prompt)
         self.max_tokens = max_tokens

@@ -36,13 +36,17 @@ class PipelineCodec(Codec):
         pipeline: Where the parts are.
         text_dtype: What the text encoders compute in; ``bfloat16`` halves the memory of those with billions of
             parameters.
+        negative_prompt: What guidance leads away from; None is what the family takes for no prompt.
     """
 
     place: Tensor
     """An empty tensor that moves with the codec: parts are read to its device."""
 
-    def __init__(self, pipeline: PipelineFolder, text_dtype: TextDtype = "float32") -> None:
+    def __init__(
+        self, pipeline: PipelineFolder, text_dtype: TextDtype = "float32", negative_prompt: str | None = None
+    ) -> None:
         super().__init__()
+        self.negative_prompt = negative_prompt
         self.pipeline = pipeline
         self.text_dtype = getattr(torch, text_dtype)
         self.parts = nn.ModuleDict()
@@ -134,7 +138,8 @@ class PipelineCodec(Codec):
         with torch.inference_mode(False), torch.no_grad(), self.full_precision():
             embeds = self.embed(condition["prompt"])
             if not self.null:
-                self.null = self.embed_nothing()
+                negative = self.negative_prompt
+                self.null = self.embed_nothing() if negative is None else self.embed([negative])
             count = len(condition["prompt"])
             nulls = {
                 name: value.to(self.place.device).expand(count, *value.shape[1:]) for name, value in self.null.items()

@@ -331,6 +331,8 @@ class PipelineDenoiser(Denoiser):
     """
 
     takes_prompts = True
+    negative_prompt: str | None = None
+    """What guidance leads away from, in place of the family's empty prompt."""
     part: str = "transformer"
     """Folder of the network in the pipeline and its name in this module."""
 

@@ -17,6 +17,7 @@ from fastgen.errors import UserError
 from fastgen.extras.base import Extra
 from fastgen.objectives.distribution_matching import dmd_gradient, pseudo_loss
 from fastgen.objectives.score_matching import DenoisingLoss
+from fastgen.optimizers import BetasAdamW
 from fastgen.sampling.guided import guided
 from fastgen.sampling.scores import critic_condition, health, level_and_noise, scores
 from fastgen.sampling.students import Rollout, StudentSampler
@@ -47,7 +48,7 @@ class DistributionMatching(Extra):
         start: Student update from which the term is active and the critic learns; rCM waits for sCM's warm-up.
         critic: Builds the critic (fake score), or an adapter to put on the frozen teacher; default a copy of the
             teacher.
-        critic_optimizer: Builds the critic's optimizer.
+        critic_optimizer: Builds the critic's optimizer; default rCM's at 1.3B.
         critic_updates: Iterations of the critic for each of the method's; rCM: 4, for 14B 9.
         sampler: How the student generates for this term; default as the method's samples. rCM: ``AnytimeSampler``.
         renoise_time: Law of the noise levels at which the scores are compared; default uniform in [0.02, 0.98].
@@ -61,7 +62,7 @@ class DistributionMatching(Extra):
         weight: float = 1.0,
         start: int = 0,
         critic: Callable[[], Denoiser] | Adapter | None = None,
-        critic_optimizer: OptimizerCallable = torch.optim.Adam,
+        critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=4e-7, beta1=0.0),
         critic_updates: int = 4,
         sampler: StudentSampler | None = None,
         renoise_time: TimeLaw | None = None,

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -28,6 +29,7 @@ from fastgen.precision import Averages, FrozenInBFloat16, at_least_float32, buil
 from fastgen.randomness import Draws, checked_seed, derive_seed
 from fastgen.sampling.solvers import Heun, Solver
 from fastgen.sampling.students import StudentSampler
+from fastgen.schedules import RunLength
 from fastgen.sharding import parameters_without_storage, whole
 
 
@@ -49,7 +51,7 @@ class Distiller(MethodState, LightningModule):
     Args:
         teacher: Builds the frozen teacher; ``None`` for methods without one.
         student: Builds the student, or an adapter to put on the frozen teacher; default a copy of the teacher.
-        student_optimizer: Builds the student's optimizer from its parameters.
+        student_optimizer: Builds the student's optimizer from its parameters; a method's default is its paper's.
         student_lr_scheduler: Builds the student's learning-rate schedule; it steps with every student update.
         sampler: How the student generates, in training and afterwards; default one call at ``t_max``.
         solver: How the teacher generates for comparison; default 18 Heun steps.
@@ -274,9 +276,16 @@ class Distiller(MethodState, LightningModule):
             entry: dict[str, Any] = {"optimizer": self.optimizer_factories[role](self.trained_parameters[role])}
             self.configured[role] = Configured(entry["optimizer"])
             if (schedule := self.lr_scheduler_factories.get(role)) is not None:
-                entry["lr_scheduler"] = self.configured[role].with_schedule(schedule)
+                entry["lr_scheduler"] = self.configured[role].with_schedule(partial(self.scheduled, schedule))
             configured.append(entry)
         return configured
+
+    def scheduled(self, schedule: LRSchedulerCallable, optimizer: Optimizer) -> Any:
+        """Build a schedule, which follows the run if its length is the run's."""
+        built = schedule(optimizer)
+        if isinstance(built, RunLength) and self._trainer is not None:
+            built.follow(lambda: self.student_updates, self.trainer.max_steps)
+        return built
 
     def on_fit_start(self) -> None:
         """Refuse what would train wrongly."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from fastgen.conditions import Guidance
@@ -13,6 +14,7 @@ from fastgen.errors import UserError
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.dmd2 import DMD2
 from fastgen.objectives.distribution_matching import guidance_gradient, normalised, pseudo_loss
+from fastgen.optimizers import BetasAdamW
 from fastgen.sampling.guided import GuidedPrediction, guided
 from fastgen.sampling.scores import scores
 from fastgen.sampling.students import Rollout
@@ -47,9 +49,13 @@ class DecoupledDMD(DMD2):
         matching_weight: float = 1.0,
         guidance_weight: float = 1.0,
         guidance: Guidance = Guidance(teacher=4.0),
+        student_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=5e-7),
+        critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=5e-7),
         **kwargs: Any,
     ) -> None:
-        super().__init__(guidance=guidance, **kwargs)
+        super().__init__(
+            guidance=guidance, student_optimizer=student_optimizer, critic_optimizer=critic_optimizer, **kwargs
+        )
         if guidance.teacher == 0.0:
             raise UserError("DecoupledDMD guides towards the condition; set guidance.teacher to 1 (off) or above.")
         self.guidance_time = guidance_time or WithinChain(low=0.0, high="student")

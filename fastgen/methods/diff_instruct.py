@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from fastgen.methods.score import ScoreDistiller
 from fastgen.objectives.score_matching import DenoisingLoss
+from fastgen.optimizers import BetasAdam
 from fastgen.sampling.guided import GuidedPrediction
 from fastgen.sampling.students import Rollout, StudentSampler
 from fastgen.times import LogNormalLevel, TimeLaw
@@ -31,12 +33,16 @@ class DiffInstruct(ScoreDistiller):
         sampler: StudentSampler | None = None,
         renoise_time: TimeLaw | None = None,
         critic_objective: DenoisingLoss | None = None,
+        student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-5),
+        critic_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-5),
         **kwargs: Any,
     ) -> None:
         super().__init__(
             sampler=sampler or StudentSampler(level=1.0),
             renoise_time=renoise_time or LogNormalLevel(),
             critic_objective=critic_objective or DenoisingLoss(reduction="sum"),
+            student_optimizer=student_optimizer,
+            critic_optimizer=critic_optimizer,
             **kwargs,
         )
 

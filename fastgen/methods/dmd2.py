@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from fastgen.methods.schedule import UpdateSchedule
 from fastgen.methods.score import ScoreDistiller
 from fastgen.objectives.distribution_matching import dmd_gradient, pseudo_loss
+from fastgen.optimizers import BetasAdamW
 from fastgen.processes import Prediction
 from fastgen.sampling.students import Rollout
 from fastgen.times import TimeLaw, UniformTime
@@ -31,9 +33,17 @@ class DMD2(ScoreDistiller):
         self,
         critic_time: TimeLaw | None = None,
         schedule: UpdateSchedule = UpdateSchedule(critic_updates=5, critic_first=False, reuse_rollout=True),
+        student_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=2e-6),
+        critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=2e-6),
         **kwargs: Any,
     ) -> None:
-        super().__init__(critic_time=critic_time or UniformTime(0.0, 1.0), schedule=schedule, **kwargs)
+        super().__init__(
+            critic_time=critic_time or UniformTime(0.0, 1.0),
+            schedule=schedule,
+            student_optimizer=student_optimizer,
+            critic_optimizer=critic_optimizer,
+            **kwargs,
+        )
 
     def score_loss(self, rollout: Rollout, real: Prediction, fake: Prediction) -> Tensor:
         return pseudo_loss(rollout.x0, dmd_gradient(rollout.x0, real.x0, fake.x0))

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from lightning.pytorch.cli import OptimizerCallable
+
 from fastgen.methods.discrete_consistency import DiscreteConsistency
+from fastgen.optimizers import BetasRAdam
 
 
 class ECT(DiscreteConsistency):
@@ -15,3 +20,10 @@ class ECT(DiscreteConsistency):
 
     Differs from the code: r / t is at most 0.999, and a metric constant of 0 has the gradient 0 where outputs agree.
     """
+
+    def __init__(
+        self,
+        student_optimizer: OptimizerCallable = lambda params: BetasRAdam(params, lr=1e-4),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(student_optimizer=student_optimizer, **kwargs)

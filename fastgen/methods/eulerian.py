@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen.methods.flow_map import FlowMapDistiller, MapState
-from fastgen.objectives.flow_maps import eulerian_tangent, head
+from fastgen.objectives.flow_maps import Head, eulerian_tangent, head
 from fastgen.objectives.tangents import Derivative, ForwardMode
 
 
@@ -40,7 +40,11 @@ class EulerianDistiller(FlowMapDistiller, ABC):
         weights = head(self.coordinates, state.times.t, state.times.s)
         product = self.where_it_jumps(state, self.product, velocity, weights.a * weights.b)
         output = self.predict(self.student, state.x_t, state.times.t, state.times.s, state).velocity
-        return output, eulerian_tangent(weights, state.x_t, velocity, output.detach(), product, self.warmth())
+        return output, self.tangent(weights, state.x_t, velocity, output.detach(), product)
+
+    def tangent(self, weights: Head, x_t: Tensor, velocity: Tensor, field: Tensor, product: Tensor) -> Tensor:
+        """G of :func:`~fastgen.objectives.flow_maps.eulerian_tangent` with what comes in slowly."""
+        return eulerian_tangent(weights, x_t, velocity, field, product, self.warmth())
 
     @torch.no_grad()
     def product(self, state: MapState, velocity: Tensor, scale: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from fastgen.errors import UserError
@@ -15,6 +16,7 @@ from fastgen.methods.batch import MicroBatch
 from fastgen.methods.dmd2 import DMD2
 from fastgen.objectives.distribution_matching import dmd_gradient, pseudo_loss
 from fastgen.objectives.divergences import WEIGHTS, Divergence, density_ratio
+from fastgen.optimizers import BetasAdamW
 from fastgen.processes import expand
 from fastgen.sampling.guided import GuidedPrediction
 from fastgen.sampling.students import Rollout
@@ -51,10 +53,14 @@ class FDistill(DMD2):
         memory: float = 0.0,
         bins: int = 10,
         extras: list[Extra] | None = None,
+        student_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=2e-6),
+        critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=2e-6),
         **kwargs: Any,
     ) -> None:
         extras = [GAN(features="teacher", at_scores=True)] if extras is None else extras
-        super().__init__(extras=extras, **kwargs)
+        super().__init__(
+            extras=extras, student_optimizer=student_optimizer, critic_optimizer=critic_optimizer, **kwargs
+        )
         if divergence not in WEIGHTS:
             raise UserError(f"divergence is one of {', '.join(WEIGHTS)}, got '{divergence}'.")
         if len([extra for extra in extras if isinstance(extra, GAN)]) != 1:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Literal
+
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
 
 from fastgen.conditions import Guidance
 from fastgen.methods.sid import SiD
+from fastgen.objectives.score_identity import FlowWeight, flow_weight, sid_loss
 from fastgen.objectives.score_matching import DenoisingLoss
-from fastgen.sampling.students import StudentSampler
-from fastgen.times import TimeLaw, UniformTime
+from fastgen.optimizers import BetasAdam
+from fastgen.processes import Prediction
+from fastgen.sampling.students import Rollout, StudentSampler
+from fastgen.times import LogNormalLevel, TimeLaw
+
+LOG_LEVEL = math.log(2.0)
+"""Mean of log(sigma / alpha) at which scores are compared and the critic learns."""
 
 
 class FewStepSiD(SiD):
@@ -20,17 +30,22 @@ class FewStepSiD(SiD):
     what one step makes too seldom another may make too often, unless its level is too low to change what it is given.
     Let the last levels be low, and the learning rates decay.
 
-    Guidance is a policy of the teacher's and the critic's scales: Zero-CFG (the default: the critic never sees the
-    condition, so that the difference of the scores carries it), Anti-CFG (``critic`` below zero; the paper's scale is
-    not verified) or SiD-LSG's; see ``Guidance``. The adversarial variant adds ``extras: [GAN]`` on the critic's
-    features, which keep the condition.
+    Weight, levels and guidance are those of its successor on flows, SiD-DiT (Zhou et al. 2025, arXiv 2509.25127;
+    github.com/apple-aiml-research/ml-sid-dit), whose code is public; its calls are at t = 1, 0.75, 0.5 and 0.25.
+    Guidance is a policy of the teacher's and the critic's scales: SiD-LSG's (the default), Zero-CFG (the critic never
+    sees the condition, so that the difference of the scores carries it) or Anti-CFG (``critic`` below zero; the paper's
+    scale is not verified); see ``Guidance``. The adversarial variant adds ``extras: [GAN]`` on the critic's features,
+    which keep the condition; in that code it starts after 40,000 images.
 
     Args:
         sampler: Default four calls from noise level 2.5 (step 625 of Stable Diffusion) evenly down to data.
-        renoise_time: Default uniform in [0.02, 0.98] (steps 20-979), for the critic's training too.
+        renoise_time: Default flow times sigmoid(N(log 2, 1.6)), i.e. log(sigma / alpha) ~ N(log 2, 1.6), for the
+            critic's training too; SiD-LSG's are uniform in steps 20 to 979.
         critic_time: As ``renoise_time``.
         critic_objective: Default the squared error of the noise, summed over a sample, as in SiD-LSG.
-        guidance: Default Zero-CFG.
+        guidance: Default 4.5 everywhere.
+        weight: ``1-sigma`` (default), another :data:`~fastgen.objectives.score_identity.FlowWeight`, or ``distance``,
+            SiD's ``1 / mean |x - mu_real|``.
         alpha: Here 1.
     """
 
@@ -40,16 +55,26 @@ class FewStepSiD(SiD):
         renoise_time: TimeLaw | None = None,
         critic_time: TimeLaw | None = None,
         critic_objective: DenoisingLoss | None = None,
-        guidance: Guidance = Guidance(teacher=1.0, critic=0.0, critic_training=0.0),
+        guidance: Guidance = Guidance(teacher=4.5, critic=4.5, critic_training=4.5),
+        weight: FlowWeight | Literal["distance"] = "1-sigma",
         alpha: float = 1.0,
+        student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=5e-6, beta1=0.0),
+        critic_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=5e-6, beta1=0.0),
         **kwargs: Any,
     ) -> None:
         super().__init__(
             sampler=sampler or StudentSampler(level=2.5, steps=4),
-            renoise_time=renoise_time or UniformTime(0.02, 0.98),
-            critic_time=critic_time or UniformTime(0.02, 0.98),
+            renoise_time=renoise_time or LogNormalLevel(LOG_LEVEL, 1.6),
+            critic_time=critic_time or LogNormalLevel(LOG_LEVEL, 1.6),
             critic_objective=critic_objective or DenoisingLoss("noise", "one", "sum"),
             guidance=guidance,
             alpha=alpha,
+            student_optimizer=student_optimizer,
+            critic_optimizer=critic_optimizer,
             **kwargs,
         )
+        self.weight = weight
+
+    def score_loss(self, rollout: Rollout, real: Prediction, fake: Prediction) -> Tensor:
+        omega = None if self.weight == "distance" else flow_weight(self.weight, real.process.ratio(real.t))
+        return self.loss_scale * sid_loss(rollout.x0, real.x0, fake.x0, self.alpha, omega=omega)

@@ -20,6 +20,7 @@ from fastgen.errors import UserError
 from fastgen.methods.base import Distiller
 from fastgen.methods.batch import MicroBatch
 from fastgen.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
+from fastgen.optimizers import BetasAdam
 from fastgen.randomness import Draws, derive_seed
 from fastgen.times import TimeLaw, UniformTime
 
@@ -56,11 +57,12 @@ class GDD(Distiller):
         r1_gamma: float = 1e-4,
         r1_interval: int = 16,
         width: int | None = None,
-        discriminator_optimizer: OptimizerCallable = torch.optim.Adam,
+        student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-4, beta1=0.0, beta2=0.99),
+        discriminator_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-4, beta1=0.0, beta2=0.99),
         discriminator_lr_scheduler: LRSchedulerCallable | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(student_optimizer=student_optimizer, **kwargs)
         self.optimizer_factories["discriminator"] = discriminator_optimizer
         self.lr_scheduler_factories["discriminator"] = discriminator_lr_scheduler
         self.frozen = list(frozen)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from lightning.pytorch.cli import OptimizerCallable
+
 from fastgen.map_times import GridTimes, JumpLaw
 from fastgen.methods.discrete_consistency import DiscreteConsistency
 from fastgen.methods.flow_map import TeacherGuidance
 from fastgen.methods.transition import TeacherStep, Transition
 from fastgen.objectives.consistency import ElementwiseHuber, Metric
+from fastgen.optimizers import BetasAdamW
 
 
 class LCM(DiscreteConsistency):
@@ -38,6 +41,7 @@ class LCM(DiscreteConsistency):
         metric: Metric | None = None,
         weight: Literal["step", "output", "one"] = "one",
         guidance: TeacherGuidance = TeacherGuidance(low=6.0, high=16.0, embedded=True),
+        student_optimizer: OptimizerCallable = lambda parameters: BetasAdamW(parameters, lr=1e-6, decay=0.0),
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -46,5 +50,6 @@ class LCM(DiscreteConsistency):
             metric=metric or ElementwiseHuber(),
             weight=weight,
             guidance=guidance,
+            student_optimizer=student_optimizer,
             **kwargs,
         )

@@ -6,6 +6,7 @@ import math
 from typing import Any, cast
 
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from fastgen.denoisers.base import Denoiser
@@ -15,6 +16,7 @@ from fastgen.errors import UserError
 from fastgen.methods.dmd2 import DMD2
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.objectives.trajectory import sub_interval_truth
+from fastgen.optimizers import BetasAdamW
 from fastgen.processes import Prediction
 from fastgen.sampling.students import PhasedSampler, Rollout
 from fastgen.times import TimeLaw, WithinChain
@@ -56,6 +58,8 @@ class PhasedDMD(DMD2):
         critic_time: TimeLaw | None = None,
         critic_objective: DenoisingLoss | None = None,
         weight_cap: float = 10.0,
+        student_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=2e-6, beta1=0.0),
+        critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=4e-7, beta1=0.0),
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -63,6 +67,8 @@ class PhasedDMD(DMD2):
             renoise_time=renoise_time or WithinChain("anchor", 1.0),
             critic_time=critic_time or WithinChain("anchor", 1.0),
             critic_objective=critic_objective or DenoisingLoss("velocity", "one"),
+            student_optimizer=student_optimizer,
+            critic_optimizer=critic_optimizer,
             **kwargs,
         )
         self.weight_cap = weight_cap

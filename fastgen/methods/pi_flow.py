@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from fastgen.conditions import Condition
@@ -15,10 +16,11 @@ from fastgen.denoisers.warped import seen_on
 from fastgen.errors import UserError
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.trajectory import TrajectoryDistiller
+from fastgen.optimizers import BetasAdamW
 from fastgen.processes import expand
 from fastgen.randomness import Draws
 from fastgen.sampling.guided import guided_as_sampled
-from fastgen.sampling.policies import GMFlow, Policy, PolicyFamily
+from fastgen.sampling.policies import GMFlow, Policy, PolicyFamily, shifted, unshifted
 from fastgen.sampling.students import Rollout
 
 EARLIEST = 1e-3
@@ -35,17 +37,21 @@ class PiFlow(TrajectoryDistiller):
 
     Segments begin at ``sampler.times``. With real samples in the batch a segment begins at a noised one; without, at
     the end of the student's own earlier segments, of which one is drawn per update (the paper updates after each in
-    turn). Everything happens in the time of rectified flow. Not here: dropout of components, a shorter last segment,
-    the sampler's temperature and fresh noise between segments.
+    turn). Everything happens in the time of rectified flow, before the policy's shift: with a shift or a shorter last
+    segment, and without ``sampler.times``, segments are even there too. Not here: dropout of components, the sampler's
+    temperature and fresh noise between segments.
+
+    The loss is ``loss_scale / 2`` times the mean squared error, as in the code.
 
     Args:
         policy: What policies are made of; default a mixture of 8 Gaussians.
         head: Module path of the network's last layer.
-        states: Times of a segment at which the teacher is asked.
+        states: Times of a segment at which the teacher is asked; 4 on FLUX.1.
         window: Length over which the policy's velocity is averaged.
         substeps: Substeps of a policy from pure noise to data.
         mixing_updates: Student updates until the student alone leads.
-        loss_scale: Factor of the mean squared error.
+        loss_scale: Factor of half the mean squared error.
+        last_segment: Length of the last segment, in units of the others'; 1/2 on FLUX.1 and Qwen-Image.
     """
 
     teacher: Denoiser
@@ -60,12 +66,17 @@ class PiFlow(TrajectoryDistiller):
         substeps: int = 128,
         mixing_updates: int = 2000,
         loss_scale: float = 30.0,
+        last_segment: float = 1.0,
+        student_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=5e-5, beta2=0.95),
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(student_optimizer=student_optimizer, **kwargs)
         self.policy = policy or GMFlow()
         self.head, self.states, self.window, self.substeps = head, states, window, substeps
         self.mixing_updates, self.loss_scale = mixing_updates, loss_scale
+        if not (math.isfinite(last_segment) and last_segment > 0.0):
+            raise UserError(f"model.init_args.last_segment is a positive number, got {last_segment}.")
+        self.last_segment = last_segment
 
     def build_roles(self) -> None:
         if self.teacher is None:
@@ -80,12 +91,19 @@ class PiFlow(TrajectoryDistiller):
         return max(0.0, 1.0 - self.student_updates / self.mixing_updates) if self.mixing_updates else 0.0
 
     def substeps_of(self, length: float) -> int:
-        """Substeps for a stretch of time; a function of settings alone, so that no sample depends on its batch."""
+        """Substeps for a stretch of unshifted time; a function of settings alone: no sample depends on its batch."""
         return max(1, math.ceil(self.substeps * length - 1e-9))
 
     def edges(self, denoiser: Denoiser, steps: int | None = None) -> list[float]:
         """The ends of the segments in the process's time, from noise to data."""
-        return [*self.sampler.schedule(denoiser.process, steps), denoiser.process.t_clean]
+        process, sampler = denoiser.process, self.sampler
+        given = sampler.times is not None or sampler.level is not None
+        if given or (self.policy.shift, self.last_segment) == (1.0, 1.0):
+            return [*sampler.schedule(process, steps), process.t_clean]
+        count = steps or sampler.steps
+        even = 1.0 - torch.arange(count, dtype=torch.float64) / (count - 1 + self.last_segment)
+        flow = shifted(even, self.policy.shift)
+        return [*process.time(flow / (1.0 - flow)).clamp(max=process.t_max).tolist(), process.t_clean]
 
     def velocity_of_teacher(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """The guided teacher's velocity in rectified flow."""
@@ -102,10 +120,14 @@ class PiFlow(TrajectoryDistiller):
             s = torch.full_like(t, end)
             start_time, end_time = flow_time(process, t), flow_time(process, s)
             policy = denoiser.policy(x_t, t, condition, end_time)
-            substeps = self.substeps_of(float(start_time[0] - end_time[0]))
+            substeps = self.substeps_of(self.length(start_time, end_time))
             x, _ = policy.follow(policy.x_source, start_time, end_time, substeps)
             (x_t, _), t = FLOW.warp(x, end_time, process), s
         return x_t
+
+    def length(self, start: Tensor, end: Tensor) -> float:
+        """Unshifted length of a segment that is the same for all samples."""
+        return float((unshifted(start, self.policy.shift) - unshifted(end, self.policy.shift))[0])
 
     def generate(self, denoiser: Denoiser, draws: Draws, condition: Condition, steps: int | None) -> Tensor:
         """One call per segment."""
@@ -131,23 +153,24 @@ class PiFlow(TrajectoryDistiller):
         return {"imitation": self.loss_scale * self.imitation(policy, end, part.condition, draws)}
 
     def imitation(self, policy: Policy, end: Tensor, condition: Condition, draws: Draws) -> Tensor:
-        """Mean squared difference of the policy's and the teacher's velocities on the policy's own path."""
+        """Half the mean squared difference of policy's and teacher's velocities on the policy's own path."""
         frozen, share = policy.detach(), self.teacher_share()
-        x, time = frozen.x_source, policy.t_source
-        length = time - end
+        x, time, shift = frozen.x_source, policy.t_source, self.policy.shift
+        source = unshifted(time, shift)
+        length = source - unshifted(end, shift)
         cuts = torch.stack([draws.uniform(f"cut{i}") for i in range(self.states)], dim=1).sort(1).values
         whole = float(length[0])  # the same for all: segments are
         errors = []
         for i in range(self.states):
-            asked = policy.t_source - length * ((1.0 - share) * cuts[:, i] + share * i / self.states)
+            asked = shifted(source - length * ((1.0 - share) * cuts[:, i] + share * i / self.states), shift)
             asked = torch.minimum(torch.maximum(asked, end + EARLIEST), time)
-            left = torch.maximum(asked - length * share / self.states, end)
+            left = torch.maximum(shifted(unshifted(asked, shift) - length * share / self.states, shift), end)
             with torch.no_grad():
                 x, _ = frozen.follow(x, time, asked, self.substeps_of((1.0 - share) * whole))
                 target = self.velocity_of_teacher(x, asked, condition).to(x.dtype)
-            until = torch.maximum(left - self.window, end)
+            until = torch.maximum(shifted((unshifted(left, shift) - self.window).clamp(min=0.0), shift), end)
             stretch = self.substeps_of(share * whole / self.states + self.window)
             _, velocity = policy.follow(x, asked, until, stretch)
-            errors.append((velocity - target).square().mean())
+            errors.append(0.5 * (velocity - target).square().mean())
             x, time = x - expand(asked - left, x) * target, left
         return torch.stack(errors).mean()

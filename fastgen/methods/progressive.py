@@ -8,6 +8,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from fastgen.denoisers.base import Denoiser
@@ -16,6 +17,7 @@ from fastgen.errors import UserError
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.trajectory import TrajectoryDistiller
 from fastgen.objectives.progressive import SNRWeight, ddim_target, snr_loss
+from fastgen.optimizers import BetasAdam
 from fastgen.sampling.guided import guided_as_sampled
 from fastgen.sampling.students import Rollout, StudentSampler
 
@@ -45,9 +47,10 @@ class Progressive(TrajectoryDistiller):
         steps: Sequence[int] = (4, 2, 1),
         stage_updates: int | Sequence[int] = 1000,
         weight: SNRWeight = "truncated_snr",
+        student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=5e-5),
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(student_optimizer=student_optimizer, **kwargs)
         self.steps = list(steps)
         if not self.steps or self.steps[-1] < 1 or any(a != 2 * b for a, b in pairwise(self.steps)):
             raise UserError(f"model.init_args.steps must halve from stage to stage, e.g. [4, 2, 1], got {self.steps}.")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.trajectory import TrajectoryDistiller
 from fastgen.objectives.regression import RegressionLoss, flow_velocity
+from fastgen.optimizers import BetasAdam
 from fastgen.sampling.students import Rollout
 from fastgen.times import FlowTime, TimeLaw
 
@@ -30,8 +32,14 @@ class Reflow(TrajectoryDistiller):
         time: Law of the noise levels; default uniform in the time of rectified flow.
     """
 
-    def __init__(self, loss: RegressionLoss | None = None, time: TimeLaw | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        loss: RegressionLoss | None = None,
+        time: TimeLaw | None = None,
+        student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=2e-4),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(student_optimizer=student_optimizer, **kwargs)
         self.loss = loss or RegressionLoss()
         self.time = time or FlowTime()
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from fastgen.denoisers.preconditioning import noise_angle, time_features
+from fastgen.errors import UserError
 from fastgen.map_times import JumpLaw, ToData
 from fastgen.methods.eulerian import EulerianDistiller
 from fastgen.methods.flow_map import MapState
 from fastgen.methods.velocity import TeacherVelocity, Velocity
-from fastgen.objectives.flow_maps import normalised, uncertainty_weighted
+from fastgen.objectives.flow_maps import Head, normalised, rcm_tangent, uncertainty_weighted
+from fastgen.optimizers import BetasRAdam
 from fastgen.processes import Process, TrigFlow
 
 
@@ -56,6 +60,10 @@ class SCM(EulerianDistiller):
         coordinates: Default TrigFlow with ``sigma_data``.
         sigma_data: Standard deviation of the data.
         warmup: Student updates until rho is 1; 10000 in the paper.
+        warmup_form: ``scm`` as above, or ``rcm``, whose derivative counts from the first update
+            (:func:`~fastgen.objectives.flow_maps.rcm_tangent`).
+        prior_power: p of a weight ``(sigma_d tan t)^-p`` on the squared norm, before the learned weight: 0 for one
+            call, 1 in T2I-Distill (arXiv 2512.13006); weight on low t pays at several calls and costs at one.
         c: Constant of the tangent's normalisation.
         per_element: Normalise by the root mean square of the tangent, for large samples.
         learned_weight: Whether the weight w is learned, else it is 0.
@@ -68,9 +76,12 @@ class SCM(EulerianDistiller):
         coordinates: Process | None = None,
         sigma_data: float = 0.5,
         warmup: int = 10000,
+        warmup_form: Literal["scm", "rcm"] = "scm",
+        prior_power: float = 0.0,
         c: float = 0.1,
         per_element: bool = False,
         learned_weight: bool = True,
+        student_optimizer: OptimizerCallable = lambda params: BetasRAdam(params, lr=1e-4, beta2=0.99),
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -78,20 +89,32 @@ class SCM(EulerianDistiller):
             velocity=velocity or TeacherVelocity(),
             coordinates=coordinates or TrigFlow(sigma_data),
             warmup=warmup,
+            student_optimizer=student_optimizer,
             **kwargs,
         )
+        if not (math.isfinite(prior_power) and prior_power >= 0.0):
+            raise UserError(f"model.init_args.prior_power is a number from 0, got {prior_power}.")
         self.sigma_data = sigma_data
+        self.warmup_form = warmup_form
+        self.prior_power = prior_power
         self.c = c
         self.per_element = per_element
         self.learned_weight = learned_weight
 
     def build_roles(self) -> None:
         super().build_roles()
+        if self.warmup_form == "rcm" and not isinstance(self.coordinates, TrigFlow):
+            raise UserError("warmup_form: rcm is written in angles; leave model.init_args.coordinates out.")
         if self.learned_weight:
             self.log_weight = LogWeight()
 
     def trained_modules(self) -> dict[str, list[nn.Module]]:
         return {"student": [self.student, *([self.log_weight] if self.learned_weight else [])]}
+
+    def tangent(self, weights: Head, x_t: Tensor, velocity: Tensor, field: Tensor, product: Tensor) -> Tensor:
+        if self.warmup_form == "scm":
+            return super().tangent(weights, x_t, velocity, field, product)
+        return rcm_tangent(weights, x_t, velocity, field, product, self.warmth())
 
     def map_loss(self, state: MapState) -> dict[str, Tensor]:
         velocity, tangent = self.field_and_tangent(state)
@@ -99,6 +122,8 @@ class SCM(EulerianDistiller):
         field = velocity / self.sigma_data
         target = (field + normalised(tangent, self.c, self.per_element)).detach()
         error = (field - target).square().flatten(1).mean(1)
+        if self.prior_power:
+            error = error * self.coordinates.ratio(state.times.t).pow(-self.prior_power)
         if not self.learned_weight:
             return {"consistency": error.mean()}
         log_weight = self.log_weight(self.coordinates, state.times.t)

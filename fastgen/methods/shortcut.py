@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from fastgen.conditions import Condition
@@ -12,6 +13,7 @@ from fastgen.map_times import DyadicTimes
 from fastgen.methods.flow_map import FlowMapDistiller, MapState
 from fastgen.objectives.flow_maps import two_leg_target
 from fastgen.objectives.tangents import same_randomness
+from fastgen.optimizers import BetasAdamW
 from fastgen.processes import Process, RectifiedFlow
 from fastgen.sampling.students import StudentSampler
 
@@ -45,12 +47,14 @@ class Shortcut(FlowMapDistiller):
         sampler: StudentSampler | None = None,
         guidance_scale: float = 1.0,
         bound: float | None = None,
+        student_optimizer: OptimizerCallable = lambda parameters: BetasAdamW(parameters, lr=1e-4, decay=0.1),
         **kwargs: Any,
     ) -> None:
         super().__init__(
             times=times or DyadicTimes(),
             coordinates=coordinates or RectifiedFlow(),
             sampler=sampler or StudentSampler(stochastic=False),
+            student_optimizer=student_optimizer,
             **kwargs,
         )
         self.guidance_scale = guidance_scale

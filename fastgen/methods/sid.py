@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from fastgen.methods.schedule import UpdateSchedule
 from fastgen.methods.score import ScoreDistiller
 from fastgen.objectives.score_identity import sid_loss
 from fastgen.objectives.score_matching import DenoisingLoss
+from fastgen.optimizers import BetasAdam
 from fastgen.processes import Prediction
 from fastgen.sampling.students import Rollout, StudentSampler
 from fastgen.times import KarrasLevel, TimeLaw
@@ -43,6 +45,8 @@ class SiD(ScoreDistiller):
         renoise_time: TimeLaw | None = None,
         critic_objective: DenoisingLoss | None = None,
         schedule: UpdateSchedule = UpdateSchedule(critic_first=True),
+        student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-5, beta1=0.0),
+        critic_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-5, beta1=0.0),
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -50,6 +54,8 @@ class SiD(ScoreDistiller):
             renoise_time=renoise_time or KarrasLevel(0.0, 0.8),
             critic_objective=critic_objective or DenoisingLoss(reduction="sum"),
             schedule=schedule,
+            student_optimizer=student_optimizer,
+            critic_optimizer=critic_optimizer,
             **kwargs,
         )
         self.alpha = alpha

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from fastgen.conditions import Guidance
@@ -14,6 +15,7 @@ from fastgen.methods.schedule import UpdateSchedule
 from fastgen.methods.score import ScoreDistiller
 from fastgen.objectives.distribution_matching import pseudo_loss, vsd_gradient
 from fastgen.objectives.score_matching import DenoisingLoss
+from fastgen.optimizers import BetasAdam
 from fastgen.processes import expand
 from fastgen.sampling.guided import GuidedPrediction
 from fastgen.sampling.students import Rollout
@@ -45,6 +47,8 @@ class SwiftBrush(ScoreDistiller):
         critic_objective: DenoisingLoss | None = None,
         guidance: Guidance = Guidance(teacher=4.5, critic=4.5, condition_dropout=0.1),
         schedule: UpdateSchedule = UpdateSchedule(critic_first=False, reuse_rollout=True),
+        student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-6),
+        critic_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-3),
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -53,6 +57,8 @@ class SwiftBrush(ScoreDistiller):
             critic_objective=critic_objective or DenoisingLoss("noise", "vp_alpha2"),
             guidance=guidance,
             schedule=schedule,
+            student_optimizer=student_optimizer,
+            critic_optimizer=critic_optimizer,
             **kwargs,
         )
 

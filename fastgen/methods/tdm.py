@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from fastgen.conditions import Guidance
@@ -11,6 +12,7 @@ from fastgen.methods.schedule import UpdateSchedule
 from fastgen.methods.score import ScoreDistiller
 from fastgen.objectives.distribution_matching import pseudo_huber_loss
 from fastgen.objectives.trajectory import trajectory_denoising_loss
+from fastgen.optimizers import BetasAdamW
 from fastgen.processes import Prediction
 from fastgen.sampling.guided import GuidedPrediction
 from fastgen.sampling.students import Rollout, StudentSampler, TrajectorySampler
@@ -48,6 +50,10 @@ class TDM(ScoreDistiller):
         schedule: UpdateSchedule = UpdateSchedule(critic_first=True),
         huber: float = 1e-3,
         snr_cap: float = 5.0,
+        student_optimizer: OptimizerCallable = lambda parameters: BetasAdamW(
+            parameters, lr=4e-6, beta1=0.0, beta2=0.95
+        ),
+        critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=2e-5, beta1=0.0, beta2=0.95),
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -56,6 +62,8 @@ class TDM(ScoreDistiller):
             critic_time=critic_time or WithinChain("anchor", "student"),
             guidance=guidance,
             schedule=schedule,
+            student_optimizer=student_optimizer,
+            critic_optimizer=critic_optimizer,
             **kwargs,
         )
         self.huber = huber

@@ -81,6 +81,21 @@ def eulerian_tangent(
     return a * (a * velocity + b_dot * field) + warmup * (a * a_dot * x_t + product)
 
 
+def rcm_tangent(
+    head: Head, x_t: Tensor, velocity: Tensor, field: Tensor, product: Tensor, warmup: float = 1.0
+) -> Tensor:
+    """:func:`eulerian_tangent` on TrigFlow, s = 0, with the warm-up of rCM's code instead of sCM's.
+
+    ``g = -cos t sqrt(1 - rho^2 sin^2 t) (F - v) - (rho cos t sin t x_t + cos t sin t dF/dt)`` (Zheng et al. 2025, arXiv
+    2510.08431; github.com/NVlabs/rcm since January 2026). The derivative counts from the first update: at rho = 0 the
+    fixed point is a weighted mean velocity along the teacher's flow, with sCM's warm-up it is the teacher. At rho = 1
+    both are the same. Arguments as there.
+    """
+    a, a_dot, b_dot = (expand(w, x_t) for w in (head.a, head.a_dot, head.b_dot))
+    factor = (1.0 - warmup**2 * (1.0 - a.square())).clamp(min=0.0).sqrt()
+    return factor * (a * velocity + b_dot * field) + warmup * a * a_dot * x_t + product
+
+
 def lagrangian_target(head: Head, x_t: Tensor, velocity: Tensor, slope: Tensor) -> Tensor:
     """The F for which moving the destination follows the flow: ``A_s x_t + B_s F + B dF/ds = v(f, s)``.
 
@@ -134,6 +149,17 @@ def normalised(tangent: Tensor, c: float = 0.1, per_element: bool = False) -> Te
     if per_element:
         norm = norm / tangent[0].numel() ** 0.5
     return tangent / expand(norm + c, tangent)
+
+
+def rms_weight(tangent: Tensor, c: float = 10.0) -> Tensor:
+    """``1 / (rms + c)`` of a tangent (B, ...), divided by the root of its number of elements, (B,), without gradient.
+
+    The weight of a summed squared error in NVIDIA's FastGen (``opt_grad`` with ``tangent_spatial_invariance``): with
+    the floor of 10 it is nearly the same for every sample.
+    """
+    count = tangent[0].numel()
+    rms = torch.linalg.vector_norm(tangent.detach().flatten(1), dim=1) / count**0.5
+    return 1.0 / ((rms + c) * count**0.5)
 
 
 def adaptive_weight(error: Tensor, c: float = 1e-2, power: float = 1.0) -> Tensor:

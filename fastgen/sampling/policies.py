@@ -8,16 +8,28 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastgen.errors import UserError
 from fastgen.processes import expand
 from fastgen.randomness import generator
 
 SMALLEST = 1e-6
 """Times are kept above this where they divide."""
+
+
+def unshifted(t: Tensor, shift: float) -> Tensor:
+    """The time r with ``t = shift r / (1 + (shift - 1) r)`` (Esser et al. 2024, arXiv 2403.03206)."""
+    return t / (shift - (shift - 1.0) * t)
+
+
+def shifted(r: Tensor, shift: float) -> Tensor:
+    """``shift r / (1 + (shift - 1) r)``."""
+    return shift * r / (1.0 + (shift - 1.0) * r)
 
 
 @dataclass(frozen=True)
@@ -27,10 +39,12 @@ class Policy(ABC):
     Attributes:
         x_source: Where the network was called, (B, ...).
         t_source: When, (B,).
+        shift: Steps are even in the unshifted time, see :func:`unshifted`.
     """
 
     x_source: Tensor
     t_source: Tensor
+    shift: float = field(default=1.0, kw_only=True)
 
     @abstractmethod
     def x0(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -41,18 +55,22 @@ class Policy(ABC):
         return (x_t - self.x0(x_t, t)) / expand(t.clamp(min=SMALLEST), x_t)
 
     def follow(self, x_t: Tensor, t: Tensor, s: Tensor, substeps: int) -> tuple[Tensor, Tensor]:
-        """Euler from ``t`` to ``s`` in equal substeps: where it leads, and the mean velocity on the way."""
-        step = (t - s) / substeps
-        total = torch.zeros_like(x_t)
+        """Euler from ``t`` to ``s``, in substeps that are equal unshifted: where it leads, and the mean velocity."""
+        start, end = unshifted(t, self.shift), unshifted(s, self.shift)
+        step, still = (start - end) / substeps, t <= s
+        total, now = torch.zeros_like(x_t), t
         for i in range(substeps):
-            velocity = self.velocity(x_t, t - i * step)
-            x_t = x_t - expand(step, x_t) * velocity
-            total = total + velocity
-        return x_t, total / substeps
+            following = shifted(start - (i + 1) * step, self.shift)
+            share = torch.where(still, 1.0 / substeps, (now - following) / torch.where(still, 1.0, t - s))
+            velocity = self.velocity(x_t, now)
+            x_t = x_t - expand(now - following, x_t) * velocity
+            total, now = total + expand(share, x_t) * velocity, following
+        return x_t, total
 
     def detach(self) -> Policy:
         """The same policy without its graph."""
-        return replace(self, **{name: value.detach() for name, value in vars(self).items()})
+        tensors: dict[str, Any] = {name: v.detach() for name, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)
 
 
 @dataclass(frozen=True)
@@ -85,7 +103,7 @@ class MixturePolicy(Policy):
 
 @dataclass(frozen=True)
 class GridPolicy(Policy):
-    """x0 at equally spaced times from the source to the end of the segment, linear between them.
+    """x0 at times from the source to the end of the segment, equally spaced unshifted, and linear between them.
 
     Attributes:
         t_end: End of the segment, (B,).
@@ -97,14 +115,25 @@ class GridPolicy(Policy):
 
     def x0(self, x_t: Tensor, t: Tensor) -> Tensor:
         count = self.points.shape[1]
-        passed = (self.t_source - t) / (self.t_source - self.t_end).clamp(min=SMALLEST)
+        source, end, now = (unshifted(time, self.shift) for time in (self.t_source, self.t_end, t))
+        passed = (source - now) / (source - end).clamp(min=SMALLEST)
         position = passed.clamp(0.0, 1.0)[:, None] * (count - 1)
         weights = (1.0 - (position - torch.arange(count, device=t.device)).abs()).clamp(min=0.0)
         return (weights.to(x_t.dtype).reshape(*weights.shape, *[1] * (x_t.ndim - 1)) * self.points).sum(1)
 
 
 class PolicyFamily(ABC):
-    """How the outputs of a network become a policy."""
+    """How the outputs of a network become a policy.
+
+    Args:
+        shift: Segments, substeps, windows and grids are even in the time before this shift; 3.2 in the paper's FLUX.1
+            and Qwen-Image.
+    """
+
+    def __init__(self, shift: float = 1.0) -> None:
+        if not (math.isfinite(shift) and shift > 0.0):
+            raise UserError(f"The shift of a policy is positive, got {shift}.")
+        self.shift = shift
 
     @abstractmethod
     def outputs(self, channels: int) -> int:
@@ -137,9 +166,11 @@ class GMFlow(PolicyFamily):
         components: Number of components.
         std: Standard deviation of a component at the start, in units of velocity.
         offset: Standard deviation of the offsets at the start, which tell components apart.
+        shift: As in :class:`PolicyFamily`.
     """
 
-    def __init__(self, components: int = 8, std: float = 0.05, offset: float = 0.05) -> None:
+    def __init__(self, components: int = 8, std: float = 0.05, offset: float = 0.05, shift: float = 1.0) -> None:
+        super().__init__(shift)
         self.components, self.std, self.offset = components, std, offset
 
     def outputs(self, channels: int) -> int:
@@ -157,7 +188,8 @@ class GMFlow(PolicyFamily):
         velocities = velocity.unsqueeze(1) + offsets.unflatten(1, (self.components, x.shape[1]))
         sigma = expand(t, velocities)
         variance = (sigma * log_std.unsqueeze(1).exp()).square()
-        return MixturePolicy(x, t, x.unsqueeze(1) - sigma * velocities, variance, logits.unsqueeze(2))
+        means = x.unsqueeze(1) - sigma * velocities
+        return MixturePolicy(x, t, means, variance, logits.unsqueeze(2), shift=self.shift)
 
 
 class DX(PolicyFamily):
@@ -165,9 +197,11 @@ class DX(PolicyFamily):
 
     Args:
         points: Number of x0 predictions over a segment.
+        shift: As in :class:`PolicyFamily`.
     """
 
-    def __init__(self, points: int = 10) -> None:
+    def __init__(self, points: int = 10, shift: float = 1.0) -> None:
+        super().__init__(shift)
         self.points = points
 
     def outputs(self, channels: int) -> int:
@@ -178,4 +212,4 @@ class DX(PolicyFamily):
 
     def policy(self, x: Tensor, t: Tensor, t_end: Tensor, velocity: Tensor, extra: Tensor) -> Policy:
         velocities = velocity.unsqueeze(1) + extra.unflatten(1, (self.points, x.shape[1]))
-        return GridPolicy(x, t, t_end, x.unsqueeze(1) - expand(t, velocities) * velocities)
+        return GridPolicy(x, t, t_end, x.unsqueeze(1) - expand(t, velocities) * velocities, shift=self.shift)

@@ -163,7 +163,14 @@ def test_few_step_sid_is_sid_on_a_random_step(process: Process):
     law, counts = UniformTime(0.1, 0.9), {0: 0, 1: 0, 2: 0}
     for step in range(30):
         part = labelled(8, step)
-        few = on_two_gaussians(FewStepSiD, process, sampler=StudentSampler(times), renoise_time=law)
+        few = on_two_gaussians(
+            FewStepSiD,
+            process,
+            sampler=StudentSampler(times),
+            renoise_time=law,
+            weight="distance",
+            guidance=Guidance(teacher=1.0, critic=0.0, critic_training=0.0),
+        )
         asked = Asked(few.teacher)
         gradients(few, part)
         z, x = output(few)
@@ -179,7 +186,7 @@ def test_few_step_sid_is_sid_on_a_random_step(process: Process):
 @by_process
 def test_one_step_with_a_conditional_critic_is_sid(process: Process):
     same = {"sampler": StudentSampler(level=2.5), "renoise_time": UniformTime(0.1, 0.9), "guidance": Guidance()}
-    one = gradients(on_two_gaussians(FewStepSiD, process, **same), labelled())
+    one = gradients(on_two_gaussians(FewStepSiD, process, weight="distance", **same), labelled())
     other = gradients(on_two_gaussians(SiD, process, alpha=1.0, **same), labelled())
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
@@ -201,7 +208,7 @@ def made(cls: type[ScoreDistiller], **kwargs: Any) -> ScoreDistiller:
 
 
 def test_zero_cfg_hides_the_condition_from_the_critic():
-    method = made(FewStepSiD)
+    method = made(FewStepSiD, guidance=Guidance(teacher=1.0, critic=0.0, critic_training=0.0))
     teacher, critic, student = (Labels(n) for n in (method.teacher, method.critic, method.student))
     method.student_loss(piece())
     method.critic_loss(piece())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import torch
@@ -170,7 +171,7 @@ def test_a_constant_policy_by_hand():
     loss.backward()
     asked = 1 - draws.uniform("cut0")
     teacher = law()(states() - (1 - asked)[:, None] * u.detach(), asked).velocity
-    torch.testing.assert_close(loss.item(), (u - teacher).square().mean().item(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(loss.item(), 0.5 * (u - teacher).square().mean().item(), rtol=1e-9, atol=0)
     # At a fixed state x the velocity (x - x0) / t moves by t_source / t with u, since x0 = x_source - t_source u.
     expected = 2 * (u.detach() - teacher) / u.numel() / asked[:, None]
     torch.testing.assert_close(u.grad, expected, rtol=1e-8, atol=1e-12)
@@ -208,3 +209,54 @@ def test_segments_join_and_data_free_training_reaches_them(process: Process):
         assert loss.isfinite() and loss.requires_grad
         seen.add(part.memory["student"].step)
     assert seen == {0, 1, 2}
+
+
+# ---------------------------------------------------------------------- the shift
+
+
+def test_a_shift_makes_substeps_and_grids_even_in_the_time_before_it():
+    """At shift 3.2 by hand: t = 3.2 r / (1 + 2.2 r), r = t / (3.2 - 2.2 t)."""
+    t, s = torch.full((12,), 0.9, dtype=torch.float64), torch.full((12,), 0.4, dtype=torch.float64)
+    r = torch.linspace(0.9 / (3.2 - 2.2 * 0.9), 0.4 / (3.2 - 2.2 * 0.4), 5, dtype=torch.float64)
+    times = 3.2 * r / (1 + 2.2 * r)
+    extra = 0.3 * states(12, 4).repeat(1, 3)
+    policy = DX(3, shift=3.2).policy(states(), t, s, states(seed=2), extra)
+    on_grid = policy.x0(states(), torch.full((12,), float(times[2]), dtype=torch.float64))
+    torch.testing.assert_close(on_grid, policy.points[:, 1], rtol=1e-9, atol=1e-9)
+    x, total = states(), 0.0
+    for now, then in pairwise(times):
+        velocity = policy.velocity(x, torch.full((12,), float(now), dtype=torch.float64))
+        x, total = x - (now - then) * velocity, total + (now - then) * velocity
+    end, mean = policy.follow(states(), t, s, 4)
+    torch.testing.assert_close(end, x, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(mean, total / 0.5, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(mean, (states() - end) / 0.5, rtol=1e-9, atol=1e-9)
+    plain = DX(3).policy(states(), t, s, states(seed=2), extra)
+    assert (plain.follow(states(), t, s, 4)[0] - end).abs().max() > 1e-3
+
+
+@by_process
+def test_segments_of_the_released_flux_students(process: Process):
+    """Four calls, shift 3.2, the last segment half as long: raw times 1, 5/7, 3/7, 1/7."""
+    method = built(
+        process, policy=DX(2, shift=3.2), last_segment=0.5, sampler=StudentSampler(steps=4, stochastic=False)
+    )
+    raw = torch.tensor([5, 3, 1], dtype=torch.float64) / 7
+    flow = 3.2 * raw / (1 + 2.2 * raw)
+    first, *found, last = method.edges(method.student)
+    assert first == process.t_max and last == process.t_clean
+    torch.testing.assert_close(torch.tensor(found).double(), process.time(flow / (1 - flow)), rtol=1e-9, atol=1e-9)
+    plain = built(process, policy=DX(2), sampler=StudentSampler(steps=4, stochastic=False))
+    assert plain.edges(plain.student) == [*plain.sampler.schedule(process), process.t_clean]
+
+
+def test_the_exact_policy_imitates_at_any_shift():
+    """The window is short in unshifted time, so what is left is of its order."""
+    method = built(FLOW, policy=GMFlow(3, shift=3.2), states=3, window=1e-4, substeps=400)
+    t = torch.ones(12, dtype=torch.float64)
+    policy = posterior_policy(states(), t)
+    object.__setattr__(policy, "shift", 3.2)
+    assert method.imitation(policy, 0 * t, {}, Draws(0, range(12), "train")).item() < 1e-5
+    for shift in (0.0, -1.0, float("nan")):
+        with pytest.raises(UserError, match="shift of a policy is positive"):
+            GMFlow(shift=shift)

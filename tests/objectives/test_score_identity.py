@@ -132,3 +132,24 @@ def test_expected_gradient_is_that_of_the_fisher_divergence(process: Process, t:
         expected = tuple(e - m for e, m in zip(expected, moved, strict=True))
     for m, e in zip(measured, expected, strict=True):
         assert abs(m.item() - e.item()) < 1e-10 * abs(e.item()), (m, e)
+
+
+def test_weights_of_the_noise_level_by_hand():
+    """Sigma = ratio / (1 + ratio) is the time of rectified flow; 3 means sigma = 3/4."""
+    from fastgen.objectives.score_identity import flow_weight
+
+    ratio = torch.tensor([3.0, 1.0], dtype=torch.float64)
+    wanted = {
+        "snr": [1 / 9, 1.0],
+        "root_snr": [1 / 3, 1.0],
+        "1/sigma": [4 / 3, 2.0],
+        "1/sigma^2": [16 / 9, 4.0],
+        "1-sigma": [0.25, 0.5],
+        "(1-sigma)^2": [1 / 16, 0.25],
+    }
+    for kind, values in wanted.items():
+        torch.testing.assert_close(flow_weight(kind, ratio), torch.tensor(values, dtype=torch.float64))
+    x, real, fake = (torch.randn(2, 3, generator=torch.Generator().manual_seed(i)).double() for i in range(3))
+    gap = real - fake
+    by_hand = (torch.tensor([[0.25], [0.5]]).double() * gap * (real - x - 0.5 * gap)).sum(1).mean()
+    torch.testing.assert_close(sid_loss(x, real, fake, 0.5, omega=flow_weight("1-sigma", ratio)), by_hand)

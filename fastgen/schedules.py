@@ -1,0 +1,141 @@
+"""Learning-rate schedules whose length is the run's: they follow ``trainer.max_steps``, also when it is changed.
+
+A schedule of torch has its length as a number of its own, so a run that is cut short or resumed for longer trains
+at the wrong rates. These are told the progress of the run by the method and keep nothing of it in checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from fastgen.errors import UserError
+
+
+class RunLength(LRScheduler, ABC):
+    """A learning rate as a function of the run's progress, in student updates, for every role alike.
+
+    Args:
+        optimizer: Whose learning rates are scheduled.
+        warm_up: Student updates over which they rise linearly from zero.
+        length: Student updates after which the schedule ends; None is ``trainer.max_steps``.
+    """
+
+    def __init__(self, optimizer: Optimizer, warm_up: int = 0, length: int | None = None) -> None:
+        if warm_up < 0 or (length is not None and length <= warm_up):
+            raise UserError(f"A schedule needs 0 <= warm_up < length, got warm_up {warm_up} and length {length}.")
+        self.warm_up, self.length = warm_up, length
+        self.updates: Callable[[], int] | None = None
+        super().__init__(optimizer)
+
+    def follow(self, updates: Callable[[], int], max_steps: int) -> None:
+        """Take the number of student updates from ``updates``, and the length from the trainer if it is not given.
+
+        Raises:
+            UserError: If the length is unknown or not longer than the warm-up.
+        """
+        self.updates = updates
+        if self.length is None:
+            if max_steps <= self.warm_up:
+                raise UserError(
+                    f"{type(self).__name__} ends with the run: set trainer.max_steps above its warm_up "
+                    f"({self.warm_up}), or give it a length."
+                )
+            self.length = max_steps
+        self.apply()
+
+    @abstractmethod
+    def decayed(self, progress: float) -> float:
+        """The factor at ``progress`` in [0, 1] from the end of the warm-up to the end."""
+
+    def factor(self, updates: int) -> float:
+        """The factor of the learning rate after so many student updates."""
+        if updates < self.warm_up:
+            return (updates + 1) / (self.warm_up + 1)
+        if self.length is None:
+            return self.decayed(0.0)
+        return self.decayed(min(1.0, (updates - self.warm_up) / (self.length - self.warm_up)))
+
+    def get_lr(self) -> list[float]:
+        """The rates now."""
+        factor = self.factor(self.last_epoch if self.updates is None else self.updates())
+        return [float(base) * factor for base in self.base_lrs]
+
+    def apply(self) -> None:
+        """Give the optimizer the rates of now."""
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = rate
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """How often it stepped; everything else is the config's and the run's."""
+        return {"last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As :meth:`state_dict` gives it."""
+        self.last_epoch = state_dict["last_epoch"]
+        self.apply()
+
+
+class Cosine(RunLength):
+    """Half a cosine from the learning rate down to a fraction of it (Loshchilov & Hutter 2016, arXiv 1608.03983).
+
+    Args:
+        optimizer: Whose learning rates are scheduled.
+        warm_up: Student updates over which they rise linearly from zero.
+        length: Student updates after which it ends; None is ``trainer.max_steps``.
+        low: The fraction at the end.
+    """
+
+    def __init__(self, optimizer: Optimizer, warm_up: int = 0, length: int | None = None, low: float = 0.0) -> None:
+        if not 0.0 <= low <= 1.0:
+            raise UserError(f"low of a schedule is a fraction in [0, 1], got {low}.")
+        self.low = low
+        super().__init__(optimizer, warm_up, length)
+
+    def decayed(self, progress: float) -> float:
+        return self.low + (1.0 - self.low) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+class Linear(RunLength):
+    """A line from the learning rate down to a fraction of it.
+
+    Args:
+        optimizer: Whose learning rates are scheduled.
+        warm_up: Student updates over which they rise linearly from zero.
+        length: Student updates after which it ends; None is ``trainer.max_steps``.
+        low: The fraction at the end.
+    """
+
+    def __init__(self, optimizer: Optimizer, warm_up: int = 0, length: int | None = None, low: float = 0.0) -> None:
+        if not 0.0 <= low <= 1.0:
+            raise UserError(f"low of a schedule is a fraction in [0, 1], got {low}.")
+        self.low = low
+        super().__init__(optimizer, warm_up, length)
+
+    def decayed(self, progress: float) -> float:
+        return 1.0 - (1.0 - self.low) * progress
+
+
+class InverseSquareRoot(LRScheduler):
+    """``1 / sqrt(max(updates / start, 1))`` (Karras et al. 2023, EDM2, arXiv 2312.02696); it knows no end.
+
+    Args:
+        optimizer: Whose learning rates are scheduled.
+        start: Updates of the role before the decay.
+    """
+
+    def __init__(self, optimizer: Optimizer, start: int = 2000) -> None:
+        if start < 1:
+            raise UserError(f"start of InverseSquareRoot is at least 1, got {start}.")
+        self.start = start
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        """The rates now."""
+        return [float(base) / max(self.last_epoch / self.start, 1.0) ** 0.5 for base in self.base_lrs]

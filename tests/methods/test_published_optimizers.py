@@ -1,0 +1,184 @@
+"""The optimizers of the papers are the defaults of their methods, and schedules follow the length of the run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from denoisers.tiny_flux import write_tiny_flux
+from denoisers.tiny_sd import write_tiny_pipeline
+from denoisers.tiny_sdxl import write_tiny_sdxl
+from torch import nn
+from toys import ToyData, build, trainer
+
+import fastgen.methods as methods
+from fastgen.denoisers import Flux, StableDiffusion, StableDiffusionXL
+from fastgen.errors import UserError
+from fastgen.extras import DistributionMatching
+from fastgen.methods.schedule import UpdateSchedule
+from fastgen.schedules import Cosine, InverseSquareRoot, Linear
+
+ADAM, ADAMW, RADAM = torch.optim.Adam, torch.optim.AdamW, torch.optim.RAdam
+# role: class, learning rate, betas, weight decay
+PUBLISHED: dict[str, dict[str, tuple[type, float, tuple[float, float], float]]] = {
+    "SiD": {role: (ADAM, 1e-5, (0.0, 0.999), 0.0) for role in ("student", "critic")},
+    "FewStepSiD": {role: (ADAM, 5e-6, (0.0, 0.999), 0.0) for role in ("student", "critic")},
+    "DMD2": {role: (ADAMW, 2e-6, (0.9, 0.999), 0.01) for role in ("student", "critic")},
+    "DecoupledDMD": {role: (ADAMW, 5e-7, (0.9, 0.999), 0.01) for role in ("student", "critic")},
+    "FDistill": {role: (ADAMW, 2e-6, (0.9, 0.999), 0.01) for role in ("student", "critic")},
+    "DiffInstruct": {role: (ADAM, 1e-5, (0.9, 0.999), 0.0) for role in ("student", "critic")},
+    "SwiftBrush": {"student": (ADAM, 1e-6, (0.9, 0.999), 0.0), "critic": (ADAM, 1e-3, (0.9, 0.999), 0.0)},
+    "TDM": {"student": (ADAMW, 4e-6, (0.0, 0.95), 0.01), "critic": (ADAMW, 2e-5, (0.0, 0.95), 0.01)},
+    "PhasedDMD": {"student": (ADAMW, 2e-6, (0.0, 0.999), 0.01), "critic": (ADAMW, 4e-7, (0.0, 0.999), 0.01)},
+    "GDD": {role: (ADAM, 1e-4, (0.0, 0.99), 0.0) for role in ("student", "discriminator")},
+    "ECT": {"student": (RADAM, 1e-4, (0.9, 0.999), 0.0)},
+    "LCM": {"student": (ADAMW, 1e-6, (0.9, 0.999), 0.0)},
+    "SCM": {"student": (RADAM, 1e-4, (0.9, 0.99), 0.0)},
+    "MeanFlow": {"student": (ADAM, 1e-4, (0.9, 0.95), 0.0)},
+    "Shortcut": {"student": (ADAMW, 1e-4, (0.9, 0.999), 0.1)},
+    "Reflow": {"student": (ADAM, 2e-4, (0.9, 0.999), 0.0)},
+    "Progressive": {"student": (ADAM, 5e-5, (0.9, 0.999), 0.0)},
+    "PiFlow": {"student": (ADAMW, 5e-5, (0.9, 0.95), 0.01)},
+    "TeacherTraining": {"student": (ADAM, 1e-3, (0.9, 0.999), 0.0)},
+}
+
+
+def check(made: torch.optim.Optimizer, wanted: tuple[type, float, tuple[float, float], float]) -> None:
+    (group,) = made.param_groups
+    assert isinstance(made, wanted[0])
+    assert (group["lr"], tuple(group["betas"]), group["weight_decay"]) == wanted[1:]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_methods_optimizers_are_its_papers(name: str):
+    cls = getattr(methods, name)
+    network = lambda: None  # noqa: E731  never built
+    extra = {"student": network} if name == "TeacherTraining" else {"teacher": network}
+    method = cls(**extra)
+    for role, wanted in PUBLISHED[name].items():
+        check(method.optimizer_factories[role]([nn.Parameter(torch.zeros(1))]), wanted)
+
+
+def test_the_critic_of_rcm():
+    check(DistributionMatching().optimizer([nn.Parameter(torch.zeros(1))]), (ADAMW, 4e-7, (0.0, 0.999), 0.01))
+
+
+def test_print_config_shows_them_and_another_class_takes_nothing_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    from fastgen.__main__ import main
+
+    process = {"class_path": "EDM"}
+    ring = {"class_path": "RingMixture", "init_args": {"process": process}}
+    config = tmp_path / "config.yaml"
+
+    def shown(**init_args: Any) -> dict[str, Any]:
+        model = {"class_path": "DMD2", "init_args": {"teacher": ring, **init_args}}
+        data = {"class_path": "Mixture", "init_args": {"distribution": ring}}
+        config.write_text(yaml.safe_dump({"model": model, "data": data}))
+        with pytest.raises(SystemExit):
+            main(["fit", "--config", str(config), "--print_config"])
+        return yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["student_optimizer"]
+
+    default = shown()
+    assert default["class_path"] == "fastgen.optimizers.BetasAdamW"
+    numbers = {"lr": 2e-6, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "decay": 0.01}
+    assert default["init_args"] == numbers
+    given = shown(student_optimizer={"class_path": "torch.optim.Adam", "init_args": {"lr": 0.5}})["init_args"]
+    assert (given["lr"], given["weight_decay"], given["eps"]) == (0.5, 0.0, 1e-8)
+
+
+# ---------------------------------------------------------------------- schedules
+
+
+def test_rates_by_hand():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+    now = [0]
+    cosine = Cosine(optimizer, low=0.1)
+    cosine.follow(lambda: now[0], 8)
+    for now[0], factor in ((0, 1.0), (2, 0.1 + 0.45 * (1 + math.sqrt(0.5))), (4, 0.55), (8, 0.1), (9, 0.1)):
+        cosine.step()
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(2.0 * factor, rel=1e-12)
+    assert cosine.state_dict() == {"last_epoch": 5}
+    linear = Linear(optimizer, warm_up=4)
+    linear.follow(lambda: now[0], 12)
+    for now[0], factor in ((0, 0.2), (3, 0.8), (4, 1.0), (8, 0.5), (12, 0.0)):
+        linear.apply()
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(2.0 * factor)
+    root = InverseSquareRoot(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0), start=4)
+    found = []
+    for _ in range(16):
+        root.optimizer.step()
+        root.step()
+        found.append(root.get_last_lr()[0])
+    assert found[3] == 2.0 and found[15] == pytest.approx(1.0)
+    for bad in ({"warm_up": -1}, {"warm_up": 3, "length": 3}):
+        with pytest.raises(UserError, match="0 <= warm_up < length"):
+            Linear(optimizer, **bad)
+    with pytest.raises(UserError, match=r"set trainer\.max_steps above"):
+        Linear(optimizer).follow(lambda: 0, -1)
+
+
+def test_cosine_is_torchs():
+    ours, theirs = (torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1e-3) for _ in range(2))
+    now, schedule = [0], Cosine(ours)
+    schedule.follow(lambda: now[0], 50)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, T_max=50)
+    for now[0] in range(1, 51):
+        theirs.step()
+        reference.step()
+        schedule.step()
+        assert ours.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize("steps", [4, 8])
+def test_every_role_follows_the_runs_length(steps: int):
+    """With two critic updates per student update; the critic's last rate is that of the run's end too."""
+    method = build(
+        methods.DMD2,
+        student_lr_scheduler=lambda optimizer: Cosine(optimizer),
+        critic_lr_scheduler=lambda optimizer: Linear(optimizer),
+        schedule=UpdateSchedule(critic_updates=2),
+    )
+    rates: dict[str, list[float]] = {"student": [], "critic": []}
+    original = method.update
+
+    def update(role: str, parts: Any) -> None:
+        rates[role].append(method.optimizer_of(role).param_groups[0]["lr"])
+        original(role, parts)
+
+    method.update = update
+    run = trainer(2 * steps, max_steps=steps)
+    run.fit(method, ToyData())
+    first = rates["student"][0]
+    wanted = [0.5 * (1 + math.cos(math.pi * k / steps)) for k in range(steps)]
+    assert [rate / first for rate in rates["student"]] == pytest.approx(wanted)
+    assert rates["critic"][-1] / rates["critic"][0] == pytest.approx(1 / steps, abs=1.01 / steps)
+
+
+# ---------------------------------------------------------------------- negative prompts
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "flux"])
+def test_a_negative_prompt_is_what_guidance_leads_away_from(name: str, tmp_path: Path):
+    write, kind, options = {
+        "sd15": (write_tiny_pipeline, StableDiffusion, {}),
+        "sdxl": (write_tiny_sdxl, StableDiffusionXL, {}),
+        "flux": (write_tiny_flux, Flux, {"resolution": 16, "max_tokens": 8}),
+    }[name]
+    folder = str(write(tmp_path))
+    denoiser = kind(folder, negative_prompt="bad dog", **options)
+    condition = denoiser.make_codec().encode_condition({"prompt": ["a cat", "a dog"]})
+    said = kind(folder, **options).make_codec().encode_condition({"prompt": ["bad dog", "bad dog"]})
+    plain = kind(folder, **options).make_codec().encode_condition({"prompt": ["a cat", "a dog"]})
+    null = denoiser.null_condition(condition)
+    for entry in ("prompt_embeds", "pooled_prompt_embeds"):
+        if entry in condition:
+            torch.testing.assert_close(null[entry], said[entry], rtol=0, atol=1e-5)
+            assert not torch.allclose(null[entry], plain[f"null_{entry}"], atol=1e-3)
+    empty = kind(folder, negative_prompt="", **options).make_codec().encode_condition({"prompt": ["a cat"]})
+    assert empty["null_prompt_embeds"].any(), "an empty text is a text; SDXL's own null is zeros"
