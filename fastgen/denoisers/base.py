@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +38,14 @@ class Codec(nn.Module):
     def encode_condition(self, condition: Mapping[str, Any]) -> Condition:
         """A condition as the data module gives it (labels, lists of prompts) to tensors for the denoiser."""
         return condition
+
+
+class ForwardStopped(Exception):
+    """Raised inside a network whose remaining layers nobody needs; its own :meth:`Denoiser.forward` catches it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
 
 
 class Denoiser(nn.Module, ABC):
@@ -82,7 +91,14 @@ class Denoiser(nn.Module, ABC):
         self, x_t: Tensor, t: Tensor, condition: Condition | None = None, s: Tensor | None = None
     ) -> Prediction:
         """Denoise ``x_t`` (B, ...) at times ``t`` (B,) in fp32 or fp64."""
-        return Prediction(self.process, x_t, t, self.predict(x_t, t, condition or {}, s), self.prediction)
+        try:
+            value = self.predict(x_t, t, condition or {}, s)
+        except ForwardStopped as stopped:
+            if stopped.network is not self:
+                raise
+            traceback.clear_frames(stopped.__traceback__)  # a checkpointed block that was left lets go of autograd now
+            value = torch.zeros((), dtype=x_t.dtype, device=x_t.device).expand(x_t.shape)
+        return Prediction(self.process, x_t, t, value, self.prediction)
 
     @property
     def takes_second_time(self) -> bool:

@@ -7,14 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from fastgen.denoisers.base import Denoiser
+from fastgen.conditions import Condition, select
+from fastgen.denoisers.base import Denoiser, ForwardStopped
 from fastgen.errors import UserError
 from fastgen.processes import Prediction
+from fastgen.sharding import blocks
 
 
 def _first_tensor(output: Any) -> Tensor:
@@ -24,8 +26,50 @@ def _first_tensor(output: Any) -> Tensor:
     return output
 
 
+class Rest:
+    """What becomes of a forward once all features are recorded, from the next block on.
+
+    Blocks are the members of a network's outermost module lists, which are also what is sharded, so nothing that a
+    strategy or gradient checkpointing begins is left unfinished.
+
+    Args:
+        network: The network.
+        how: ``computed``: nothing changes. ``without graph``: no gradients through what follows. ``left out``: the
+            network's own forward ends; it needs to be a ``Denoiser``.
+    """
+
+    def __init__(self, network: nn.Module, how: Literal["computed", "without graph", "left out"]) -> None:
+        self.network = network
+        self.how = how
+        self.reached = False
+        self.grad_before: bool | None = None
+        hooked = [] if how == "computed" else list(blocks(network))
+        self.handles = [block.register_forward_pre_hook(self.enter, prepend=True) for block in hooked]
+
+    def enter(self, _block: nn.Module, _inputs: Any) -> None:
+        """A block begins."""
+        if not self.reached:
+            return
+        if self.how == "left out":
+            raise ForwardStopped(self.network)
+        if self.grad_before is None:
+            self.grad_before = torch.is_grad_enabled()
+            torch.set_grad_enabled(False)
+
+    def end(self) -> None:
+        """The network's forward is over."""
+        self.reached = False
+        if self.grad_before is not None:
+            torch.set_grad_enabled(self.grad_before)
+            self.grad_before = None
+
+
 @contextmanager
-def tap(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def tap(
+    module: nn.Module,
+    paths: Sequence[str],
+    rest: Literal["computed", "without graph", "left out"] = "computed",
+) -> Iterator[dict[str, Tensor]]:
     """Record outputs of submodules, with their gradients.
 
     Example:
@@ -36,6 +80,8 @@ def tap(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     Args:
         module: Any network.
         paths: Names of submodules, as in ``module.named_modules()``.
+        rest: What becomes of the layers after the last of them, see :class:`Rest`; a prediction that is ``left out`` is
+            zero.
 
     Yields:
         A dict from path to the output of the latest forward; of several outputs the first tensor.
@@ -48,11 +94,13 @@ def tap(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
 
     def record(path: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
         features[path] = feature = _first_tensor(output)
+        remaining.reached = all(known in features for known in paths)
         if feature.requires_grad:
             for gather in gathers[path]:
                 feature.register_hook(lambda _gradient, gather=gather: gather())
 
     def show(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        remaining.end()
         if isinstance(output, Prediction):
             output.features |= features
 
@@ -67,6 +115,7 @@ def tap(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
         for path in paths
     }
     handles = [module.register_forward_hook(show, prepend=True)]  # before a strategy looks at the output
+    remaining = Rest(module, rest)
     try:
         for path in paths:
             if path not in submodules:
@@ -78,8 +127,53 @@ def tap(module: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
             handles.append(submodules[path].register_forward_hook(partial(record, path)))
         yield features
     finally:
-        for handle in handles:
+        remaining.end()
+        for handle in (*handles, *remaining.handles):
             handle.remove()
+
+
+class Watched(Denoiser):
+    """A network that is asked about samples anyway, and keeps its features of them with their gradients.
+
+    Where scores are compared no gradient runs through the networks; the features alone get one, to ``x_t``, and the
+    layers after them none. Rows of a call beyond the samples (the null condition of guidance) are not watched.
+
+    Args:
+        view: The network as it is asked, maybe on another process.
+        backbone: The network whose submodules ``paths`` name.
+        paths: Names of the submodules.
+        x_t: The samples, (B, ...), with their graph; they are the first B rows of the call.
+        features: Where the features go, by path.
+    """
+
+    def __init__(
+        self, view: Denoiser, backbone: nn.Module, paths: Sequence[str], x_t: Tensor, features: dict[str, Tensor]
+    ) -> None:
+        super().__init__(view.process, view.prediction, view.sample_shape)
+        self.view, self.watched, self.paths = view, backbone, paths
+        self.x_t, self.features = x_t, features
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
+        count = len(self.x_t)
+        if torch.is_grad_enabled():
+            with tap(self.watched, self.paths) as features:
+                value = self.view(x_t, t, condition, s).value
+            self.features.update({path: feature[:count] for path, feature in features.items()})
+            return value
+
+        def part(rows: slice) -> tuple[Tensor, Condition, Tensor | None]:
+            return t[rows], select(condition, rows), None if s is None else s[rows]
+
+        watched, rest = slice(count), slice(count, None)
+        with torch.set_grad_enabled(self.x_t.requires_grad), tap(self.watched, self.paths, "without graph") as features:
+            value = self.view(self.x_t, *part(watched)).value.detach()
+        self.features.update(features)
+        if len(x_t) == count:
+            return value
+        return torch.cat([value, self.view(x_t[rest], *part(rest)).value])
+
+    def null_condition(self, condition: Condition) -> Condition:
+        return self.view.null_condition(condition)
 
 
 @torch.no_grad()
@@ -89,7 +183,7 @@ def feature_shapes(denoiser: Denoiser, paths: Sequence[str]) -> list[tuple[int, 
     if any(parameter.is_meta for parameter in network.parameters()):  # another process has the values
         network = copy.deepcopy(network).to("meta")
     device = next(network.parameters()).device
-    with tap(network, paths) as features:
+    with tap(network, paths, "left out") as features:
         x = torch.zeros(1, *network.sample_shape, device=device)
         t = torch.full((1,), 0.5 * network.process.t_max, dtype=torch.float64, device=device)
         network(x, t, network.example_condition(1, device))

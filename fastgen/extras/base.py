@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from fastgen.denoisers.base import Denoiser
     from fastgen.methods.base import Distiller
     from fastgen.methods.batch import MicroBatch
 
@@ -39,6 +41,15 @@ class Extra(nn.Module):
     def turns(self, turns: tuple[str, ...], iteration: int) -> tuple[str, ...]:
         """The roles of an iteration, with the extra's own ones put in."""
         return turns
+
+    def watching(
+        self, method: Distiller, part: MicroBatch, x_t: Tensor
+    ) -> dict[nn.Module, Callable[[Denoiser], Denoiser]]:
+        """What to see networks through, by network, while their scores are compared at ``x_t`` (B, ...).
+
+        For terms that need more of a call that is made anyway.
+        """
+        return {}
 
     def losses(self, method: Distiller, role: str, part: MicroBatch) -> dict[str, Tensor]:
         """Terms to add to the losses of ``role``, weighted."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from fastgen.conditions import Condition
+from fastgen.conditions import Condition, concatenate
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.features import DiscriminatorHead, feature_shapes, tap
+from fastgen.denoisers.features import DiscriminatorHead, Watched, feature_shapes, tap
 from fastgen.denoisers.warped import seen_on
 from fastgen.errors import UserError
 from fastgen.extras.base import Extra
@@ -118,17 +118,48 @@ class GAN(Extra):
 
         Positive means real.
         """
-        network, layers = self.network(method), self.layers or []
-        with tap(network.backbone, layers) as features:
+        network = self.network(method)
+        with tap(network.backbone, self.layers or [], "left out") as features:
             seen_on(network, method.student.process)(x_t, t, condition)
-        return torch.stack([head(features[layer]) for layer, head in zip(layers, self.heads, strict=True)], dim=1)
+        return self.read(features)
 
-    def logits(self, method: Distiller, x0: Tensor, condition: Condition, draws: Draws) -> Tensor:
-        """Logits (B, heads) of clean samples ``x0`` (B, ...), noised at a drawn level."""
-        process = method.student.process
-        t = self.time.sample(draws, process)
-        x_t = process.add_noise(x0, draws.normal("noise", x0.shape[1:], x0.dtype), t)
-        return self.judge(method, x_t, t, condition)
+    def read(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, heads) of features by layer."""
+        return torch.stack([head(features[name]) for name, head in zip(self.layers or [], self.heads, strict=True)], 1)
+
+    def logits(self, method: Distiller, *judged: tuple[Tensor, Condition, Draws]) -> tuple[Tensor, ...]:
+        """Logits (B, heads) of each of some batches of clean samples x0 (B, ...), noised at drawn levels, in one call.
+
+        Each comes with its condition and the random numbers of its noise.
+        """
+        process, noisy, times = method.student.process, [], []
+        for x0, _, draws in judged:
+            t = self.time.sample(draws, process)
+            noisy.append(process.add_noise(x0, draws.normal("noise", x0.shape[1:], x0.dtype), t))
+            times.append(t)
+        together = concatenate([condition for _, condition, _ in judged])
+        logits = self.judge(method, torch.cat(noisy), torch.cat(times), together)
+        return logits.split([len(t) for t in times])
+
+    # ------------------------------------------------------------------ one call for scores and features
+
+    def watching(
+        self, method: Distiller, part: MicroBatch, x_t: Tensor
+    ) -> dict[nn.Module, Callable[[Denoiser], Denoiser]]:
+        guidance = getattr(method, "guidance", None)
+        if not self.at_scores or getattr(guidance, self.features, 0.0) == 0.0:  # there, it is not told the condition
+            return {}
+        network = self.network(method)
+        features: dict[str, Tensor] = {}
+        part.memory.setdefault("features", {})[self] = features
+        return {network: lambda view: Watched(view, network.backbone, self.layers or [], x_t, features)}
+
+    def logits_at_scores(self, method: Distiller, part: MicroBatch) -> Tensor:
+        """Logits (B, heads) where the scores are compared, of the call that compared them if it was this network's."""
+        if features := part.memory.get("features", {}).get(self):
+            return self.read(features)
+        x_t, t = part.memory["compared"]
+        return self.judge(method, x_t, t, part.memory["student"].condition)
 
     def losses(self, method: Distiller, role: str, part: MicroBatch) -> dict[str, Tensor]:
         if role not in ("student", self.role):
@@ -143,10 +174,9 @@ class GAN(Extra):
         if self.at_scores:
             if "compared" not in part.memory:
                 raise UserError(f"at_scores of the GAN needs scores, which {type(method).__name__} does not compare.")
-            x_t, t = part.memory["compared"]
-            logits = self.judge(method, x_t, t, rollout.condition)
+            logits = self.logits_at_scores(method, part)
         else:
-            logits = self.logits(method, rollout.x0, rollout.condition, part.draws.scoped("student/gan"))
+            (logits,) = self.logits(method, (rollout.x0, rollout.condition, part.draws.scoped("student/gan")))
         return {"gan": self.weight * generator_loss(logits)}
 
     def own_losses(self, method: Distiller, part: MicroBatch) -> dict[str, Tensor]:
@@ -155,11 +185,15 @@ class GAN(Extra):
             raise UserError("The GAN extra needs real samples; the data module gives none ('x0' is missing).")
         rollout = part.memory["critic"] if "critic" in part.memory else part.memory["student"].detach()
         at_real = part.draws.scoped("critic/gan/real")
-        real = self.logits(method, part.x0, part.condition, at_real)
-        fake = self.logits(method, rollout.x0, rollout.condition, part.draws.scoped("critic/gan/fake"))
-        losses = {"gan": self.critic_weight * discriminator_loss(real, fake)}
+        judged = [
+            (part.x0, part.condition, at_real),
+            (rollout.x0, rollout.condition, part.draws.scoped("critic/gan/fake")),
+        ]
         if self.r1_weight > 0:
             move = part.draws.scoped("critic/gan/r1").normal("noise", part.x0.shape[1:], part.x0.dtype)
-            moved = self.logits(method, part.x0 + self.r1_noise * move, part.condition, at_real)
-            losses["r1"] = self.critic_weight * self.r1_weight * smoothness_penalty(real, moved)
+            judged.append((part.x0 + self.r1_noise * move, part.condition, at_real))
+        real, fake, *moved = self.logits(method, *judged)
+        losses = {"gan": self.critic_weight * discriminator_loss(real, fake)}
+        if moved:
+            losses["r1"] = self.critic_weight * self.r1_weight * smoothness_penalty(real, *moved)
         return losses

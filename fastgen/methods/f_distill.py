@@ -123,7 +123,8 @@ class FDistill(DMD2):
     def match(
         self, part: MicroBatch, rollout: Rollout, real: GuidedPrediction, fake: GuidedPrediction
     ) -> dict[str, Tensor]:
-        ratio = self.ratio(rollout, *part.memory["compared"])
+        with torch.no_grad():
+            ratio = density_ratio(self.gan.logits_at_scores(self, part)).double()
         h = self.weight(ratio, real.t) / (self.weight_mean + EPSILON)
         self.record("health/density_ratio", ratio.mean())
         gradient = dmd_gradient(rollout.x0, real.x0, fake.x0)

@@ -100,7 +100,7 @@ class GDD(Distiller):
         process = self.teacher.process
         t = self.time.sample(draws, process)
         x_t = process.add_noise(x0, draws.normal("noise", x0.shape[1:], x0.dtype), t)
-        with tap(self.teacher, self.taps) as features:
+        with tap(self.teacher, self.taps, "left out") as features:
             self.teacher(x_t, t, condition)
         return torch.stack([head(features[name]) for name, head in zip(self.taps, self.heads, strict=True)], dim=1)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -70,6 +71,7 @@ class ScoreDistiller(Distiller, ABC):
         self.critic_objective = critic_objective or DenoisingLoss()
         self.guidance = guidance
         self.schedule = schedule
+        self.watches: dict[nn.Module, Callable[[Denoiser], Denoiser]] = {}
 
     def build_roles(self) -> None:
         if self.teacher is None:
@@ -113,7 +115,19 @@ class ScoreDistiller(Distiller, ABC):
 
     def seen(self, network: Denoiser) -> Denoiser:
         """A network on the student's process, where samples are re-noised and scores are compared."""
-        return seen_on(network, self.student.process)
+        view = seen_on(network, self.student.process)
+        return self.watches[network](view) if network in self.watches else view
+
+    @contextmanager
+    def watched(self, part: MicroBatch, x_t: Tensor) -> Iterator[None]:
+        """Inside, networks are seen through what the extras watch them with; ``x_t`` is what they are asked about."""
+        for extra in self.each_extra():
+            if self.global_step >= extra.start:
+                self.watches |= extra.watching(self, part, x_t)
+        try:
+            yield
+        finally:
+            self.watches = {}
 
     def critic_of(self, rollout: Rollout) -> Denoiser:
         """The network that knows the distribution of such rollouts; for methods with several."""
@@ -139,7 +153,8 @@ class ScoreDistiller(Distiller, ABC):
         """Rollout, re-noise, compare."""
         rollout, x_t, t = self.compared(part)
         part.memory["compared"] = x_t, t
-        real, fake = self.scores(x_t, t, rollout)
+        with self.watched(part, x_t):
+            real, fake = self.scores(x_t, t, rollout)
         self.record_health(rollout, real, fake)
         return self.match(part, rollout, real, fake)
 

@@ -416,6 +416,7 @@ class Alone:
     """The trainer of a method that is tested without one."""
 
     training = False
+    global_step = 0
     strategy = type("", (), {"reduce": staticmethod(lambda value, reduce_op: value)})
 
 
