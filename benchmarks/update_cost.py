@@ -1,6 +1,6 @@
-"""What an update costs beside the network passes that its mathematics needs: DMD2, MeanFlow and sCM.
+"""What an update costs beside the network passes that its mathematics needs: DMD2, with a GAN, MeanFlow and sCM.
 
-    nice -n -5 python -m benchmarks.update_cost         # some six minutes on one CPU core
+    nice -n -5 python -m benchmarks.update_cost         # some ten minutes on one CPU core
 
 Each method trains through Lightning's Trainer as ``fastgen fit`` does. After every batch the bare passes of the same
 networks run on the same samples, so both see the same machine. A student update comes with its critic updates:
@@ -11,6 +11,16 @@ networks run on the same samples, so both see the same machine. A student update
 |          | forward and backward on those samples, and four times more on samples of a student forward             |
 | MeanFlow | forward-mode derivative on the rows with s < t, student forward and backward                           |
 | sCM      | teacher forward, forward-mode derivative, student forward and backward                                 |
+
+With a GAN on the teacher's features, judged where the scores are compared, each turn is a row of its own:
+
+| turn           | passes                                                                                          |
+|----------------|-------------------------------------------------------------------------------------------------|
+| student        | student forward and backward, critic forward, teacher forward with a graph up to the features,  |
+|                | heads forward and backward, and back through the layers before the features                     |
+| guided student | the same, and the teacher forward without its condition                                         |
+| critic         | student forward, critic forward and backward, the layers of the teacher before the features for |
+|                | real and generated samples, heads forward and backward                                          |
 
 The time of an update is everything between two sets of passes: the loop, data, random numbers, losses, clipping,
 optimizers, logging. The optimizers' own steps, which are no pass, are in it and also shown apart; there is no EMA. The
@@ -43,9 +53,12 @@ from fastgen.conditions import Guidance
 from fastgen.data.base import BatchSource, DistillationData, TensorSource
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.dit import DiT
+from fastgen.denoisers.features import tap
 from fastgen.denoisers.unet import UNet
+from fastgen.extras import GAN
 from fastgen.methods import DMD2, SCM, Distiller, MeanFlow
 from fastgen.methods.batch import MicroBatch
+from fastgen.methods.schedule import UpdateSchedule
 from fastgen.processes import EDM, RectifiedFlow
 
 RESULTS = Path(__file__).parent / "results"
@@ -110,6 +123,36 @@ def dmd2_passes(method: DMD2, part: MicroBatch) -> Callable[[], None]:
     return run
 
 
+def gan_passes(method: DMD2, part: MicroBatch) -> Callable[[], None]:
+    student, critic, teacher, condition = method.student, method.critic, method.teacher, part.condition
+    x = torch.randn(len(part.draws), *SHAPE)
+    t = torch.full((len(x),), 0.5, dtype=torch.float64)
+    both = {name: torch.cat([value, value]) for name, value in condition.items()}
+    paths, heads = [teacher.feature_path], method.each_extra()[0].heads
+
+    def student_turn() -> None:
+        sample = student.predict(x, t, condition)
+        with tap(teacher, paths, "without graph") as features:
+            teacher(sample, t, condition)
+        with torch.no_grad():
+            if method.guidance.teacher != 1.0:
+                teacher.predict(x, t, condition)
+            critic.predict(x, t, condition)
+        heads.requires_grad_(False)
+        (heads[0](features[paths[0]]).sum() + (sample * x).sum()).backward()
+        heads.requires_grad_(True)
+
+    def critic_turn() -> None:
+        with torch.no_grad():
+            student.predict(x, t, condition)
+        train(critic, x, t, condition)
+        with tap(teacher, paths, "left out") as features:
+            teacher(torch.cat([x, x]), torch.cat([t, t]), both)
+        heads[0](features[paths[0]]).sum().backward()
+
+    return student_turn if method.turns(method.iteration - 1) == ("student",) else critic_turn
+
+
 def mean_flow_passes(method: MeanFlow, part: MicroBatch) -> Callable[[], None]:
     state = method.state(part)
     t, s = (time.clamp(min=1e-3) for time in (state.times.t, state.times.s))
@@ -138,8 +181,21 @@ def scm_passes(method: SCM, part: MicroBatch) -> Callable[[], None]:
     return run
 
 
+def with_gan(teacher: Callable[[], Denoiser], guidance: Guidance = Guidance()) -> DMD2:
+    """DMD2 with turns in iterations of their own and a discriminator on the teacher's bottleneck."""
+    return DMD2(
+        teacher=teacher,
+        guidance=guidance,
+        schedule=UpdateSchedule(exclusive=True),
+        extras=[GAN(features="teacher", at_scores=True)],
+    )
+
+
 METHODS: dict[str, tuple[Callable[..., Distiller], Callable[[Any, MicroBatch], Callable[[], None]]]] = {
     "DMD2": (partial(DMD2, guidance=Guidance(teacher=2.0)), dmd2_passes),
+    "DMD2 + GAN, student": (with_gan, gan_passes),
+    "DMD2 + GAN, guided student": (partial(with_gan, guidance=Guidance(teacher=2.0)), gan_passes),
+    "DMD2 + GAN, critic": (with_gan, gan_passes),
     "MeanFlow": (MeanFlow, mean_flow_passes),
     "sCM": (SCM, scm_passes),
 }
@@ -151,11 +207,16 @@ class Stopwatch(Callback):
     Args:
         passes: The passes of one batch.
         updates: Student updates to measure; as many as ``WARM_UP`` go before.
+        turn: The role whose iterations are measured one by one; ``None`` for student updates with all that goes with
+            them.
     """
 
-    def __init__(self, passes: Callable[[Any, MicroBatch], Callable[[], None]], updates: int) -> None:
+    def __init__(
+        self, passes: Callable[[Any, MicroBatch], Callable[[], None]], updates: int, turn: str | None = None
+    ) -> None:
         self.passes = passes
         self.updates = updates
+        self.turn = turn
         self.rows: list[dict[str, float]] = []
         self.row = {"update": 0.0, "optimizer": 0.0, "passes": 0.0}
 
@@ -176,8 +237,13 @@ class Stopwatch(Callback):
         run()
         self.add("passes", time.process_time() - began)
         method.zero_grad(set_to_none=True)
-        if "student" in method.turns(method.iteration):  # the next batch begins another student update
+        # The next batch begins another student update.
+        if self.turn is None and "student" in method.turns(method.iteration):
             self.rows.append(self.row)
+            self.row = dict.fromkeys(self.row, 0.0)
+        elif self.turn is not None:
+            if self.turn in method.turns(method.iteration - 1):
+                self.rows.append(self.row)
             self.row = dict.fromkeys(self.row, 0.0)
         trainer.should_stop = len(self.rows) == WARM_UP + self.updates
         self.began = time.process_time()
@@ -187,7 +253,7 @@ def measure(network: str, name: str, updates: int, batch_size: int) -> dict[str,
     """Train one method and summarise what the stopwatch saw."""
     make, passes = METHODS[name]
     method = make(teacher=NETWORKS[network])
-    watch = Stopwatch(passes, updates)
+    watch = Stopwatch(passes, updates, name.split()[-1] if "," in name else None)
     trainer = Trainer(
         accelerator="cpu",
         devices=1,

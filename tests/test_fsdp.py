@@ -39,8 +39,6 @@ EMA = {"class_path": "EMA", "init_args": {"rule": {"class_path": "ConstantEMA", 
 GRID = {"class_path": "SampleGrid", "init_args": {"every_n_steps": 2, "seeds": 3}}
 LORA = {"class_path": "LoRA", "init_args": {"rank": 4, "layers": ["*to_q", "*to_k", "*to_v", "*to_out.0"]}}
 UNIFORM = {"class_path": "UniformTime", "init_args": {"low": 0.2, "high": 0.8}}
-GAN = {"weight": 1.0, "critic_weight": 1.0, "time": UNIFORM, "at_scores": True}
-"""Reads the critic's features in the call that compares the scores, and in calls that end at them."""
 
 
 def sgd(lr: float) -> dict[str, Any]:
@@ -69,7 +67,7 @@ def dmd2_on_sd3(inputs: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         "sampler": {"class_path": "StudentSampler", "init_args": {"times": [1.0, 0.5]}},
         "critic_objective": {"class_path": "DenoisingLoss", "init_args": {"target": "velocity", "weight": "one"}},
         "schedule": {"critic_updates": 1},
-        "extras": [{"class_path": "GAN", "init_args": GAN}],
+        "extras": [{"class_path": "GAN", "init_args": {"weight": 1.0, "critic_weight": 1.0, "time": UNIFORM}}],
     }
     data = {"class_path": "ImageFolder", "init_args": {"root": str(inputs / "images"), "resolution": 16}}
     data["init_args"] |= {"annotation": "sidecar", "held_out_fraction": 0.25}
