@@ -14,6 +14,7 @@ import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -98,6 +99,10 @@ def brings_weights(model: Namespace) -> bool:
     """Whether a config's student reads weights of its own."""
     arguments = (model.init_args.get("student") or Namespace()).get("init_args") or Namespace()
     return any(arguments.get(name) is not None for name in ("weights", "pretrained"))
+
+
+KEEPERS = (fastgen.callbacks.Checkpoint, LightningCheckpoint)
+"""Callbacks that keep what is trained."""
 
 
 def with_progress(callbacks: Callback | list[Callback] | None, shown: bool) -> list[Callback]:
@@ -207,6 +212,9 @@ class CLI(LightningCLI):
         """A trainer with a progress bar and whose ``predict`` writes files, also if the config does not say so."""
         options = self.config_init[self.subcommand].trainer
         options.callbacks = with_progress(options.callbacks, options.enable_progress_bar is not False)
+        keeps = options.enable_checkpointing or any(isinstance(c, KEEPERS) for c in options.callbacks)
+        if self.subcommand == "fit" and not keeps:
+            options.callbacks.append(fastgen.callbacks.Checkpoint())  # a run that keeps nothing is in vain
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except RuntimeError as error:

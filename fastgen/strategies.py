@@ -98,6 +98,13 @@ class FSDP2(ModelParallelStrategy):
         self.model = self.precision_plugin.convert_module(self.lightning_module)
         self.shard(self.lightning_module)
         super().setup(trainer)
+        for optimizer in self.optimizers:
+            name, module = type(optimizer).__name__, type(optimizer).__module__
+            if module.startswith("bitsandbytes"):
+                raise UserError(
+                    f"FSDP2 cannot shard {name} of bitsandbytes, whose 8-bit states belong to whole tensors; "
+                    "take torch.optim.AdamW, or set trainer.strategy to ddp_find_unused_parameters_true."
+                )
 
     def shard(self, method: Distiller) -> None:
         """Spread every network, and what is trained beside them, over the processes."""

@@ -160,7 +160,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[
     mixed = {"precision": "bf16-mixed"}
     assert fastgen("fit", "--config", config(folder, place / "mixed_one", CROSSED, False, 1, **mixed)) == 0
     commands.append(["fit", "--config", config(folder, place / "mixed_two", CROSSED, False, 2, **mixed)])
-    resume = ["--ckpt_path", place / "one" / "step=000002.ckpt"]
+    resume = trained = ["--ckpt_path", place / "one" / "step=000002.ckpt"]
     commands.append(["fit", "--config", config(folder, place / "one_then_two", CROSSED, False, 2), *resume])
     commands.append(["fit", "--config", points(folder / "points")])
     resume = ["--ckpt_path", folder / "points" / "last.ckpt"]
@@ -170,7 +170,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[
     validated = config(folder, folder / "validated", CROSSED, False, 2, **often)
     both = ["--config", validated, "--config", ROOT / "configs" / "strategy" / "fsdp2.yaml"]
     both.append("--data.init_args.batch_size=1")
-    commands += [["fit", *both], ["predict", *both, "--data.init_args.predict_count=3"]]
+    commands += [["fit", *both], ["predict", *both, *trained, "--data.init_args.predict_count=3"]]
     commands += [["fit", "--config", without_weights(folder)], ["fit", "--config", penalised(folder)]]
     results = in_pair(folder, commands)
     for code, errors in results[:-3]:

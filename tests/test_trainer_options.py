@@ -228,6 +228,14 @@ def test_tests_are_made_on_the_test_split(tmp_path: Path):
     assert found[0] != found[1] == found[2]
 
 
+def test_a_run_keeps_something_if_the_config_names_no_callback(tmp_path: Path):
+    path = config(tmp_path, max_steps=1)
+    content = yaml.safe_load(path.read_text())
+    content["trainer"]["callbacks"] = []
+    assert fastgen("fit", "--config", write(path, content)) == 0
+    assert updates(tmp_path) == 1
+
+
 def test_a_finished_run_says_that_nothing_is_left(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     path = config(tmp_path, max_steps=2)
     assert fastgen("fit", "--config", path) == 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from fastgen.callbacks.movement import Movement
 from fastgen.callbacks.surroundings import log_folder
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.errors import UserError
@@ -29,8 +30,9 @@ ENOUGH = 3
 class Health(AfterStudentUpdates):
     """Watches what the method logs and says in one sentence what is wrong and what to try.
 
-    Each kind of event is printed once; all of them go to ``<log_dir>/health.jsonl``, and the end of the run gets a
-    verdict. (A run whose gradients are never finite is stopped by the method itself, see ``max_bad_steps``.)
+    It knows explosions, collapse, numbers that are none, critics that idle, updates that are skipped, that move nothing
+    or that climb. Each kind of event is printed once; all of them go to ``<log_dir>/health.jsonl``, and the end of the
+    run gets a verdict. (A run whose gradients are never finite is stopped by the method itself, see ``max_bad_steps``.)
 
     Args:
         every_n_steps: Student updates between readings; reading waits for the GPU.
@@ -59,15 +61,21 @@ class Health(AfterStudentUpdates):
         self._history: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=MEMORY))
         self._first_std: list[float] = []
         self._bad_before = 0
+        self.movement = Movement()
 
     def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
         super().on_train_start(trainer, method)
         self._bad_before = method.bad_steps_total
 
+    def on_train_batch_start(self, trainer: Trainer, method: Distiller, batch: Any, batch_idx: int) -> None:
+        if is_due(trainer.global_step + 1, self.every_n_steps):
+            self.movement.before(method)
+
     def after_student_update(self, trainer: Trainer, method: Distiller, batch: Mapping[str, Any]) -> None:
         if not is_due(trainer.global_step, self.every_n_steps):
             return
         folder = log_folder(trainer)
+        self.movement.after(method)
         if not trainer.is_global_zero:
             return
         values = {
@@ -75,10 +83,24 @@ class Health(AfterStudentUpdates):
             for name, value in trainer.callback_metrics.items()
             if name.endswith("/grad_norm") or name.startswith("health/")
         }
-        for kind, sentence in self.findings(values, method.bad_steps_total, trainer.global_step):
+        found = (*self.findings(values, method.bad_steps_total, trainer.global_step), *self.directions())
+        for kind, sentence in found:
             self.tell(folder / "health.jsonl", trainer.global_step, kind, sentence)
 
+    def directions(self, at_end: bool = False) -> Iterator[tuple[str, str]]:
+        """Which roles do not move, or move uphill."""
+        for role in self.movement.of_roles(self.movement.still, at_end):
+            sentence = f"the updates change no weight of the {role}; raise its learning rate"
+            yield f"nothing moves ({role})", sentence
+        for role in self.movement.of_roles(self.movement.uphill, at_end):
+            sentence = f"the updates of the {role} follow its gradient uphill; mend its optimizer (maximize: false)"
+            yield f"loss rises ({role})", sentence
+
     def on_train_end(self, trainer: Trainer, method: Distiller) -> None:
+        folder = log_folder(trainer)
+        for kind, sentence in self.directions(at_end=True):
+            if trainer.is_global_zero and not self.events[kind]:
+                self.tell(folder / "health.jsonl", trainer.global_step, kind, sentence)
         rank_zero_info(f"Health of the run: {self.verdict()}.")
 
     def findings(self, values: Mapping[str, float], bad_steps: int, step: int) -> Iterator[tuple[str, str]]:
@@ -91,25 +113,29 @@ class Health(AfterStudentUpdates):
         """
         gap, std = values.get("health/score_gap"), values.get("health/sample_std")
         for name, value in values.items():
+            if not math.isfinite(value):
+                if not name.endswith("/grad_norm"):  # such an update is skipped, and counted below
+                    yield f"{name} is not finite", f"{name} is {value}; {mend(name)}"
+                continue
             past = self._history[name]
             if name != "health/sample_std" and len(past) >= ENOUGH:
                 median = statistics.median(past)
                 if value > self.explosion * median and median > 0:
                     times = f"{value / median:.0f} times its median"
                     yield f"explosion of {name}", f"{name} is {value:.3g}, {times}; {mend(name)}"
-            if math.isfinite(value):
-                past.append(value)
-        if std is not None:
+            past.append(value)
+        if std is not None and math.isfinite(std):
             if len(self._first_std) < ENOUGH:
                 self._first_std.append(std)
             start = statistics.median(self._first_std)
-            if not std >= self.collapse * start:
+            if std < self.collapse * start:
                 yield (
                     "collapse",
                     f"the samples have lost their variety (standard deviation {std:.3g}, {start:.3g} at the start); "
                     "lower the student's learning rate or update the critic more often",
                 )
-        if gap is not None and std is not None and step >= self.patience and gap < 1e-5 * max(std, 1e-12):
+        idle = gap is not None and std is not None and math.isfinite(std) and gap < 1e-5 * max(std, 1e-12)
+        if idle and step >= self.patience:
             yield "idle critic", "the critic still equals the teacher; raise the critic's learning rate"
         new = bad_steps - self._bad_before
         if new > self.skipped * self.every_n_steps:

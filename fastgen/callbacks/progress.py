@@ -10,25 +10,17 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from fastgen.bars import bar, refresh_seconds
 from fastgen.callbacks.surroundings import place
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
 
-TERMINAL_SECONDS, FILE_SECONDS = 0.2, 30.0
-"""Seconds between refreshes on a terminal and in a log file."""
 
-
-def refresh_seconds() -> float:
-    """Seconds between refreshes of a bar."""
-    return TERMINAL_SECONDS if sys.stderr.isatty() else FILE_SECONDS
-
-
-def bar(trainer: Trainer, **options: Any) -> tqdm:
-    """A bar on stderr, on rank 0 only; without ``leave`` it goes away when done and never shows if it is done soon."""
-    seconds = refresh_seconds()
-    options = {"leave": False, "dynamic_ncols": True, "mininterval": seconds, "delay": 5 * seconds} | options
-    return tqdm(disable=not trainer.is_global_zero, file=sys.stderr, **options)
+def bar_of(trainer: Trainer, **options: Any) -> tqdm:
+    """A bar on rank 0 only; without ``leave`` it goes away when done and never shows if it is done soon."""
+    quiet = {"leave": False, "delay": 5 * refresh_seconds()}
+    return bar(disable=not trainer.is_global_zero, **(quiet | options))
 
 
 class Progress(ProgressBar):
@@ -64,7 +56,7 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
         if self._enabled:
             total = trainer.max_steps if trainer.max_steps > 0 else None
-            self._training = bar(
+            self._training = bar_of(
                 trainer, desc="training", total=total, initial=trainer.global_step, unit="update", leave=True, delay=0
             )
 
@@ -105,7 +97,9 @@ class Progress(ProgressBar):
     def _open(self, trainer: Trainer, description: str, batches: Any) -> None:
         if self._enabled:
             total = sum(batches) if isinstance(batches, list) else batches
-            self._other = bar(trainer, desc=description, total=None if total == float("inf") else total, unit="batch")
+            self._other = bar_of(
+                trainer, desc=description, total=None if total == float("inf") else total, unit="batch"
+            )
 
     def _advance(self) -> None:
         if self._other is not None:

@@ -167,13 +167,13 @@ def pairs(words: Sequence[str]) -> None:
         },
     )
     remove_leftovers(out)
-    from tqdm import tqdm
+    from fastgen.bars import bar as progress
 
     starts = [
         start for start in range(0, options.count, options.shard_size) if start // options.shard_size % parts == part
     ]
     ends = [min(start + options.shard_size, options.count) for start in starts]
-    with tqdm(total=sum(ends) - sum(starts), desc="pairs", unit="pair") as bar:
+    with progress(total=sum(ends) - sum(starts), desc="pairs", unit="pair") as bar:
         for start, end in zip(starts, ends, strict=True):
             path = shard_path(out, start // options.shard_size)
             if rows_of(path) >= end - start:

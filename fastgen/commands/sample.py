@@ -105,12 +105,12 @@ def sample(words: Sequence[str]) -> None:
 
     method = method_on(arguments.ckpt, arguments.device, arguments.role == "teacher", arguments.trust)
     condition = conditions(method.student, len(seeds), arguments)
-    from tqdm import tqdm
+    from fastgen.bars import bar as progress
 
     rows = [slice(i, i + arguments.batch_size) for i in range(0, len(seeds), arguments.batch_size)]
     parts = [
         method.sample(seeds[row], slices(condition, row), arguments.steps, arguments.role).cpu()
-        for row in tqdm(rows, desc="sampling", disable=len(rows) == 1)
+        for row in progress(rows, desc="sampling", disable=len(rows) == 1)
     ]
     from fastgen.pictures import save_samples
 

@@ -163,9 +163,9 @@ def stats(words: Sequence[str]) -> None:
     pixels_digest = hashlib.sha256()
     kept: list[Tensor] = []
     labels: list[Tensor] = []
-    from tqdm import tqdm
+    from fastgen.bars import bar as progress
 
-    with tqdm(total=count, desc="features", unit="image") as bar:
+    with progress(total=count, desc="features", unit="image") as bar:
         for batch in batches(source, chosen, arguments.batch_size, arguments.num_workers):
             images = to_uint8(batch["x0"])
             pixels_digest.update(images.contiguous().numpy().tobytes())

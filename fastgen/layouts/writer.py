@@ -43,7 +43,7 @@ def fill(
     Returns:
         How many pictures were made.
     """
-    from tqdm import tqdm
+    from fastgen.bars import bar as progress
 
     layout.check(items, per_prompt)
     for folder in (out, *(path for path in out.rglob("*") if path.is_dir())):
@@ -51,7 +51,7 @@ def fill(
     work = [(item, i, missing) for i, item in enumerate(items) if (missing := layout.missing(out, item, per_prompt))]
     total = per_prompt * len(items)
     todo = sum(len(missing) for _, _, missing in work)
-    with tqdm(total=total, initial=total - todo, desc="sampling", unit="image") as bar:
+    with progress(total=total, initial=total - todo, desc="sampling", unit="image") as bar:
         for group in groups(work, batch_size):
             seeds = [first_seed + i * per_prompt + k for _, i, missing in group for k in missing]
             prompts = [item.prompt for item, _, missing in group for _ in missing]

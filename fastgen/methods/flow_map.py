@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from fastgen.conditions import Condition, select, where
@@ -148,6 +149,15 @@ class FlowMapDistiller(Distiller, ABC):
         self.coordinates = own if wanted is None or isinstance(own, type(wanted)) else wanted
         last = torch.tensor(own.t_max, dtype=torch.float64, device="cpu")
         self.t_max = own.t_max if self.coordinates is own else float(self.coordinates.time(own.ratio(last)))
+
+    def on_fit_start(self) -> None:
+        """Say what the teacher is for if nothing is learned from it."""
+        super().on_fit_start()
+        if self.teacher is not None and not self.needs_teacher() and not self.extras:
+            rank_zero_info(
+                f"{type(self).__name__} learns from the data, the teacher only starts the student and is compared with "
+                "it; to learn from the teacher set model.init_args.velocity (or transition) to one of the teacher."
+            )
 
     def needs_teacher(self) -> bool:
         """Whether training asks a teacher."""

@@ -151,12 +151,13 @@ def draw(
 ) -> Tensor:
     """Samples (N, ...) on the CPU."""
     import torch
-    from tqdm import tqdm
+
+    from fastgen.bars import bar as progress
 
     rows = [slice(i, i + batch_size) for i in range(0, len(seeds), batch_size)]
     parts = [
         method.sample(seeds[row], {name: value[row] for name, value in condition.items()}, steps, role).cpu()
-        for row in tqdm(rows, desc=description, disable=len(rows) == 1)
+        for row in progress(rows, desc=description, disable=len(rows) == 1)
     ]
     return torch.cat(parts)
 

@@ -1,5 +1,6 @@
 """Throughput, health, progress and prediction files."""
 
+import functools
 import json
 
 import numpy as np
@@ -70,6 +71,41 @@ def test_healthy_run(tmp_path):
     assert not (tmp_path / "health.jsonl").exists()
 
 
+def watched(tmp_path, every_n_steps=2, max_steps=12, schedule=None, **optimizer):
+    """The verdict on a run whose roles have this optimizer; the student's may have a schedule."""
+    method, health = TinyDistiller(), Health(every_n_steps=every_n_steps)
+    for role in ("student", "critic"):
+        method.optimizer_factories[role] = functools.partial(torch.optim.Adam, **optimizer)
+    method.lr_scheduler_factories["student"] = schedule
+    trainer(tmp_path, [health], max_steps=max_steps).fit(method, TinyData())
+    return health.verdict()
+
+
+@pytest.mark.filterwarnings("ignore:Health")
+def test_health_knows_that_nothing_moves(tmp_path):
+    assert sorted(watched(tmp_path, lr=0.0).split(", ")) == [
+        "nothing moves (critic) (4x)",
+        "nothing moves (student) (4x)",
+    ]
+    assert "nothing moves (student)" in watched(tmp_path, lr=1e-12), "it vanishes in rounding"
+    assert "nothing moves (student)" in watched(tmp_path, lr=0.0, every_n_steps=10), "one reading, at the end"
+
+
+@pytest.mark.filterwarnings("ignore:Health")
+def test_health_knows_that_the_loss_rises(tmp_path):
+    said = watched(tmp_path, lr=1e-3, maximize=True)
+    assert "loss rises (student)" in said and "loss rises (critic)" in said
+
+
+@pytest.mark.parametrize("lr", [1e-6, 1e-3])
+@pytest.mark.parametrize("betas", [(0.0, 0.999), (0.9, 0.999)])
+def test_good_runs_move_downhill(lr, betas, tmp_path):
+    def warm_up(optimizer):
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda update: min(1.0, update / 2))
+
+    assert watched(tmp_path, lr=lr, betas=betas, every_n_steps=1, max_steps=30, schedule=warm_up) == "healthy"
+
+
 def reading(gap=0.1, std=0.5, teacher_gap=0.2):
     return {"health/score_gap": gap, "health/sample_std": std, "health/teacher_gap": teacher_gap}
 
@@ -84,7 +120,8 @@ def test_health_findings():
         assert kinds(health, reading()) == []
     assert kinds(health, reading(std=0.2)) == []
     assert kinds(health, reading(std=0.1)) == ["collapse"]
-    assert kinds(health, reading(std=float("nan"))) == ["collapse"]
+    for name, logged in (("gap", "score_gap"), ("std", "sample_std"), ("teacher_gap", "teacher_gap")):
+        assert kinds(health, reading(**{name: float("nan")})) == [f"health/{logged} is not finite"]
     assert kinds(health, reading(gap=3.0)) == ["explosion of health/score_gap"]
     assert kinds(health, reading(teacher_gap=9.0)) == ["explosion of health/teacher_gap"]
     assert kinds(health, reading(gap=0.0)) == ["idle critic"]
