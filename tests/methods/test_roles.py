@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from toys import CLASSES, ToyCodec, ToyData, arguments, build, trainer
 
 import fastgen.extras
+from fastgen.denoisers.warped import Warped
 from fastgen.extras import Extra, Reward, RewardModel
-from fastgen.methods import DMD2, KD, Distiller, FDistill, OptimalSteps, PiFlow, SiD
+from fastgen.methods import DMD2, GDD, KD, Distiller, FDistill, OptimalSteps, PiFlow, SiD
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.eulerian import EulerianDistiller
 from fastgen.methods.schedule import UpdateSchedule
@@ -383,3 +384,25 @@ def test_optimal_steps_take_the_median_over_all_ranks_and_batches():
         piece = MicroBatch(None, {"label": LABEL}, Draws(0, range(4 * number, 4 * number + 4), "train"))
         method.update("student", [piece])
         assert bool((method.counts.sum(1) == 12 * (number + 1)).all())
+
+
+def test_r1_is_that_of_the_sum_of_all_heads():
+    method = build(GDD, layers=["blocks.0", "stem"], r1_gamma=0.5, r1_interval=4)
+    method.configure_model()
+    piece = MicroBatch(torch.randn(4, 2), {"label": LABEL}, Draws(0, range(4), "train", step=8))
+    x0 = piece.x0.clone().requires_grad_()  # type: ignore[union-attr]
+    logits = method.logits(x0, piece.condition, piece.draws.scoped("discriminator").scoped("real"))
+    (gradient,) = torch.autograd.grad(logits.sum(), x0)
+    penalty = method.discriminator_loss(piece)["r1"]
+    torch.testing.assert_close(penalty, 0.5 * 4 * 0.5 * gradient.square().sum(1).mean())
+    penalty.backward()
+    assert all(any(p.grad is not None and p.grad.any() for p in head.parameters()) for head in method.heads)
+
+
+def test_a_view_hands_added_inputs_to_its_network():
+    network = build(KD).factories["student"]()  # type: ignore[operator, misc]
+    view = Warped(network, RectifiedFlow())
+    view.add_second_time()
+    view.add_guidance_input()
+    assert view.takes_second_time and network.takes_second_time and network.guidance_input is not None
+    assert view.second_time is None and view.guidance_input is None
