@@ -162,7 +162,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "KD": PAIRS | {"loss": REGRESSION},  # 2101.02388
     "Reflow": PAIRS | {"loss": REGRESSION, "time": "FlowTime(high=1.0, low=0.001, shift=1.0)"},  # 2209.03003
     "Progressive": {"steps": [4, 2, 1], "weight": "truncated_snr"},  # 2202.00512
-    "PiFlow": {"window": 3 / 128, "policy": "GMFlow(components=8, offset=0.05, std=0.05)"},  # 2510.14974
+    "PiFlow": {"window": 3 / 128, "policy": "GMFlow(components=8, offset=0.05, shift=1.0, std=0.05)"},  # 2510.14974
     "OptimalSteps": {"steps": 4, "fine_steps": 100},  # 2503.21774
     "GDD": {"time": "UniformTime(high=0.5, low=0.0)", "r1_gamma": 1e-4, "r1_interval": 16, "frozen": []},  # 2405.20750
     "TeacherTraining": {"objective": EDM_LOSS.format("mean"), "time": EDM_LAW, "condition_dropout": 0.1},  # 2206.00364
@@ -299,7 +299,7 @@ def test_laws():
     assert found.keys() == LAWS.keys()
     for name, wanted in LAWS.items():
         assert {k: v for k, v in found[name]().items() if v is not None} == wanted, name
-    assert {cls.__name__ for cls in all_subclasses(Derivative)} == {"ForwardMode", "FiniteDifference"}
+    assert {cls.__name__ for cls in all_subclasses(Derivative)} == {"ForwardMode", "FiniteDifference", "SemiContinuous"}
 
 
 @pytest.mark.parametrize("chance", [-0.1, 1.5])
