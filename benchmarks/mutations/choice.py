@@ -156,6 +156,7 @@ RULES: dict[str, list[str]] = {
         "tests/methods/test_score.py",
         "tests/extras/test_distribution_matching.py",
     ],
+    "fastgen/seals.py": ["tests/methods/test_contract.py"],
     "fastgen/sharding.py": ["tests/test_sharding.py"],
     "fastgen/strategies.py": ["tests/test_sharding.py", "tests/test_cli.py"],
     "fastgen/times.py": ["tests/test_times.py", "tests/test_defaults.py"],

@@ -30,7 +30,6 @@ def world(folder: Path, rank: int = 0, size: int = 1, **more: Any) -> Any:
         barrier=lambda *_: None,
         reduce=lambda value, reduce_op: value,
         reduce_boolean_decision=lambda value, all=True: value,
-        checkpoint_io=None,
     )
     stub = SimpleNamespace(
         world_size=size,
@@ -254,10 +253,8 @@ def test_findings_at_their_limits():
     assert "idle critic" not in kinds(health, 11, 9, **equal) and "idle critic" in kinds(health, 11, 10, **equal)
 
 
-def test_averages_move_before_others_look_and_checkpoints_are_written_last(tmp_path: Path):
-    made, trainer = method(), world(tmp_path)
-    ema, checkpoint, health = EMA(), Checkpoint(), Health()
-    trainer.callbacks = [checkpoint, health, ema]
-    checkpoint.setup(trainer, made, "fit")
-    ema.setup(trainer, made, "fit")
-    assert trainer.callbacks == [ema, health, checkpoint]
+def test_averages_move_before_others_look(tmp_path: Path):
+    trainer, ema, health, throughput = world(tmp_path), EMA(), Health(), Throughput()
+    trainer.callbacks = [throughput, health, ema]
+    ema.setup(trainer, method(), "fit")
+    assert trainer.callbacks == [ema, throughput, health]
