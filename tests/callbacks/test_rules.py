@@ -124,6 +124,8 @@ def test_a_digest_sees_names_types_and_values():
         weights_digest(network) for network in (one, copy.deepcopy(one), swapped, nearly, copy.deepcopy(one).double())
     ]
     assert digests[0] == digests[1] and len(set(digests)) == 4
+    alone, renamed = torch.nn.ModuleDict({"a": one["a"]}), torch.nn.ModuleDict({"c": one["a"]})
+    assert weights_digest(alone) != weights_digest(renamed)
 
 
 def test_the_teacher_is_measured_once(tmp_path: Path):

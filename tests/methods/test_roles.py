@@ -34,8 +34,9 @@ LABEL = torch.tensor([0, 1, 2, 1])
 def scheduled(cls: type[Distiller]) -> dict[str, Any]:
     """A schedule for every role that takes one, each with a factor of its own."""
     names = [name for name in arguments(cls) if name.endswith("_lr_scheduler")]
+    optimizers = {name: partial(torch.optim.Adam, lr=1e-3) for name in arguments(cls) if name.endswith("_optimizer")}
     factors = (0.5, 0.7, 0.9)
-    return {
+    return optimizers | {
         name: partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=factor)
         for name, factor in zip(names, factors, strict=False)
     }
