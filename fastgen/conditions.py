@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastgen import checks
+
 Condition = Mapping[str, Tensor]
 """Named tensors, all with the same leading batch size, e.g. ``{"label": (B,)}`` or ``{"prompt_embeds": (B, L, D)}``.
 An empty mapping means unconditional."""
@@ -56,5 +58,6 @@ class Guidance:
     condition_dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.condition_dropout <= 1.0:
-            raise ValueError(f"condition_dropout is a probability in [0, 1], got {self.condition_dropout}")
+        checks.not_negative(self, teacher=self.teacher, critic_training=self.critic_training)
+        checks.finite(self, critic=self.critic)
+        checks.fraction(self, condition_dropout=self.condition_dropout)

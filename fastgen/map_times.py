@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.objectives.consistency import easy_ratio
 from fastgen.processes import Process
 from fastgen.randomness import Draws
@@ -80,6 +81,10 @@ class EasyTimes(JumpLaw):
         b: float = 1.0,
         largest_ratio: float = 0.999,
     ) -> None:
+        checks.at_least(self, 1.0, q=q)
+        checks.whole(self, double=double)
+        checks.not_negative(self, k=k, b=b)
+        checks.between(self, 0.0, 1.0, "[)", largest_ratio=largest_ratio)
         self.law = law or LogNormalLevel(-1.1, 2.0)
         self.q, self.double, self.k, self.b, self.largest_ratio = q, double, k, b, largest_ratio
 
@@ -104,8 +109,8 @@ class GridTimes(JumpLaw):
     """
 
     def __init__(self, steps: int = 50, skip: int = 1) -> None:
-        if not 1 <= skip <= steps:
-            raise ValueError(f"GridTimes needs 1 <= skip <= steps, got {skip} and {steps}")
+        checks.whole(self, steps=steps, skip=skip)
+        checks.ascending(self, skip=skip, steps=steps)
         self.steps, self.skip = steps, skip
 
     def sample(self, draws: Draws, process: Process, update: int) -> JumpTimes:
@@ -132,6 +137,7 @@ class SortedTimes(JumpLaw):
     def __init__(
         self, law: TimeLaw | None = None, diagonal: float = 0.75, to_data: float = 0.0, middle: float | None = 0.5
     ) -> None:
+        checks.fraction(self, diagonal=diagonal, to_data=to_data, middle=middle)
         self.law = law or LogitNormalTime(-0.4, 1.0)
         self.diagonal, self.to_data, self.middle = diagonal, to_data, middle
 
@@ -155,6 +161,8 @@ class DyadicTimes(JumpLaw):
     """
 
     def __init__(self, levels: int = 7, bootstrap: float = 0.125) -> None:
+        checks.whole(self, 1, 30, levels=levels)
+        checks.fraction(self, bootstrap=bootstrap)
         self.levels, self.bootstrap = levels, bootstrap
 
     @property

@@ -23,6 +23,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fastgen import checks
+from fastgen.errors import UserError
+
 PredictionKind = Literal["x0", "noise", "v", "velocity", "score"]
 PREDICTION_KINDS: tuple[PredictionKind, ...] = ("x0", "noise", "v", "velocity", "score")
 
@@ -268,8 +271,8 @@ class EDM(Process):
     """
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> None:
-        if not 0.0 < sigma_min < sigma_max:
-            raise ValueError(f"EDM needs 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+        checks.positive(self, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
+        checks.strictly_ascending(self, sigma_min=sigma_min, sigma_max=sigma_max)
         self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
         self.t_max = sigma_max
 
@@ -305,13 +308,13 @@ def betas_of(beta_start: float, beta_end: float, steps: int, schedule: str) -> T
     """The betas (steps,) of a schedule, fp64: ``scaled_linear`` (linear in sqrt(beta)) or ``linear``.
 
     Raises:
-        ValueError: If there is no such schedule.
+        UserError: If there is no such schedule.
     """
     if schedule == "scaled_linear":
         return torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64, device="cpu").square()
     if schedule == "linear":
         return torch.linspace(beta_start, beta_end, steps, dtype=torch.float64, device="cpu")
-    raise ValueError(f"schedule is scaled_linear or linear, got {schedule!r}")
+    raise UserError(f"schedule must be scaled_linear or linear, got {schedule!r}.")
 
 
 class VP(Process):
@@ -336,6 +339,9 @@ class VP(Process):
         steps: int = 1000,
         schedule: Literal["scaled_linear", "linear"] = "scaled_linear",
     ) -> None:
+        checks.between(self, 0.0, 1.0, "()", beta_start=beta_start, beta_end=beta_end)
+        checks.ascending(self, beta_start=beta_start, beta_end=beta_end)
+        checks.whole(self, 2, checks.MOST_STEPS, steps=steps)
         self._set_betas(betas_of(beta_start, beta_end, steps, schedule))
 
     @classmethod
@@ -347,7 +353,7 @@ class VP(Process):
 
     def _set_betas(self, betas: Tensor) -> None:
         if betas.ndim != 1 or len(betas) < 2 or not bool(((betas > 0) & (betas < 1)).all()):
-            raise ValueError("betas must be at least two numbers in (0, 1)")
+            raise UserError("VP: betas must be at least two numbers in (0, 1); mend the noise table.")
         log_alpha2 = torch.cumsum(torch.log1p(-betas), 0)
         self._log_alpha2 = {torch.device("cpu"): torch.cat([torch.zeros_like(log_alpha2[:1]), log_alpha2])}
         self.t_max = float(len(betas) - 1)
@@ -409,6 +415,7 @@ class RectifiedFlow(Process):
     """
 
     def __init__(self, shift: float = 1.0) -> None:
+        checks.positive(self, shift=shift)
         self.shift = shift
         self.t_max = 1.0
 
@@ -436,6 +443,7 @@ class TrigFlow(Process):
     """
 
     def __init__(self, sigma_data: float = 0.5) -> None:
+        checks.positive(self, sigma_data=sigma_data)
         self.sigma_data = sigma_data
         self.t_max = math.pi / 2
 

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.errors import UserError
 from fastgen.processes import Process
 from fastgen.randomness import Draws
@@ -45,6 +46,8 @@ class UniformTime(TimeLaw):
     """
 
     def __init__(self, low: float = 0.02, high: float = 0.98) -> None:
+        checks.fraction(self, low=low, high=high)
+        checks.ascending(self, low=low, high=high)
         self.low, self.high = low, high
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
@@ -60,8 +63,8 @@ class UniformStep(TimeLaw):
     """
 
     def __init__(self, low: int = 20, high: int = 979) -> None:
-        if high < low:
-            raise ValueError(f"UniformStep needs low <= high, got {low} and {high}")
+        checks.whole(self, 0, low=low, high=high)
+        checks.ascending(self, low=low, high=high)
         self.low, self.high = low, high
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
@@ -89,6 +92,10 @@ class KarrasLevel(TimeLaw):
     def __init__(
         self, low: float = 0.0, high: float = 1.0, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
     ) -> None:
+        checks.fraction(self, low=low, high=high)
+        checks.ascending(self, low=low, high=high)
+        checks.positive(self, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
+        checks.strictly_ascending(self, sigma_min=sigma_min, sigma_max=sigma_max)
         self.low, self.high = low, high
         self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
 
@@ -107,6 +114,8 @@ class LogNormalLevel(TimeLaw):
     """
 
     def __init__(self, mean: float = -1.2, std: float = 1.2) -> None:
+        checks.finite(self, mean=mean)
+        checks.not_negative(self, std=std)
         self.mean, self.std = mean, std
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
@@ -122,6 +131,8 @@ class LogitNormalTime(TimeLaw):
     """
 
     def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
+        checks.finite(self, mean=mean)
+        checks.not_negative(self, std=std)
         self.mean, self.std = mean, std
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
@@ -146,6 +157,10 @@ class WithinChain(TimeLaw):
         high: float | Literal["student"] = "student",
         floor: float = 0.02,
     ) -> None:
+        checks.fraction(
+            self, low=None if low == "anchor" else low, high=None if high == "student" else high, floor=floor
+        )
+        checks.ascending(self, low=low, high=high)
         self.low, self.high, self.floor = low, high, floor
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
@@ -185,6 +200,9 @@ class FlowTime(TimeLaw):
     """
 
     def __init__(self, low: float = 1e-3, high: float = 1.0, shift: float = 1.0) -> None:
+        checks.fraction(self, low=low, high=high)
+        checks.ascending(self, low=low, high=high)
+        checks.positive(self, shift=shift)
         self.low, self.high, self.shift = low, high, shift
 
     def sample(self, draws: Draws, process: Process) -> Tensor:

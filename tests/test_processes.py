@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fastgen.denoisers.mixtures import RingMixture
+from fastgen.errors import UserError
 from fastgen.processes import EDM, PREDICTION_KINDS, VP, Prediction, RectifiedFlow, TrigFlow
 
 PROCESSES = {
@@ -225,11 +226,11 @@ def test_grid_begins_at_its_start_and_decreases(process):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: EDM(sigma_min=1.0, sigma_max=0.5), "sigma_min < sigma_max"),
+        (lambda: EDM(sigma_min=1.0, sigma_max=0.5), "sigma_min must be at most sigma_max"),
         (lambda: VP(schedule="cosine"), "'cosine'"),
         (lambda: VP.from_betas([0.1, 1.5]), "betas"),
     ],
 )
 def test_wrong_arguments(make, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         make()

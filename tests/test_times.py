@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastgen.errors import UserError
 from fastgen.map_times import DyadicTimes, SortedTimes
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
@@ -64,7 +65,7 @@ def test_uniform_step_includes_both_ends():
     assert values.tolist() == [3.0, 4.0, 5.0, 6.0]
     assert bool((counts / COUNT - 0.25).abs().max() < 4 * math.sqrt(0.25 * 0.75 / COUNT))
     assert UniformStep(7, 7).sample(draws(3), VP()).tolist() == [7.0] * 3
-    with pytest.raises(ValueError, match="low <= high"):
+    with pytest.raises(UserError, match="low must be at most high"):
         UniformStep(4, 3)
 
 

@@ -17,13 +17,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from fastgen import __version__
+from fastgen import __version__, checks
 from fastgen.callbacks.interruption import StopSignals
 from fastgen.callbacks.run_folder import CHECKPOINTS, first_of, forget_after, refuse_used
 from fastgen.callbacks.surroundings import log_folder, place
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.checkpoints import CheckpointFiles
-from fastgen.errors import UserError
 from fastgen.files import save_tensors
 from fastgen.sharding import gathered
 from fastgen.writing import give_name, remove, remove_leftovers, writing
@@ -78,8 +77,9 @@ class Checkpoint(AfterStudentUpdates):
         monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
     ) -> None:
-        if every_n_steps < 0 or (keep is not None and keep < 1):
-            raise UserError("Checkpoint: every_n_steps must not be negative and keep must be at least 1 (or null).")
+        checks.whole(self, 0, every_n_steps=every_n_steps)
+        checks.whole(self, keep=keep)
+        checks.positive(self, every_minutes=every_minutes)
         self.dirpath = dirpath
         self.every_n_steps = every_n_steps
         self.every_minutes = every_minutes

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
+from fastgen import checks
 from fastgen.callbacks.surroundings import place
 from fastgen.callbacks.updates import AfterStudentUpdates
 from fastgen.errors import UserError
@@ -70,8 +71,7 @@ class ConstantEMA(EMARule):
     """
 
     def __init__(self, decay: float = 0.999) -> None:
-        if not 0.0 <= decay < 1.0:
-            raise UserError(f"The decay of an EMA lies in [0, 1), got {decay}.")
+        checks.between(self, 0.0, 1.0, "[)", decay=decay)
         self.decay = decay
 
     def beta(self, update: int, samples_seen: int, samples_per_update: int) -> float:
@@ -87,8 +87,7 @@ class HalfLifeEMA(EMARule):
     """
 
     def __init__(self, half_life: float = 500.0, ramp_up: float | None = 0.05) -> None:
-        if half_life <= 0 or (ramp_up is not None and ramp_up <= 0):
-            raise UserError("half_life and ramp_up of an EMA must be positive (ramp_up: null for none).")
+        checks.positive(self, half_life=half_life, ramp_up=ramp_up)
         self.half_life = half_life
         self.ramp_up = ramp_up
 
@@ -105,8 +104,8 @@ class PowerEMA(EMARule):
     """
 
     def __init__(self, sigma_rel: float = 0.10, gamma: float | None = None) -> None:
-        if gamma is None and not 0.0 < sigma_rel < 0.28:
-            raise UserError(f"sigma_rel of a power EMA lies between 0 and 0.28, got {sigma_rel}.")
+        checks.not_negative(self, gamma=gamma)
+        checks.between(self, 0.0, 0.28, "()", sigma_rel=sigma_rel)
         self.gamma = power_gamma(sigma_rel) if gamma is None else gamma
 
     def beta(self, update: int, samples_seen: int, samples_per_update: int) -> float:
@@ -154,6 +153,7 @@ class EMA(AfterStudentUpdates):
     """
 
     def __init__(self, name: str = "ema", rule: EMARule | None = None, start_step: int = 0) -> None:
+        checks.whole(self, 0, start_step=start_step)
         if not name.isidentifier():
             raise UserError(f"The name of an EMA is a word like 'ema' or 'ema_long', got '{name}'.")
         self.name = name

@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.callbacks.interruption import stop_requested
 from fastgen.callbacks.progress import bar
 from fastgen.callbacks.rows import Row, identity, ratios, read_rows, table
@@ -87,16 +88,22 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         save_every_minutes: float | None = 5.0,
         name: str = "eval",
     ) -> None:
-        if count < 2 or batch_size < 1:
-            raise UserError(f"Evaluate needs count >= 2 and batch_size >= 1, got {count} and {batch_size}.")
+        checks.whole(self, 2, count=count)
+        checks.whole(self, batch_size=batch_size)
+        checks.whole(self, 0, every_n_steps=every_n_steps)
+        checks.whole(self, 1, checks.MOST_STEPS, steps=steps)
+        checks.seed(self, seed=seed)
+        checks.not_negative(self, save_every_minutes=save_every_minutes)
+        checks.not_empty(self, steps=steps, roles=roles, name=name)
+        checks.distinct(self, steps=steps, roles=roles)
         super().__init__()
         self.suite = suite
         self.count = count
         self.batch_size = batch_size
         self.every_n_steps = every_n_steps
-        self.steps: list[int | None] = list(steps) if steps else [None]
+        self.steps: list[int | None] = [None] if steps is None else list(steps)
         self.seed = seed
-        self.roles = roles or ["average"]
+        self.roles = ["average"] if roles is None else roles
         self.teacher = teacher
         self.teacher_once = teacher_once
         self.save_every_minutes = save_every_minutes

@@ -9,12 +9,12 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.callbacks.interruption import stop_requested
 from fastgen.callbacks.sampling import describe, reference, sample_batches
 from fastgen.callbacks.side_work import SideWork
 from fastgen.callbacks.surroundings import log_folder
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
-from fastgen.errors import UserError
 from fastgen.pictures import grid, save_picture, scatter
 
 if TYPE_CHECKING:
@@ -47,12 +47,19 @@ class SampleGrid(AfterStudentUpdates, SideWork):
         teacher_steps: Sequence[int] = (1,),
         batch_size: int = 64,
     ) -> None:
+        checks.whole(self, 0, every_n_steps=every_n_steps)
+        checks.whole(self, batch_size=batch_size, columns=columns)
+        checks.whole(self, 1, checks.MOST_STEPS, steps=steps, teacher_steps=teacher_steps)
+        checks.not_empty(self, steps=steps, role=role)
+        if isinstance(seeds, int):
+            checks.whole(self, 1, 10_000, seeds=seeds)
+        else:
+            checks.seed(self, seeds=seeds)
+            checks.not_empty(self, seeds=seeds)
         self.every_n_steps = every_n_steps
         self.seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-        if not self.seeds:
-            raise UserError("SampleGrid needs at least one seed.")
         self.columns = columns
-        self.steps: list[int | None] = list(steps) if steps else [None]
+        self.steps: list[int | None] = [None] if steps is None else list(steps)
         self.role = role
         self.teacher_steps = list(teacher_steps)
         self.batch_size = batch_size

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
+from fastgen import checks
 from fastgen.callbacks.movement import Movement
 from fastgen.callbacks.surroundings import log_folder
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
-from fastgen.errors import UserError
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
@@ -50,8 +50,9 @@ class Health(AfterStudentUpdates):
         skipped: float = 0.05,
         patience: int = 200,
     ) -> None:
-        if every_n_steps < 1:
-            raise UserError(f"Health.every_n_steps must be at least 1, got {every_n_steps}.")
+        checks.whole(self, every_n_steps=every_n_steps, patience=patience)
+        checks.at_least(self, 1.0, explosion=explosion)
+        checks.fraction(self, collapse=collapse, skipped=skipped)
         self.every_n_steps = every_n_steps
         self.explosion = explosion
         self.collapse = collapse

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Trainer
 
+from fastgen import checks
 from fastgen.callbacks.side_work import TimesTraining, TrainingTime
 from fastgen.callbacks.surroundings import log_folder, log_scalars
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
-from fastgen.errors import UserError
 from fastgen.files import write_json
 from fastgen.methods.batch import size_of
 
@@ -42,8 +42,7 @@ class Throughput(AfterStudentUpdates, TimesTraining):
     """
 
     def __init__(self, every_n_steps: int = 50) -> None:
-        if every_n_steps < 1:
-            raise UserError(f"Throughput.every_n_steps must be at least 1, got {every_n_steps}.")
+        checks.whole(self, every_n_steps=every_n_steps)
         super().__init__()
         self.every_n_steps = every_n_steps
         self._samples = 0

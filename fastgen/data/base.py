@@ -14,6 +14,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from fastgen import checks
 from fastgen.errors import UserError
 from fastgen.randomness import checked_seed, generator
 
@@ -194,9 +195,9 @@ class DistillationData(LightningDataModule, ABC):
     def __init__(
         self, batch_size: int = 128, seed: int | None = None, num_workers: int = 0, predict_count: int = 64
     ) -> None:
+        checks.whole(self, batch_size=batch_size, predict_count=predict_count)
+        checks.whole(self, 0, checks.MOST_WORKERS, num_workers=num_workers)
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"data.batch_size is {batch_size}; give at least 1.")
         self.batch_size = batch_size
         self.seed = checked_seed(seed, "data.init_args.seed")
         self.num_workers = num_workers

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.data.base import Batch, BatchSource, DistillationData
 from fastgen.data.pixels import SUFFIXES, open_picture, pictures_below
 from fastgen.data.tables import read_lines, read_table
@@ -144,9 +145,10 @@ class ImageFolder(DistillationData):
         num_workers: int = 0,
         predict_count: int = 64,
     ) -> None:
+        checks.whole(self, 1, checks.LARGEST_SIDE, resolution=resolution)
+        checks.between(self, 0.0, 1.0, "[)", held_out_fraction=held_out_fraction)
+        checks.whole(self, reference_count=reference_count)
         super().__init__(batch_size, seed, num_workers, predict_count)
-        if not 0.0 <= held_out_fraction < 1.0:
-            raise UserError(f"data.held_out_fraction is {held_out_fraction}; give a share in [0, 1).")
         self.root = root
         self.annotation = annotation
         self.reader = ImageReader(resolution, color, resize)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.data.base import Batch, BatchSource, DistillationData
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
@@ -76,6 +77,7 @@ class Mixture(DistillationData):
         num_workers: int = 0,
         predict_count: int = 1024,
     ) -> None:
+        checks.whole(self, held_out_count=held_out_count, reference_count=reference_count)
         super().__init__(batch_size, seed, num_workers, predict_count)
         self.distribution = distribution
         self.with_x0 = with_x0

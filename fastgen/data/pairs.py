@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.data.base import Batch, BatchSource, DistillationData
 from fastgen.errors import UserError
 from fastgen.files import resolve
@@ -56,6 +57,7 @@ class Pairs(DistillationData):
         num_workers: int = 0,
         predict_count: int = 64,
     ) -> None:
+        checks.whole(self, held_out_count=held_out_count)
         super().__init__(batch_size, seed, num_workers, predict_count)
         self.path = path
         self.like = like

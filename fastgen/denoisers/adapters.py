@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Codec, Denoiser
 from fastgen.errors import UserError
@@ -92,8 +93,9 @@ class LoRA(Adapter):
     """
 
     def __init__(self, rank: int = 64, alpha: float | None = None, layers: Sequence[str] | None = None) -> None:
-        if rank < 1:
-            raise UserError(f"LoRA needs a rank of at least 1, got {rank}.")
+        checks.whole(self, rank=rank)
+        checks.positive(self, alpha=alpha)
+        checks.not_empty(self, layers=layers)
         self.rank = rank
         self.alpha = alpha
         self.layers = None if layers is None else list(layers)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.labels import LabelledDenoiser
 from fastgen.errors import UserError
@@ -129,6 +130,7 @@ class GaussianDenoiser(ExactDenoiser):
     def __init__(
         self, process: Process, mean: Sequence[float] | Tensor, covariance: Sequence[Sequence[float]] | Tensor
     ) -> None:
+        checks.finite(self, mean=mean, covariance=covariance)
         mean, covariance = as_numbers(mean), as_numbers(covariance)
         super().__init__(process, mean.shape)
         if covariance.shape != (mean.numel(), mean.numel()) or not torch.allclose(covariance, covariance.T):
@@ -185,13 +187,17 @@ class MixtureDenoiser(ExactDenoiser):
         weights: Sequence[float] | Tensor | None = None,
         classes: Sequence[int] | Tensor | None = None,
     ) -> None:
+        checks.finite(self, means=means)
+        checks.not_negative(self, std=std)
+        checks.positive(self, weights=weights)
+        checks.whole(self, 0, classes=classes)
         means = as_numbers(means)
         count = len(means)
         stds = as_numbers(std).expand(count)
         weights = torch.ones_like(means.flatten(1)[:, 0]) if weights is None else as_numbers(weights)
         classes = torch.as_tensor([] if classes is None else list(classes), dtype=torch.int64, device="cpu")
-        if weights.shape != (count,) or bool((weights <= 0).any()) or bool((stds < 0).any()):
-            raise UserError(f"{type(self).__name__}: give {count} weights above 0 and standard deviations from 0.")
+        if weights.shape != (count,):
+            raise UserError(f"{type(self).__name__}: give one weight for each of the {count} components.")
         if classes.numel() not in (0, count):
             raise UserError(f"{type(self).__name__}: give one class for each of the {count} components.")
         num_classes = int(classes.max()) + 1 if classes.numel() else 0

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.denoisers.flow_transformers import FlowTransformer, LongPromptCodec
 from fastgen.denoisers.packing import pack, unpack
 from fastgen.denoisers.pipeline_codec import TextDtype
@@ -56,6 +57,8 @@ class Flux(FlowTransformer):
         gradient_checkpointing: bool = False,
         negative_prompt: str | None = None,
     ) -> None:
+        checks.not_negative(self, embedded_guidance=embedded_guidance)
+        checks.whole(self, max_tokens=max_tokens)
         from diffusers import FluxTransformer2DModel
 
         pipeline = PipelineFolder(pretrained, revision, variant)

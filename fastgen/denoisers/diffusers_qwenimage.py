@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.flow_transformers import FlowTransformer, LongPromptCodec
 from fastgen.denoisers.packing import pack, unpack
@@ -63,6 +64,7 @@ class QwenImage(FlowTransformer):
         gradient_checkpointing: bool = False,
         negative_prompt: str | None = None,
     ) -> None:
+        checks.whole(self, max_tokens=max_tokens)
         from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
         pipeline = PipelineFolder(pretrained, revision, variant)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.denoisers.flow_transformers import FlowTransformer, LongPromptCodec
 from fastgen.denoisers.pipeline_codec import TextDtype
 from fastgen.denoisers.pipelines import PipelineFolder, latent_side
@@ -49,6 +50,7 @@ class StableDiffusion3(FlowTransformer):
         gradient_checkpointing: bool = False,
         negative_prompt: str | None = None,
     ) -> None:
+        checks.whole(self, max_tokens=max_tokens)
         from diffusers import SD3Transformer2DModel
 
         pipeline = PipelineFolder(pretrained, revision, variant)

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.denoisers.flow_transformers import FlowTransformer, LongPromptCodec
 from fastgen.denoisers.pipeline_codec import TextDtype
 from fastgen.denoisers.pipelines import PipelineFolder, latent_side
@@ -52,6 +53,7 @@ class Wan(FlowTransformer):
         gradient_checkpointing: bool = False,
         negative_prompt: str | None = None,
     ) -> None:
+        checks.whole(self, height=height, width=width, frames=frames, max_tokens=max_tokens)
         from diffusers import AutoencoderKLWan, WanTransformer3DModel
 
         pipeline = PipelineFolder(pretrained, revision, variant)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.embedding import TIME_FREQUENCIES, EmbeddingDenoiser
 from fastgen.denoisers.preconditioning import noise_angle, time_features
@@ -104,6 +105,16 @@ class DiT(EmbeddingDenoiser):
         second_time: bool = False,
         weights: str | None = None,
     ) -> None:
+        checks.whole(
+            self,
+            channels=channels,
+            resolution=resolution,
+            patch=patch,
+            width=width,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+        )
+        checks.whole(self, 0, depth=depth, num_classes=num_classes)
         if resolution % patch:
             raise UserError(f"DiT: resolution {resolution} is not divisible by patch {patch}; choose another patch.")
         if width % 4 or width % heads:

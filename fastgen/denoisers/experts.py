@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastgen.conditions import Condition, select
 from fastgen.denoisers.base import Codec, Denoiser
+from fastgen.errors import UserError
 from fastgen.processes import Prediction
 
 
@@ -26,8 +27,8 @@ class Experts(Denoiser):
 
     def __init__(self, networks: Sequence[Denoiser], boundaries: Sequence[float]) -> None:
         if len(networks) != len(boundaries) + 1 or any(a <= b for a, b in pairwise(boundaries)):
-            raise ValueError(
-                f"{len(networks)} experts need {len(networks) - 1} decreasing boundaries, got {list(boundaries)}"
+            raise UserError(
+                f"{len(networks)} experts need {len(networks) - 1} decreasing boundaries, got {list(boundaries)}."
             )
         first = networks[0]
         super().__init__(first.process, first.prediction, first.sample_shape)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
-from fastgen.errors import UserError
 from fastgen.processes import PredictionKind, Process
 
 
@@ -31,8 +31,7 @@ class LabelledDenoiser(Denoiser):
         weights: str | None = None,
     ) -> None:
         super().__init__(process, prediction, sample_shape, weights)
-        if num_classes < 0:
-            raise UserError(f"{type(self).__name__}: num_classes is 0 (unconditional) or more, got {num_classes}.")
+        checks.whole(self, 0, num_classes=num_classes)
         self.num_classes = num_classes
 
     def labels(self, condition: Condition, like: Tensor) -> Tensor | None:

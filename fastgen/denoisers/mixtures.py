@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgen import randomness
+from fastgen import checks, randomness
 from fastgen.denoisers.analytic import MixtureDenoiser, as_numbers
 from fastgen.errors import UserError
 from fastgen.files import load_tensors
@@ -48,15 +48,15 @@ class LowRankMixtureDenoiser(MixtureDenoiser):
         weights: Sequence[float] | Tensor | None = None,
         classes: Sequence[int] | Tensor | None = None,
     ) -> None:
+        checks.finite(self, bases=bases)
+        checks.not_negative(self, subspace_variances=subspace_variances)
         super().__init__(process, means, std, weights, classes)
         bases, subspace_variances = as_numbers(bases), as_numbers(subspace_variances)
         count, dimension = self.means.shape
         if bases.ndim != 3 or bases.shape[:2] != (count, dimension):
             raise UserError(f"LowRankMixtureDenoiser: bases must have shape ({count}, {dimension}, R).")
-        if subspace_variances.shape != (count, bases.shape[2]) or bool((subspace_variances < 0).any()):
-            raise UserError(
-                f"LowRankMixtureDenoiser: subspace_variances must be ({count}, {bases.shape[2]}) numbers from 0."
-            )
+        if subspace_variances.shape != (count, bases.shape[2]):
+            raise UserError(f"LowRankMixtureDenoiser: subspace_variances must be ({count}, {bases.shape[2]}) numbers.")
         gram = bases.mT @ bases
         if not torch.allclose(gram, torch.eye(bases.shape[2]).to(gram).expand_as(gram), atol=1e-6):
             raise UserError("LowRankMixtureDenoiser: the columns of each basis must be orthonormal.")
@@ -144,6 +144,9 @@ class RingMixture(MixtureDenoiser):
         alternate: bool = True,
         num_classes: int = 0,
     ) -> None:
+        checks.whole(self, modes=modes)
+        checks.positive(self, radius=radius)
+        checks.whole(self, 0, modes, num_classes=num_classes)
         index = torch.arange(modes, device="cpu")
         angle = index.double() * (2.0 * math.pi / modes)
         means = radius * torch.stack([angle.cos(), angle.sin()], dim=1)
@@ -180,6 +183,10 @@ class ImageMixture(LowRankMixtureDenoiser):
         conditional: bool = False,
         seed: int = 0,
     ) -> None:
+        checks.whole(self, channels=channels, resolution=resolution, components=components, rank=rank)
+        checks.positive(self, contrast=contrast)
+        checks.not_negative(self, variation=variation)
+        checks.seed(self, seed=seed)
         g = randomness.generator("ImageMixture", seed)
         shape = (components, (1 + rank) * channels, 4, 4)
         coarse = torch.randn(shape, generator=g, dtype=torch.float64, device="cpu")

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.embedding import TIME_FREQUENCIES, EmbeddingDenoiser
 from fastgen.denoisers.preconditioning import edm_preconditioning, time_features
@@ -52,6 +53,9 @@ class MLP(EmbeddingDenoiser):
         second_time: bool = False,
         weights: str | None = None,
     ) -> None:
+        checks.whole(self, dimension=dimension, width=width)
+        checks.whole(self, 0, depth=depth, num_classes=num_classes)
+        checks.positive(self, sigma_data=sigma_data)
         super().__init__(process, "x0", (dimension,), width, num_classes, second_time, weights)
         self.sigma_data = sigma_data
         self.stem = nn.Linear(dimension, width)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.dropout import Dropout
 from fastgen.denoisers.embedding import TIME_FREQUENCIES, EmbeddingDenoiser
@@ -110,6 +111,14 @@ class UNet(EmbeddingDenoiser):
         second_time: bool = False,
         weights: str | None = None,
     ) -> None:
+        checks.whole(
+            self, channels=channels, resolution=resolution, width=width, multipliers=multipliers, blocks=blocks
+        )
+        checks.whole(self, attention_resolutions=attention_resolutions)
+        checks.not_empty(self, multipliers=multipliers)
+        checks.whole(self, 0, num_classes=num_classes)
+        checks.positive(self, sigma_data=sigma_data)
+        checks.between(self, 0.0, 1.0, "[)", dropout=dropout)
         factor = 2 ** (len(multipliers) - 1)
         if resolution % factor:
             raise UserError(

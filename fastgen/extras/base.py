@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from fastgen import checks
+
 if TYPE_CHECKING:
     from fastgen.denoisers.base import Denoiser
     from fastgen.methods.base import Distiller
@@ -23,6 +25,8 @@ class Extra(nn.Module):
     """
 
     def __init__(self, weight: float = 1.0, start: int = 0) -> None:
+        checks.not_negative(self, weight=weight)
+        checks.whole(self, 0, start=start)
         super().__init__()
         self.weight = weight
         self.start = start

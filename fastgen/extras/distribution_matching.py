@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from fastgen import checks
 from fastgen.conditions import Condition, Guidance
 from fastgen.denoisers.adapters import Adapter
 from fastgen.denoisers.base import Denoiser
@@ -70,9 +71,8 @@ class DistributionMatching(Extra):
         critic_objective: DenoisingLoss | None = None,
         guidance: Guidance = Guidance(),
     ) -> None:
+        checks.whole(self, critic_updates=critic_updates)
         super().__init__(weight, start)
-        if critic_updates < 1:
-            raise ValueError(f"critic_updates must be at least 1, got {critic_updates}")
         self.factory = critic
         self.optimizer = critic_optimizer
         self.critic_updates = critic_updates

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from fastgen import checks
 from fastgen.conditions import Condition, concatenate
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.features import DiscriminatorHead, Watched, feature_shapes, tap
@@ -67,6 +68,9 @@ class GAN(Extra):
         r1_weight: float = 0.0,
         r1_noise: float = 0.1,
     ) -> None:
+        checks.not_negative(self, critic_weight=critic_weight, r1_weight=r1_weight, r1_noise=r1_noise)
+        checks.whole(self, width=width)
+        checks.not_empty(self, layer=layer)
         super().__init__(weight, start)
         self.critic_weight = critic_weight
         self.features = features

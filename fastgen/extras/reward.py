@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from fastgen import checks
 from fastgen.errors import UserError
 from fastgen.extras.base import Extra
 from fastgen.precision import built_in_fp32
@@ -77,6 +78,7 @@ class Reward(Extra):
         start: int = 0,
         margin: float | None = None,
     ) -> None:
+        checks.finite(self, margin=margin)
         super().__init__(weight, start)
         self.factory = model
         self.margin = margin

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.adapters import Adapter
 from fastgen.denoisers.base import Codec, Denoiser
@@ -87,11 +88,12 @@ class Distiller(MethodState, LightningModule):
         max_bad_steps: int = 10,
         seed: int | None = None,
     ) -> None:
+        checks.positive(self, gradient_clip=gradient_clip)
+        checks.whole(self, micro_batches=micro_batches, max_bad_steps=max_bad_steps)
+        checks.seed(self, seed=seed)
         super().__init__()
         if teacher is None and student is None:
             raise UserError("The method has neither a teacher nor a student; give model.init_args.teacher.")
-        if micro_batches < 1 or max_bad_steps < 1:
-            raise UserError("micro_batches and max_bad_steps must be at least 1.")
         self.factories: dict[str, Callable[[], Denoiser] | Adapter | None] = {"teacher": teacher, "student": student}
         self.optimizer_factories: dict[str, OptimizerCallable] = {"student": student_optimizer}
         self.lr_scheduler_factories: dict[str, LRSchedulerCallable | None] = {"student": student_lr_scheduler}

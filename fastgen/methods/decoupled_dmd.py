@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.conditions import Guidance
 from fastgen.errors import UserError
 from fastgen.methods.batch import MicroBatch
@@ -53,6 +54,7 @@ class DecoupledDMD(DMD2):
         critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=5e-7),
         **kwargs: Any,
     ) -> None:
+        checks.not_negative(self, matching_weight=matching_weight, guidance_weight=guidance_weight)
         super().__init__(
             guidance=guidance, student_optimizer=student_optimizer, critic_optimizer=critic_optimizer, **kwargs
         )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.map_times import EasyTimes, JumpLaw
 from fastgen.methods.flow_map import FlowMapDistiller, MapState
 from fastgen.methods.transition import SameNoise, Transition
@@ -38,6 +39,7 @@ class DiscreteConsistency(FlowMapDistiller, ABC):
         sigma_data: float = 0.5,
         **kwargs: Any,
     ) -> None:
+        checks.positive(self, sigma_data=sigma_data)
         super().__init__(times=times or EasyTimes(), **kwargs)
         self.transition = transition or SameNoise()
         self.metric = metric or PseudoHuber()

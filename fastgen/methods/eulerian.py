@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.methods.flow_map import FlowMapDistiller, MapState
 from fastgen.objectives.flow_maps import Head, eulerian_tangent, head
 from fastgen.objectives.tangents import Derivative, ForwardMode
@@ -26,6 +27,7 @@ class EulerianDistiller(FlowMapDistiller, ABC):
     """
 
     def __init__(self, derivative: Derivative | None = None, warmup: int = 0, **kwargs: Any) -> None:
+        checks.whole(self, 0, warmup=warmup)
         super().__init__(**kwargs)
         self.derivative = derivative or ForwardMode()
         self.warmup = warmup

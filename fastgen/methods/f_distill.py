@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.errors import UserError
 from fastgen.extras.base import Extra
 from fastgen.extras.gan import GAN
@@ -57,6 +58,8 @@ class FDistill(DMD2):
         critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=2e-6),
         **kwargs: Any,
     ) -> None:
+        checks.between(self, 0.0, 1.0, "[)", memory=memory)
+        checks.whole(self, bins=bins)
         extras = [GAN(features="teacher", at_scores=True)] if extras is None else extras
         super().__init__(
             extras=extras, student_optimizer=student_optimizer, critic_optimizer=critic_optimizer, **kwargs

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.conditions import Condition, select, where
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.dropout import foreign_dropout, masks_of
@@ -43,8 +44,8 @@ class TeacherGuidance:
     sampling: float | None = None
 
     def __post_init__(self) -> None:
-        if self.high is not None and self.high < self.low:
-            raise ValueError(f"guidance needs low <= high, got {self.low} and {self.high}")
+        checks.not_negative(self, low=self.low, high=self.high, sampling=self.sampling)
+        checks.ascending(self, low=self.low, high=self.high)
 
     @property
     def active(self) -> bool:
@@ -124,6 +125,7 @@ class FlowMapDistiller(Distiller, ABC):
         condition_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
+        checks.fraction(self, condition_dropout=condition_dropout)
         super().__init__(**kwargs)
         self.times = times
         self.velocity = velocity or DataVelocity()

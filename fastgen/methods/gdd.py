@@ -12,6 +12,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.features import DiscriminatorHead, feature_shapes, tap
@@ -62,6 +63,9 @@ class GDD(Distiller):
         discriminator_lr_scheduler: LRSchedulerCallable | None = None,
         **kwargs: Any,
     ) -> None:
+        checks.not_negative(self, r1_gamma=r1_gamma)
+        checks.whole(self, r1_interval=r1_interval, width=width)
+        checks.not_empty(self, layers=layers)
         super().__init__(student_optimizer=student_optimizer, **kwargs)
         self.optimizer_factories["discriminator"] = discriminator_optimizer
         self.lr_scheduler_factories["discriminator"] = discriminator_lr_scheduler
@@ -69,8 +73,6 @@ class GDD(Distiller):
         self.layers = layers
         self.time = time or UniformTime(0.0, 0.5)
         self.r1_gamma, self.r1_interval, self.width = r1_gamma, r1_interval, width
-        if r1_interval < 1:
-            raise UserError(f"model.init_args.r1_interval must be at least 1, got {r1_interval}.")
 
     def build_roles(self) -> None:
         if self.teacher is None:

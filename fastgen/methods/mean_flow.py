@@ -7,6 +7,7 @@ from typing import Any, Literal
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.map_times import JumpLaw, SortedTimes
 from fastgen.methods.eulerian import EulerianDistiller
 from fastgen.methods.flow_map import MapState
@@ -47,6 +48,8 @@ class MeanFlow(EulerianDistiller):
         student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-4, beta2=0.95),
         **kwargs: Any,
     ) -> None:
+        checks.positive(self, c=c)
+        checks.not_negative(self, power=power)
         super().__init__(
             times=times or SortedTimes(),
             coordinates=coordinates or RectifiedFlow(),

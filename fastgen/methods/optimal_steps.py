@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.borrowed import Borrowed
@@ -43,13 +44,13 @@ class OptimalSteps(Distiller):
     counts: Tensor
 
     def __init__(self, steps: int = 4, fine_steps: int = 100, **kwargs: Any) -> None:
+        checks.whole(self, 1, checks.MOST_STEPS, steps=steps, fine_steps=fine_steps)
+        checks.ascending(self, steps=steps, fine_steps=fine_steps)
         super().__init__(**kwargs)
         if self.factories["student"] is not None:
             raise UserError("OptimalSteps trains no network; leave model.init_args.student out.")
         if self.sampler.times is not None or self.sampler.level is not None:
             raise UserError("OptimalSteps finds its times itself; leave model.init_args.sampler out.")
-        if not 1 <= steps <= fine_steps:
-            raise UserError(f"OptimalSteps chooses {steps} of {fine_steps} steps; give 1 <= steps <= fine_steps.")
         self.steps, self.fine_steps = steps, fine_steps
         self.register_buffer("counts", torch.zeros(steps, fine_steps, dtype=torch.int64))
 

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.experts import Experts
 from fastgen.denoisers.warped import same_process
@@ -62,6 +63,7 @@ class PhasedDMD(DMD2):
         critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=4e-7, beta1=0.0),
         **kwargs: Any,
     ) -> None:
+        checks.positive(self, weight_cap=weight_cap)
         super().__init__(
             sampler=sampler or PhasedSampler(),
             renoise_time=renoise_time or WithinChain("anchor", 1.0),

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.policy import FLOW, PolicyDenoiser, flow_time
@@ -70,6 +71,10 @@ class PiFlow(TrajectoryDistiller):
         student_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=5e-5, beta2=0.95),
         **kwargs: Any,
     ) -> None:
+        checks.whole(self, states=states, substeps=substeps)
+        checks.whole(self, 0, mixing_updates=mixing_updates)
+        checks.between(self, 0.0, 1.0, "(]", window=window)
+        checks.positive(self, loss_scale=loss_scale)
         super().__init__(student_optimizer=student_optimizer, **kwargs)
         self.policy = policy or GMFlow()
         self.head, self.states, self.window, self.substeps = head, states, window, substeps

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from fastgen import checks
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.warped import seen_on
 from fastgen.errors import UserError
@@ -50,14 +51,17 @@ class Progressive(TrajectoryDistiller):
         student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=5e-5),
         **kwargs: Any,
     ) -> None:
+        checks.not_empty(self, steps=steps)
+        checks.whole(self, 1, checks.MOST_STEPS, steps=steps)
         super().__init__(student_optimizer=student_optimizer, **kwargs)
         self.steps = list(steps)
-        if not self.steps or self.steps[-1] < 1 or any(a != 2 * b for a, b in pairwise(self.steps)):
+        if any(a != 2 * b for a, b in pairwise(self.steps)):
             raise UserError(f"model.init_args.steps must halve from stage to stage, e.g. [4, 2, 1], got {self.steps}.")
+        checks.whole(self, stage_updates=stage_updates)
         updates = [stage_updates] * len(self.steps) if isinstance(stage_updates, int) else list(stage_updates)
-        if len(updates) != len(self.steps) or min(updates) < 1:
+        if len(updates) != len(self.steps):
             raise UserError(
-                f"model.init_args.stage_updates must be a number from 1, or {len(self.steps)} of them (one per stage), "
+                f"model.init_args.stage_updates must be a number, or {len(self.steps)} of them (one per stage), "
                 f"got {stage_updates}."
             )
         if self.sampler.times is not None or self.sampler.level is not None:

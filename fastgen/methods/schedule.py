@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fastgen import checks
+
 
 @dataclass(frozen=True)
 class UpdateSchedule:
@@ -24,10 +26,8 @@ class UpdateSchedule:
     reuse_rollout: bool = False
 
     def __post_init__(self) -> None:
-        if self.critic_updates < 1:
-            raise ValueError(f"critic_updates must be at least 1, got {self.critic_updates}")
-        if self.student_start < 0:
-            raise ValueError(f"student_start must not be negative, got {self.student_start}")
+        checks.whole(self, critic_updates=self.critic_updates)
+        checks.whole(self, 0, student_start=self.student_start)
 
     def turns(self, iteration: int) -> tuple[str, ...]:
         """Roles to update in iteration 0, 1, ..., in order."""

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from fastgen import checks
 from fastgen.denoisers.preconditioning import noise_angle, time_features
 from fastgen.errors import UserError
 from fastgen.map_times import JumpLaw, ToData
@@ -84,6 +85,7 @@ class SCM(EulerianDistiller):
         student_optimizer: OptimizerCallable = lambda params: BetasRAdam(params, lr=1e-4, beta2=0.99),
         **kwargs: Any,
     ) -> None:
+        checks.positive(self, sigma_data=sigma_data, c=c)
         super().__init__(
             times=times or ToData(),
             velocity=velocity or TeacherVelocity(),

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.map_times import DyadicTimes
 from fastgen.methods.flow_map import FlowMapDistiller, MapState
@@ -50,6 +51,8 @@ class Shortcut(FlowMapDistiller):
         student_optimizer: OptimizerCallable = lambda parameters: BetasAdamW(parameters, lr=1e-4, decay=0.1),
         **kwargs: Any,
     ) -> None:
+        checks.not_negative(self, guidance_scale=guidance_scale)
+        checks.positive(self, bound=bound)
         super().__init__(
             times=times or DyadicTimes(),
             coordinates=coordinates or RectifiedFlow(),

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.methods.schedule import UpdateSchedule
 from fastgen.methods.score import ScoreDistiller
 from fastgen.objectives.score_identity import sid_loss
@@ -49,6 +50,8 @@ class SiD(ScoreDistiller):
         critic_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-5, beta1=0.0),
         **kwargs: Any,
     ) -> None:
+        checks.at_least(self, -0.25, alpha=alpha)
+        checks.positive(self, loss_scale=loss_scale)
         super().__init__(
             sampler=sampler or StudentSampler(level=2.5),
             renoise_time=renoise_time or KarrasLevel(0.0, 0.8),

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.conditions import Guidance
 from fastgen.methods.schedule import UpdateSchedule
 from fastgen.methods.score import ScoreDistiller
@@ -56,6 +57,7 @@ class TDM(ScoreDistiller):
         critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=2e-5, beta1=0.0, beta2=0.95),
         **kwargs: Any,
     ) -> None:
+        checks.positive(self, huber=huber, snr_cap=snr_cap)
         super().__init__(
             sampler=sampler or TrajectorySampler(),
             renoise_time=renoise_time or WithinChain("anchor", "student"),

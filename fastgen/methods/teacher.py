@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.conditions import Condition, where
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
@@ -39,6 +40,7 @@ class TeacherTraining(Distiller):
         condition_dropout: float = 0.1,
         **kwargs: Any,
     ) -> None:
+        checks.fraction(self, condition_dropout=condition_dropout)
         super().__init__(student=student, **kwargs)
         self.objective = objective or DenoisingLoss()
         self.time = time or LogNormalLevel()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fastgen.errors import UserError
 from fastgen.sampling.solvers import Euler, Solver
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class TeacherStep(Transition):
     def __init__(self, solver: Solver | None = None) -> None:
         self.solver = solver or Euler()
         if self.solver.guidance != 1.0:
-            raise ValueError("the solver of a TeacherStep takes no guidance; set the method's guidance")
+            raise UserError("TeacherStep: its solver takes no guidance; leave that at 1 and set the method's guidance.")
 
     @torch.no_grad()
     def step(self, method: FlowMapDistiller, state: MapState) -> Tensor:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.processes import expand
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ class MixedVelocity(Velocity):
     def __init__(
         self, omega: float = 1.0, kappa: float = 0.0, low: float = 0.0, high: float = 1.0, base: Velocity | None = None
     ) -> None:
+        checks.not_negative(self, omega=omega, low=low, high=high)
+        checks.between(self, 0.0, 1.0, "[)", kappa=kappa)
+        checks.ascending(self, low=low, high=high)
         self.omega, self.kappa, self.low, self.high = omega, kappa, low, high
         self.base = base or DataVelocity()
         self.needs_teacher = self.base.needs_teacher

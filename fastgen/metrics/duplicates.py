@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgen.errors import UserError
+from fastgen import checks
 from fastgen.metrics.base import CollectingMetric
 from fastgen.metrics.precision_recall import BLOCK, neighbour_radius
 from fastgen.randomness import generator
@@ -37,9 +37,8 @@ class DuplicateRate(CollectingMetric):
     needs_reference = True
 
     def __init__(self, num_features: int, quantile: float = 0.05) -> None:
+        checks.between(self, 0.0, 1.0, "()", quantile=quantile)
         super().__init__(num_features)
-        if not 0 < quantile < 1:
-            raise UserError(f"DuplicateRate needs a quantile between 0 and 1, got {quantile}.")
         self.quantile = quantile
 
     def threshold(self, real: Tensor) -> float:

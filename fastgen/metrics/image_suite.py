@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.errors import UserError
 from fastgen.metrics.accuracy import ClassAccuracy
 from fastgen.metrics.base import CollectingMetric, MetricSuite, SampleMetric
@@ -77,6 +78,10 @@ class ImageMetrics(MetricSuite):
         prefix: str = "",
         batch_size: int = 256,
     ) -> None:
+        checks.whole(
+            self, neighbours=neighbours, floor_splits=floor_splits, score_splits=score_splits, batch_size=batch_size
+        )
+        checks.whole(self, 2, reference_count=reference_count)
         super().__init__()
         self.extractor = extractor
         self.chosen = metrics

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
 from fastgen.metrics.accuracy import ClassAccuracy
@@ -37,6 +38,9 @@ class MixtureMetrics(MetricSuite):
         radius: float = 3.0,
         found_share: float = 0.2,
     ) -> None:
+        checks.whole(self, exact_count=exact_count)
+        checks.positive(self, radius=radius)
+        checks.between(self, 0.0, 1.0, "(]", found_share=found_share)
         super().__init__()
         law: Any = distribution()
         if not hasattr(law, "responsibilities") or bool((law.variances <= 0).any()):

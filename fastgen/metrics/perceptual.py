@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics.utilities.data import dim_zero_cat
 
+from fastgen import checks
 from fastgen.errors import UserError
 from fastgen.metrics.base import SampleMetric
 from fastgen.metrics.lpips import Backbone, Lpips
@@ -56,11 +57,10 @@ class PairwiseLPIPS(SampleMetric):
         conditions: int = 50,
         seeds: int = 4,
     ) -> None:
+        checks.whole(self, 32, checks.LARGEST_SIDE, size=size)
+        checks.whole(self, conditions=conditions)
+        checks.whole(self, 2, seeds=seeds)
         super().__init__()
-        if size < 32 or conditions < 1 or seeds < 2:
-            raise UserError(
-                f"PairwiseLPIPS needs size >= 32, conditions >= 1 and seeds >= 2, got {size}, {conditions} and {seeds}."
-            )
         self.lpips = Lpips(backbone, weights)
         self.size = size
         self.conditions = conditions

@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from fastgen import checks
 from fastgen.errors import UserError
 from fastgen.metrics.features import FeatureExtractor
 from fastgen.randomness import generator
@@ -27,6 +28,8 @@ class Pixels(FeatureExtractor):
     name = "plumbing_pixels"
 
     def __init__(self, size: int = 8, channels: int = 3) -> None:
+        checks.whole(self, 1, checks.LARGEST_SIDE, size=size)
+        checks.whole(self, channels=channels)
         super().__init__()
         self.size = size
         self.channels = channels
@@ -58,6 +61,8 @@ class RandomConvolutions(FeatureExtractor):
     preprocessing = "none"
 
     def __init__(self, channels: int = 3, width: int = 64) -> None:
+        checks.whole(self, channels=channels)
+        checks.whole(self, 4, width=width)
         super().__init__()
         self.channels = channels
         self.widths = (channels, width // 4, width // 2, width)

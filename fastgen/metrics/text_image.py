@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fastgen import checks
 from fastgen.errors import UserError
 from fastgen.files import sha256
 from fastgen.metrics.base import SampleMetric
@@ -158,6 +159,7 @@ class CLIPScore(EmbeddingScore):
         lanczos: int | None = None,
         styles: Sequence[str] = (),
     ) -> None:
+        checks.whole(self, 1, checks.LARGEST_SIDE, lanczos=lanczos)
         super().__init__(OpenClipTower(model, weights, tag, "CLIPScore"), styles)
         self.prefix = prefix
         self.lanczos = lanczos

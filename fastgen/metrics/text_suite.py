@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.errors import UserError
 from fastgen.metrics.base import MetricSuite, SampleMetric
 from fastgen.metrics.images import to_uint8
@@ -38,6 +39,7 @@ class TextImageMetrics(MetricSuite):
         alignment_count: int = 64,
         batch_size: int = 64,
     ) -> None:
+        checks.whole(self, alignment_count=alignment_count, batch_size=batch_size)
         super().__init__()
         self.scores: dict[str, EmbeddingScore] = {score.name: score for score in scores or []}
         if len(self.scores) < len(scores or []):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fastgen import checks
 from fastgen.errors import UserError
 from fastgen.metrics.features import FeatureExtractor
 from fastgen.metrics.resize import resize_bicubic, resize_shortest, resize_squash, standardise
@@ -37,6 +38,7 @@ class TimmFeatures(FeatureExtractor):
     def __init__(
         self, model: str, weights: str | None = None, size: int | None = None, resize: TimmResize = "bicubic"
     ) -> None:
+        checks.whole(self, 1, checks.LARGEST_SIDE, size=size)
         super().__init__()
         import timm
 

@@ -7,6 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
+from fastgen import checks
 from fastgen.errors import UserError
 from fastgen.metrics.features import FeatureExtractor
 from fastgen.metrics.resize import resize_lanczos
@@ -68,6 +69,7 @@ class CentreCrop(WrappedExtractor):
     """
 
     def __init__(self, extractor: FeatureExtractor, size: int = 299) -> None:
+        checks.whole(self, 1, checks.LARGEST_SIDE, size=size)
         super().__init__(extractor, f"crop{size}")
         self.size = size
 
@@ -98,6 +100,7 @@ class Resized(WrappedExtractor):
     """
 
     def __init__(self, extractor: FeatureExtractor, size: int = 256) -> None:
+        checks.whole(self, 1, checks.LARGEST_SIDE, size=size)
         super().__init__(extractor, f"lanczos{size}")
         self.size = size
 

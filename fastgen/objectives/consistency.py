@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from fastgen import checks
+
 
 class Metric(ABC):
     """A distance between two batches."""
@@ -28,6 +30,7 @@ class PseudoHuber(Metric):
     """
 
     def __init__(self, c: float = 0.0) -> None:
+        checks.not_negative(self, c=c)
         self.c = c
 
     def __call__(self, x: Tensor, target: Tensor) -> Tensor:
@@ -44,6 +47,7 @@ class ElementwiseHuber(Metric):
     """
 
     def __init__(self, c: float = 1e-3) -> None:
+        checks.positive(self, c=c)
         self.c = c
 
     def __call__(self, x: Tensor, target: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.processes import Prediction
 
 
@@ -25,6 +26,7 @@ class RegressionLoss:
         reduction: Literal["mean", "sum"] = "mean",
         c: float = 0.03,
     ) -> None:
+        checks.positive(self, c=c)
         self.metric = metric
         self.reduction = reduction
         self.c = c

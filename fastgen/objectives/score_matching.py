@@ -6,6 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.processes import Prediction, PredictionKind, expand
 
 
@@ -45,6 +46,7 @@ class DenoisingLoss:
         reduction: Literal["mean", "sum"] = "mean",
         sigma_data: float = 0.5,
     ) -> None:
+        checks.positive(self, sigma_data=sigma_data)
         self.target: PredictionKind = target
         self.weight = weight
         self.reduction = reduction

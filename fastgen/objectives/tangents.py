@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fastgen import checks
 from fastgen.processes import expand
 
 Field = Callable[[Tensor, Tensor], Tensor]
@@ -118,6 +119,7 @@ class FiniteDifference(Derivative):
     """
 
     def __init__(self, step: float = 5e-3) -> None:
+        checks.positive(self, step=step)
         self.step = step
 
     @torch.no_grad()

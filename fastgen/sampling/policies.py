@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.errors import UserError
 from fastgen.processes import expand
 from fastgen.randomness import generator
@@ -169,6 +170,8 @@ class GMFlow(PolicyFamily):
         shift: As in :class:`PolicyFamily`.
     """
 
+        checks.whole(self, components=components)
+        checks.positive(self, std=std, offset=offset)
     def __init__(self, components: int = 8, std: float = 0.05, offset: float = 0.05, shift: float = 1.0) -> None:
         super().__init__(shift)
         self.components, self.std, self.offset = components, std, offset
@@ -200,6 +203,7 @@ class DX(PolicyFamily):
         shift: As in :class:`PolicyFamily`.
     """
 
+        checks.whole(self, points=points)
     def __init__(self, points: int = 10, shift: float = 1.0) -> None:
         super().__init__(shift)
         self.points = points

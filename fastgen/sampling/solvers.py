@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
 from fastgen.sampling.guided import guided_as_sampled
@@ -21,8 +22,8 @@ class Solver(ABC):
     """
 
     def __init__(self, steps: int = 18, guidance: float = 1.0) -> None:
-        if steps < 1:
-            raise ValueError(f"a solver needs at least one step, got {steps}")
+        checks.whole(self, 1, checks.MOST_STEPS, steps=steps)
+        checks.not_negative(self, guidance=guidance)
         self.steps = steps
         self.guidance = guidance
 

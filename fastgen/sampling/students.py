@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
@@ -69,12 +70,16 @@ class StudentSampler:
         level: float | None = None,
         steps: int = 1,
     ) -> None:
+        checks.not_empty(self, times=times)
+        checks.not_negative(self, times=times)
+        checks.whole(self, 1, checks.MOST_STEPS, steps=steps)
+        checks.positive(self, level=level)
         if times is not None and level is not None:
-            raise ValueError("a sampler takes times or a level, not both")
-        if times is not None and (len(times) == 0 or any(a <= b for a, b in pairwise(times))):
-            raise ValueError(f"student times must be a non-empty decreasing list, got {list(times)}")
-        if steps < 1 or (times is not None and steps not in (1, len(times))):
-            raise ValueError(f"a sampler takes at least one step, and times or steps, not both; got {steps} steps")
+            raise UserError(f"{type(self).__name__} takes times or a level, not both; leave one out.")
+        if times is not None and any(a <= b for a, b in pairwise(times)):
+            raise UserError(f"{type(self).__name__}: student times must be a decreasing list, got {list(times)}.")
+        if times is not None and steps not in (1, len(times)):
+            raise UserError(f"{type(self).__name__} takes times or steps, not both; leave out steps, here {steps}.")
         self.times = None if times is None else list(times)
         self.level = level
         self.stochastic = stochastic
@@ -254,9 +259,12 @@ class PhasedSampler(StudentSampler):
     def __init__(
         self, times: Sequence[float] | None = None, level: float | None = None, steps: int = 4, phases: int = 2
     ) -> None:
+        checks.whole(self, phases=phases)
         super().__init__(times, stochastic=False, level=level, steps=steps if times is None else len(times))
-        if phases < 1 or self.steps % phases:
-            raise ValueError(f"{self.steps} steps cannot be cut into {phases} equal phases")
+        if self.steps % phases:
+            raise UserError(
+                f"PhasedSampler cannot cut {self.steps} steps into {phases} equal phases; change one of them."
+            )
         self.phases = phases
 
     def phase(self, step: int) -> int:

@@ -303,8 +303,11 @@ def test_second_time_is_refused():
     [
         (lambda: GaussianDenoiser(EDM(), [0.0, 0.0], [[1.0]]), "symmetric of shape"),
         (lambda: GaussianDenoiser(EDM(), [0.0, 0.0], [[1.0, 2.0], [2.0, 1.0]]), "negative eigenvalue"),
-        (lambda: MixtureDenoiser(EDM(), [[0.0], [1.0]], 0.1, [1.0, 0.0]), "2 weights above 0"),
-        (lambda: MixtureDenoiser(EDM(), [[0.0], [1.0]], 0.1, [1.0]), "2 weights above 0"),
+        (
+            lambda: MixtureDenoiser(EDM(), [[0.0], [1.0]], 0.1, [1.0, 0.0]),
+            r"weights\[1\] must be .* above 0",
+        ),
+        (lambda: MixtureDenoiser(EDM(), [[0.0], [1.0]], 0.1, [1.0]), "one weight for each of the 2"),
         (lambda: MixtureDenoiser(EDM(), [[0.0], [1.0]], 0.1, classes=[0]), "one class for each"),
         (lambda: MixtureDenoiser(EDM(), [[0.0], [1.0]], 0.1, classes=[0, 2]), "classes must be 0 to 2"),
         (lambda: LowRankMixtureDenoiser(EDM(), [[0.0, 0.0]], [[[1.0], [1.0]]], [[1.0]], 0.1), "orthonormal"),

@@ -189,7 +189,7 @@ def test_where_it_does_not_fit_it_says_so():
         build(DiffInstruct, extras=[DistributionMatching()]).configure_model()
     with pytest.raises(UserError, match="compares with a teacher"):
         MeanFlow(student=partial(network, 0), extras=[DistributionMatching()]).configure_model()
-    with pytest.raises(ValueError, match="critic_updates"):
+    with pytest.raises(UserError, match="critic_updates"):
         DistributionMatching(critic_updates=0)
 
 

@@ -108,7 +108,7 @@ def test_without_conditions_or_without_repeats(squeeze: str) -> None:
     metric.reset()
     metric.update(pictures(4, 40, 40), ["a", "b", "c", "d"])
     assert metric.compute() == {"lpips_condition_count": 0.0}
-    with pytest.raises(UserError, match="seeds >= 2"):
+    with pytest.raises(UserError, match="seeds must be an integer from 2"):
         PairwiseLPIPS(seeds=1)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.analytic import GaussianDenoiser, MixtureDenoiser
+from fastgen.errors import UserError
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.sampling.guided import conditional_pair, guided
 from fastgen.sampling.solvers import Euler, Heun, Solver
@@ -171,5 +172,5 @@ def test_a_guided_solver_follows_the_guided_prediction():
 
 
 def test_no_steps_are_refused():
-    with pytest.raises(ValueError, match="at least one step"):
+    with pytest.raises(UserError, match="steps must be an integer from 1"):
         Euler(0)

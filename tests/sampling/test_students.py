@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
+from fastgen.errors import UserError
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.students import AnytimeSampler, StudentSampler
@@ -163,7 +164,7 @@ def test_a_sample_belongs_to_its_seed(process: Process, times: list[float], stoc
 
 @pytest.mark.parametrize("times", [[], [0.3, 0.5], [0.5, 0.5]])
 def test_times_must_decrease(times: list[float]):
-    with pytest.raises(ValueError, match="decreasing"):
+    with pytest.raises(UserError, match=r"decreasing|empty"):
         StudentSampler(times)
 
 
