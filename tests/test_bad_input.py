@@ -246,7 +246,7 @@ MISTAKES = [
     Mistake("endless", ["trainer.max_steps"], drop(f"{T}.max_steps")),
     Mistake(
         "solver without steps",
-        ["solver", "step"],
+        ["Heun", "steps"],
         put(f"{S}.solver", {"class_path": "Heun", "init_args": {"steps": 0}}),
     ),
     Mistake(
