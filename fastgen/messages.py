@@ -41,6 +41,19 @@ def as_sentence(text: str) -> str:
     return re.sub(r"; ([A-Z])(?=[a-z ])", lambda found: found[0].lower(), joined) + "."
 
 
+def cause_of(error: BaseException) -> str:
+    """What an error of another library says, as a clause: its first line, without paths into libraries."""
+    if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
+        return "it needs more memory than there is"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply, or holds itself"
+    if isinstance(error, ImportError) and error.name:
+        return f"there is no module '{error.name}' here"
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return as_sentence(lines[0]).rstrip(".")[:200] if lines else type(error).__name__
+
+
 def one_sentence(message: str) -> str:
     """The deepest known complaint in jsonargparse's nested message, after the dotted key that it is about."""
     keys: list[tuple[int, str]] = []

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from fastgen import checks
 from fastgen.errors import UserError
-from fastgen.randomness import checked_seed, generator
+from fastgen.randomness import generator
 
 Batch = dict[str, Any]
 """``{"index": (B,) int64, "x0": (B, ...) float32, "condition": {"label": (B,) int64} or {"prompt": list} or {}}``.
@@ -196,10 +196,11 @@ class DistillationData(LightningDataModule, ABC):
         self, batch_size: int = 128, seed: int | None = None, num_workers: int = 0, predict_count: int = 64
     ) -> None:
         checks.whole(self, batch_size=batch_size, predict_count=predict_count)
+        checks.seed(self, seed=seed)
         checks.whole(self, 0, checks.MOST_WORKERS, num_workers=num_workers)
         super().__init__()
         self.batch_size = batch_size
-        self.seed = checked_seed(seed, "data.init_args.seed")
+        self.seed = seed or 0
         self.num_workers = num_workers
         self.predict_count = predict_count
         self._start = 0

@@ -18,16 +18,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fastgen import checks
+from fastgen.building import building
 from fastgen.conditions import Condition
 from fastgen.denoisers.adapters import Adapter
 from fastgen.denoisers.base import Codec, Denoiser
 from fastgen.errors import UserError
 from fastgen.extras.base import Extra
 from fastgen.methods.batch import MicroBatch, size_of, split
+from fastgen.methods.optimizers import make_optimizer, try_out
 from fastgen.methods.resume import Configured
 from fastgen.methods.state import MethodState
 from fastgen.precision import Averages, FrozenInBFloat16, at_least_float32, built_to_learn
-from fastgen.randomness import Draws, checked_seed, derive_seed
+from fastgen.randomness import Draws, derive_seed
 from fastgen.sampling.solvers import Heun, Solver
 from fastgen.sampling.students import StudentSampler
 from fastgen.schedules import RunLength
@@ -103,7 +105,7 @@ class Distiller(MethodState, LightningModule):
         self.gradient_clip = gradient_clip
         self.micro_batches = micro_batches
         self.max_bad_steps = max_bad_steps
-        self.seed = checked_seed(seed, "model.init_args.seed")
+        self.seed = seed or 0
         self.iteration = 0
         self.bad_steps: dict[str, int] = {}
 
@@ -174,11 +176,11 @@ class Distiller(MethodState, LightningModule):
 
     def build(self, factory: Callable[[], Denoiser]) -> Denoiser:
         """Build a network and, unless a checkpoint is about to fill it, read its weights."""
-        try:
-            with parameters_without_storage() if self.receives_weights else nullcontext():
-                network = factory()
-        except ValueError as error:
-            raise UserError(f"A network of {type(self).__name__} cannot be built: {error}") from error
+        with (
+            building(f"A network of {type(self).__name__}"),
+            parameters_without_storage() if self.receives_weights else nullcontext(),
+        ):
+            network = factory()
         if self.read_weights and not self.receives_weights:
             network.load_weights()
         return network
@@ -269,16 +271,24 @@ class Distiller(MethodState, LightningModule):
 
     # ------------------------------------------------------------------ training
 
+    def try_out_optimizers(self) -> None:
+        """Refuse optimizers and schedules with arguments that make no sense before anything is built."""
+        extras = {role: make for extra in self.each_extra() for role, make in extra.optimizers().items()}
+        for role, make in (self.optimizer_factories | extras).items():
+            try_out(role, make, self.lr_scheduler_factories.get(role))
+
     def configure_optimizers(self) -> list[dict[str, Any]]:
         """One optimizer per role, in the order of ``roles()``."""
         if isinstance(self.gradient_clip, dict) and (unknown := set(self.gradient_clip) - set(self.roles())):
             raise UserError(f"gradient_clip names '{min(unknown)}', but the roles are: {', '.join(self.roles())}.")
         configured = []
         for role in self.roles():
-            entry: dict[str, Any] = {"optimizer": self.optimizer_factories[role](self.trained_parameters[role])}
-            self.configured[role] = Configured(entry["optimizer"])
+            optimizer = make_optimizer(role, self.optimizer_factories[role], self.trained_parameters[role])
+            entry: dict[str, Any] = {"optimizer": optimizer}
+            self.configured[role] = Configured(optimizer)
             if (schedule := self.lr_scheduler_factories.get(role)) is not None:
-                entry["lr_scheduler"] = self.configured[role].with_schedule(partial(self.scheduled, schedule))
+                with building(f"{role}_lr_scheduler"):
+                    entry["lr_scheduler"] = self.configured[role].with_schedule(partial(self.scheduled, schedule))
             configured.append(entry)
         return configured
 

@@ -170,9 +170,9 @@ class GMFlow(PolicyFamily):
         shift: As in :class:`PolicyFamily`.
     """
 
+    def __init__(self, components: int = 8, std: float = 0.05, offset: float = 0.05, shift: float = 1.0) -> None:
         checks.whole(self, components=components)
         checks.positive(self, std=std, offset=offset)
-    def __init__(self, components: int = 8, std: float = 0.05, offset: float = 0.05, shift: float = 1.0) -> None:
         super().__init__(shift)
         self.components, self.std, self.offset = components, std, offset
 
@@ -203,8 +203,8 @@ class DX(PolicyFamily):
         shift: As in :class:`PolicyFamily`.
     """
 
-        checks.whole(self, points=points)
     def __init__(self, points: int = 10, shift: float = 1.0) -> None:
+        checks.whole(self, points=points)
         super().__init__(shift)
         self.points = points
 

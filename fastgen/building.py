@@ -1,0 +1,27 @@
+"""Errors of other libraries while something is built from a config: the config's fault, told as one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from fastgen.errors import UserError
+from fastgen.messages import cause_of
+
+FROM_ARGUMENTS = (ArithmeticError, ImportError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+"""What constructors raise for arguments that they cannot take. An AttributeError or AssertionError is a bug of ours."""
+
+
+@contextmanager
+def building(what: str, mend: str = "change its arguments") -> Iterator[None]:
+    """Errors inside come from the arguments of ``what``; a training step is no place for this.
+
+    Raises:
+        UserError: Instead of them, with the innermost cause and ``mend``.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except FROM_ARGUMENTS as error:
+        raise UserError(f"{what} cannot be built ({cause_of(error)}); {mend}.") from error
