@@ -23,6 +23,8 @@ import fastgen.callbacks
 import fastgen.denoisers
 import fastgen.extras
 import fastgen.methods
+from fastgen import checks
+from fastgen.building import FROM_ARGUMENTS
 from fastgen.callbacks import WriteSamples
 from fastgen.callbacks.run_folder import OF_A_RUN, SaveConfig, next_version, refuse_used, set_aside
 from fastgen.callbacks.surroundings import callbacks_of, log_folder
@@ -34,7 +36,6 @@ from fastgen.messages import as_sentence, one_sentence
 from fastgen.methods import Distiller
 from fastgen.methods.base import refuse_half_precision
 from fastgen.parsing import ClassesOnly
-from fastgen.randomness import checked_seed
 from fastgen.refusals import refused
 from fastgen.trainer_options import refuse_options
 
@@ -168,6 +169,7 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check what would fail late or never end."""
         config = self.config[self.config.subcommand]
+        checks.whole("fastgen", threads=config.get("threads"))
         if config.get("threads"):
             torch.set_num_threads(config.threads)
         refuse_options(self.config.subcommand, config.trainer)
@@ -186,15 +188,17 @@ class CLI(LightningCLI):
         """Refuse what numpy and torch cannot take."""
         seed = self.config[self.config.subcommand].seed_everything
         if not isinstance(seed, bool):
-            checked_seed(seed, "--seed_everything")
+            checks.seed("fastgen", seed_everything=seed)
         super()._set_seed()
 
     def instantiate_classes(self) -> None:
         """Build the cheap objects; networks are built later, on their device."""
         try:
             super().instantiate_classes()
-        except (ValueError, TypeError, ImportError, MisconfigurationException) as error:
+        except (*FROM_ARGUMENTS, MisconfigurationException) as error:
             raise ParserError(str(error)) from error
+        if self.subcommand == "fit":
+            self.model.try_out_optimizers()
         dump = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
         self.model.recipe = dump["model"]
         self.model.settings = {

@@ -17,20 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastgen.errors import UserError
-
 WORD = 0xFFFFFFFF
-
-
-def checked_seed(seed: int | None, place: str) -> int:
-    """A run's seed; ``None`` is 0.
-
-    Raises:
-        UserError: If it is none of the 32-bit numbers that numpy takes.
-    """
-    if seed is not None and not 0 <= seed <= WORD:
-        raise UserError(f"{place} is {seed}; give a whole number from 0 to {WORD}.")
-    return seed or 0
 
 
 def derive_seed(*keys: int | str) -> int:

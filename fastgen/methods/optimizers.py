@@ -13,6 +13,9 @@ from torch.optim import Optimizer
 from fastgen import checks
 from fastgen.building import building
 
+RATES = ("lr", "eps", "weight_decay", "momentum", "betas")
+"""Arguments of optimizers that are not negative, also where their optimizer does not check them."""
+
 LENGTHS = ("T_0", "T_max", "step_size", "total_iters")
 """Arguments of torch's schedules that count steps."""
 
@@ -46,7 +49,8 @@ def try_out(role: str, optimizer: OptimizerCallable, schedule: LRSchedulerCallab
     matrix = nn.Parameter(torch.zeros(2, 2))
     built = make_optimizer(role, optimizer, [matrix])
     numbers = {name: value for name, value in built.defaults.items() if is_number(value)}
-    checks.not_negative(f"{role}_optimizer", **numbers)
+    checks.finite(f"{role}_optimizer", **numbers)
+    checks.not_negative(f"{role}_optimizer", **{name: value for name, value in numbers.items() if name in RATES})
     if schedule is None:
         return
     following = make_schedule(role, schedule, built)
