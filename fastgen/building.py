@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from fastgen.errors import UserError
 from fastgen.messages import cause_of
 
-FROM_ARGUMENTS = (ArithmeticError, ImportError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
-"""What constructors raise for arguments that they cannot take. An AttributeError or AssertionError is a bug of ours."""
+FROM_ARGUMENTS = (ArithmeticError, ImportError, LookupError, MemoryError, RuntimeError, TypeError, ValueError)
+"""What constructors raise for arguments that they cannot take.
+
+An AttributeError or AssertionError is a bug of ours, and the system's refusals have sentences of their own.
+"""
 
 
 @contextmanager

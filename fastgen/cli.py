@@ -169,7 +169,7 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check what would fail late or never end."""
         config = self.config[self.config.subcommand]
-        checks.whole("fastgen", threads=config.get("threads"))
+        checks.whole("Options", threads=config.get("threads"))
         if config.get("threads"):
             torch.set_num_threads(config.threads)
         refuse_options(self.config.subcommand, config.trainer)
@@ -188,7 +188,7 @@ class CLI(LightningCLI):
         """Refuse what numpy and torch cannot take."""
         seed = self.config[self.config.subcommand].seed_everything
         if not isinstance(seed, bool):
-            checks.seed("fastgen", seed_everything=seed)
+            checks.seed("Options", seed_everything=seed)
         super()._set_seed()
 
     def instantiate_classes(self) -> None:
