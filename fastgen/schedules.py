@@ -14,6 +14,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from fastgen import checks
 from fastgen.errors import UserError
 
 
@@ -27,8 +28,9 @@ class RunLength(LRScheduler, ABC):
     """
 
     def __init__(self, optimizer: Optimizer, warm_up: int = 0, length: int | None = None) -> None:
-        if warm_up < 0 or (length is not None and length <= warm_up):
-            raise UserError(f"A schedule needs 0 <= warm_up < length, got warm_up {warm_up} and length {length}.")
+        checks.whole(self, 0, warm_up=warm_up)
+        checks.whole(self, length=length)
+        checks.strictly_ascending(self, warm_up=warm_up, length=length)
         self.warm_up, self.length = warm_up, length
         self.updates: Callable[[], int] | None = None
         super().__init__(optimizer)
@@ -93,8 +95,7 @@ class Cosine(RunLength):
     """
 
     def __init__(self, optimizer: Optimizer, warm_up: int = 0, length: int | None = None, low: float = 0.0) -> None:
-        if not 0.0 <= low <= 1.0:
-            raise UserError(f"low of a schedule is a fraction in [0, 1], got {low}.")
+        checks.fraction(self, low=low)
         self.low = low
         super().__init__(optimizer, warm_up, length)
 
@@ -113,8 +114,7 @@ class Linear(RunLength):
     """
 
     def __init__(self, optimizer: Optimizer, warm_up: int = 0, length: int | None = None, low: float = 0.0) -> None:
-        if not 0.0 <= low <= 1.0:
-            raise UserError(f"low of a schedule is a fraction in [0, 1], got {low}.")
+        checks.fraction(self, low=low)
         self.low = low
         super().__init__(optimizer, warm_up, length)
 
@@ -131,8 +131,7 @@ class InverseSquareRoot(LRScheduler):
     """
 
     def __init__(self, optimizer: Optimizer, start: int = 2000) -> None:
-        if start < 1:
-            raise UserError(f"start of InverseSquareRoot is at least 1, got {start}.")
+        checks.whole(self, start=start)
         self.start = start
         super().__init__(optimizer)
 

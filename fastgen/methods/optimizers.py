@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from fastgen import checks
 from fastgen.building import building
+from fastgen.schedules import RunLength
 
 RATES = ("lr", "eps", "weight_decay", "momentum", "betas")
 """Arguments of optimizers that are not negative, also where their optimizer does not check them."""
@@ -56,6 +57,8 @@ def try_out(role: str, optimizer: OptimizerCallable, schedule: LRSchedulerCallab
     following = make_schedule(role, schedule, built)
     for part in (following, *getattr(following, "_schedulers", ())):
         check_schedule(f"{role}_lr_scheduler", part)
+    if isinstance(following, RunLength):
+        return  # it moves when it follows a run
     with building(f"{role}_lr_scheduler"):
         for _ in range(2):
             matrix.grad = torch.zeros_like(matrix)

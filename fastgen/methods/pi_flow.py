@@ -79,8 +79,7 @@ class PiFlow(TrajectoryDistiller):
         self.policy = policy or GMFlow()
         self.head, self.states, self.window, self.substeps = head, states, window, substeps
         self.mixing_updates, self.loss_scale = mixing_updates, loss_scale
-        if not (math.isfinite(last_segment) and last_segment > 0.0):
-            raise UserError(f"model.init_args.last_segment is a positive number, got {last_segment}.")
+        checks.positive(self, last_segment=last_segment)
         self.last_segment = last_segment
 
     def build_roles(self) -> None:

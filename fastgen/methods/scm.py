@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -94,8 +93,7 @@ class SCM(EulerianDistiller):
             student_optimizer=student_optimizer,
             **kwargs,
         )
-        if not (math.isfinite(prior_power) and prior_power >= 0.0):
-            raise UserError(f"model.init_args.prior_power is a number from 0, got {prior_power}.")
+        checks.not_negative(self, prior_power=prior_power)
         self.sigma_data = sigma_data
         self.warmup_form = warmup_form
         self.prior_power = prior_power

@@ -95,6 +95,7 @@ class SemiContinuous(Derivative):
     """
 
     def __init__(self, step: float = 1e-4) -> None:
+        checks.positive(self, step=step)
         self.step = step
 
     @torch.no_grad()

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from fastgen import checks
-from fastgen.errors import UserError
 from fastgen.processes import expand
 from fastgen.randomness import generator
 
@@ -132,8 +131,7 @@ class PolicyFamily(ABC):
     """
 
     def __init__(self, shift: float = 1.0) -> None:
-        if not (math.isfinite(shift) and shift > 0.0):
-            raise UserError(f"The shift of a policy is positive, got {shift}.")
+        checks.positive(self, shift=shift)
         self.shift = shift
 
     @abstractmethod

@@ -1,6 +1,7 @@
 import pytest
 
 from fastgen.denoisers.base import Denoiser
+from fastgen.errors import UserError
 from fastgen.methods import DMD2, SiD
 from fastgen.methods.schedule import UpdateSchedule
 from fastgen.processes import EDM, VP
@@ -38,7 +39,7 @@ def test_the_critic_gets_its_updates_per_student_update(updates: int, exclusive:
 
 @pytest.mark.parametrize(("name", "value"), [("critic_updates", 0), ("student_start", -1)])
 def test_numbers_out_of_range(name: str, value: int):
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(UserError, match=name):
         UpdateSchedule(**{name: value})
 
 
