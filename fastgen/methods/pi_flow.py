@@ -73,7 +73,7 @@ class PiFlow(TrajectoryDistiller):
     ) -> None:
         checks.whole(self, states=states, substeps=substeps)
         checks.whole(self, 0, mixing_updates=mixing_updates)
-        checks.between(self, 0.0, 1.0, "(]", window=window)
+        checks.fraction(self, window=window)
         checks.positive(self, loss_scale=loss_scale)
         super().__init__(student_optimizer=student_optimizer, **kwargs)
         self.policy = policy or GMFlow()

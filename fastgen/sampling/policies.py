@@ -170,7 +170,8 @@ class GMFlow(PolicyFamily):
 
     def __init__(self, components: int = 8, std: float = 0.05, offset: float = 0.05, shift: float = 1.0) -> None:
         checks.whole(self, components=components)
-        checks.positive(self, std=std, offset=offset)
+        checks.positive(self, std=std)
+        checks.not_negative(self, offset=offset)
         super().__init__(shift)
         self.components, self.std, self.offset = components, std, offset
 

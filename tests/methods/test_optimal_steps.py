@@ -144,7 +144,7 @@ def test_what_it_does_not_train_is_refused():
     teacher = partial(GaussianDenoiser, EDM(), MEAN, COVARIANCE)
     with pytest.raises(UserError, match=r"leave model\.init_args\.student out"):
         OptimalSteps(teacher=teacher, student=teacher)
-    with pytest.raises(UserError, match="chooses 5 of 4"):
+    with pytest.raises(UserError, match="steps must be at most fine_steps"):
         OptimalSteps(teacher=teacher, steps=5, fine_steps=4)
 
 
