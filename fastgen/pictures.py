@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CELL = 48
-"""Smallest side of an image in a grid, in pixels; smaller images are enlarged by a whole factor."""
+"""Least pixels of the longer side of an image in a grid; smaller images are enlarged by a whole factor."""
 GAP = 2
 NO_PICTURE = (255, 0, 255)
 """The colour of what cannot be shown."""
@@ -41,7 +41,7 @@ def pixels(images: Tensor) -> Tensor:
 def tile(images: Tensor, columns: int) -> Tensor:
     """Images (N, C, H, W) row by row on white, uint8 (height, width, 3); tiny ones are enlarged, nearest neighbour.
 
-    One with a value that is no finite number is a magenta square.
+    One with a value that is no finite number is magenta.
     """
     finite = are_finite(images).cpu()
     cells = pixels(torch.where(finite.to(images.device).reshape(-1, 1, 1, 1), images, 0)).clone()

@@ -36,7 +36,7 @@ COUNTS = {
     "sample": ("steps", "columns", "batch-size"),
     "pairs": ("count", "steps", "shard-size", "batch-size", "threads"),
     "export": ("steps",),
-    "stats": ("resolution", "count", "batch_size", "num_workers"),
+    "stats": ("resolution", "height", "width", "count", "batch_size", "num_workers"),
     "report": ("steps", "batch-size"),
     "scores": ("nfe",),
     "fit": ("threads", "trainer.max_steps", "trainer.devices", "trainer.log_every_n_steps", "data.batch_size"),

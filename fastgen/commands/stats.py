@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -12,7 +13,7 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-from fastgen import __version__
+from fastgen import __version__, checks
 from fastgen.commands.loading import check_device
 from fastgen.commands.parser import whole
 from fastgen.data import DistillationData, ImageFolder
@@ -29,9 +30,8 @@ from fastgen.metrics.reference import write_reference
 from fastgen.parsing import ClassesOnly
 from fastgen.randomness import generator
 from fastgen.refusals import refuse_unwritable
+from fastgen.sizes import height_and_width
 
-LARGEST_SIDE = 65_536
-"""Pixels of the longest side that picture formats know."""
 PIECES = 8
 """Parts of a batch that are read at the same time."""
 
@@ -52,8 +52,10 @@ def parser() -> ArgumentParser:
         "--resolution",
         type=int | None,
         default=None,
-        help="scale the shorter side of a folder's images to it and crop the centre; default as they are",
+        help="scale the shorter side of a folder's images to it and crop the centre square; default as they are",
     )
+    options.add_argument("--height", type=int | None, default=None, help="with --width: scale and crop to this shape")
+    options.add_argument("--width", type=int | None, default=None, help="see --height")
     options.add_argument("--color", type=Literal["rgb", "grey"], default="rgb", help="how to read a folder's images")
     options.add_argument(
         "--split", type=Literal["train", "validation", "test"], default="train", help="which samples of a config's data"
@@ -65,18 +67,21 @@ def parser() -> ArgumentParser:
     return options
 
 
-def folder_of_images(root: Path, resolution: int | None, color: Literal["rgb", "grey"]) -> tuple[ImageFolder, str]:
-    """A folder as a data module, and how its pixels are made."""
-    if resolution is not None:
-        data = ImageFolder(str(root), resolution, color=color, held_out_fraction=0.0)
-        return data, f"{color}, shorter side to {resolution} by Lanczos, centre crop"
+def folder_of_images(
+    root: Path, size: tuple[int, int] | None, color: Literal["rgb", "grey"]
+) -> tuple[ImageFolder, str]:
+    """A folder as a data module, with images of ``size`` (height, width) or as stored; and how its pixels are made."""
+    if size is not None:
+        height, width = size
+        data = ImageFolder(str(root), height=height, width=width, color=color, held_out_fraction=0.0)
+        scaled = f"shorter side to {height}" if height == width else f"scaled to cover {width}x{height}"
+        return data, f"{color}, {scaled} by Lanczos, centre crop"
     first = next(iter(pictures_below(root)), None)
     if first is None:
         raise UserError(f"'{root}' holds no image ({', '.join(sorted(SUFFIXES))}); check --data.")
     width, height = open_picture(first).size
-    if width != height:
-        raise UserError(f"The image '{first}' is {width}x{height} pixels, not square; give --resolution.")
-    data = ImageFolder(str(root), width, color=color, resize=False, held_out_fraction=0.0)
+    data = ImageFolder(str(root), height=height, width=width, color=color, resize=False, held_out_fraction=0.0)
+    data.reader = replace(data.reader, mend="give --resolution, or --height and --width")
     return data, f"{color}, {width}x{height} as stored"
 
 
@@ -131,17 +136,21 @@ def stats(words: Sequence[str]) -> None:
     if Path(arguments.out).suffix != ".safetensors":
         raise UserError(f"--out {arguments.out} must end in .safetensors; mend its name.")
     whole(batch_size=arguments.batch_size, num_workers=arguments.num_workers)
-    whole(1, LARGEST_SIDE, resolution=arguments.resolution)
+    asked = {name: getattr(arguments, name) for name in ("resolution", "height", "width")}
+    whole(1, checks.LARGEST_SIDE, **asked)
+    resized = any(value is not None for value in asked.values())
+    size = height_and_width("fastgen stats", **asked) if resized else None
     whole(2, count=arguments.count)
     check_device(arguments.device)
     refuse_unwritable(arguments.out)
     place = resolve(arguments.data)
     data: DistillationData
     if place.is_dir():
-        data, pixels = folder_of_images(place, arguments.resolution, arguments.color)
+        data, pixels = folder_of_images(place, size, arguments.color)
     else:
-        if arguments.resolution is not None:
-            raise UserError("--resolution is for folders; set the resolution of a config in its 'data:' section.")
+        if resized:
+            option = next(name for name, value in asked.items() if value is not None)
+            raise UserError(f"--{option} is for folders; set the size of a config's images in its 'data:' section.")
         data, pixels = data_of_config(place), f"as in {place.name}"
     source = data.sources[("train", "validation", "test").index(arguments.split)]
     count = arguments.count if source.size is None else min(source.size, arguments.count or source.size)

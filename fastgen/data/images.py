@@ -17,10 +17,12 @@ from torch import Tensor
 from fastgen import checks
 from fastgen.data.base import Batch, BatchSource, DistillationData
 from fastgen.data.pixels import SUFFIXES, open_picture, pictures_below
+from fastgen.data.shapes import warn_of_crops
 from fastgen.data.tables import read_lines, read_table
 from fastgen.errors import UserError
 from fastgen.files import resolve
 from fastgen.randomness import derive_seed, generator
+from fastgen.sizes import height_and_width
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,18 +44,22 @@ class ImageReader:
     """Reads one image file.
 
     Args:
-        resolution: Height and width of the result, in pixels.
+        height: Height of the result, in pixels.
+        width: Width of the result, in pixels.
         color: ``rgb`` gives three channels, ``grey`` one.
-        resize: Scale the shorter side to ``resolution`` (Lanczos) and crop the centre; if false, files must have
-            exactly that size.
+        resize: Scale until the result is just covered (Lanczos) and crop the centre; if false, files must have exactly
+            that size.
+        mend: What to do about a file of another size, for the message.
     """
 
-    resolution: int
+    height: int
+    width: int
     color: Literal["rgb", "grey"] = "rgb"
     resize: bool = True
+    mend: str = "resize it or set data.resize: true"
 
     def __call__(self, path: Path) -> Tensor:
-        """The image as uint8 (C, resolution, resolution), as :func:`open_picture` shows it.
+        """The image as uint8 (C, height, width), as :func:`open_picture` shows it.
 
         Raises:
             UserError: If the file is missing, is not a whole image, or has the wrong size.
@@ -61,26 +67,25 @@ class ImageReader:
         import numpy as np
 
         array = np.asarray(self._fit(open_picture(path, self.color), path))
-        return torch.from_numpy(array.copy()).reshape(self.resolution, self.resolution, -1).permute(2, 0, 1)
+        return torch.from_numpy(array.copy()).reshape(self.height, self.width, -1).permute(2, 0, 1)
 
     def _fit(self, image: Image, path: Path) -> Image:
         from PIL.Image import Resampling
 
         width, height = image.size
-        size = self.resolution
         if not self.resize:
-            if (width, height) != (size, size):
+            if (width, height) != (self.width, self.height):
                 raise UserError(
-                    f"The image '{path}' is {width}x{height} pixels, not {size}x{size}; "
-                    "resize it or set data.resize: true."
+                    f"The image '{path}' is {width}x{height} pixels, not {self.width}x{self.height}; {self.mend}."
                 )
             return image
-        scale = size / min(width, height)
-        width, height = max(size, round(width * scale)), max(size, round(height * scale))
+        scale = max(self.width / width, self.height / height)  # the smallest that covers both sides
+        width, height = max(self.width, round(width * scale)), max(self.height, round(height * scale))
         if width * height > LARGEST:
             raise UserError(f"The image '{path}' is too narrow ({image.width}x{image.height} pixels); leave it out.")
-        left, top = (width - size) // 2, (height - size) // 2
-        return image.resize((width, height), Resampling.LANCZOS).crop((left, top, left + size, top + size))
+        left, top = (width - self.width) // 2, (height - self.height) // 2
+        box = (left, top, left + self.width, top + self.height)
+        return image.resize((width, height), Resampling.LANCZOS).crop(box)
 
 
 class _ImageSource(BatchSource):
@@ -108,15 +113,21 @@ class ImageFolder(DistillationData):
 
     Transparent parts become white, 16 bits per value are scaled to 8, and of several frames the first is taken.
 
+    All images of a run have one size. Of pictures of other shapes the largest centred part of that shape is kept; if
+    that cuts more than a third away from more than a tenth of them, a warning says so. There are no buckets of shapes:
+    for a folder of wide and tall pictures choose the shape that most of them have, or train on one folder per shape.
+
     Args:
         root: The folder.
-        resolution: Height and width, in pixels.
+        resolution: Side of square images, in pixels.
+        height: Height of images in pixels, given together with ``width`` in place of ``resolution``.
+        width: Width of images in pixels.
         annotation: Where conditions come from. ``none``: there are none. ``folders``: the first subfolder is the class.
             ``sidecar``: ``name.txt`` next to ``name.png`` is the prompt. Anything else is a metadata file (.csv,
             .tsv or .jsonl; a relative path is looked up in ``root`` first) with a column ``file_name`` and a column
             ``text`` (prompts) or ``label`` (classes, sorted by name, or by value if all are integers).
         color: ``rgb`` or ``grey``.
-        resize: Scale the shorter side and crop the centre; if false, a file of another size is an error.
+        resize: Scale and crop the centre; if false, a file of another size is an error.
         held_out_fraction: Share of the images that is held out, one half for validation and one for test, chosen by a
             hash of the file name, so that adding files moves no other.
         on_error: ``stop`` ends the run at the first unreadable image. ``skip`` reads every image once at the start,
@@ -133,7 +144,9 @@ class ImageFolder(DistillationData):
     def __init__(
         self,
         root: str,
-        resolution: int,
+        resolution: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
         annotation: str = "none",
         color: Literal["rgb", "grey"] = "rgb",
         resize: bool = True,
@@ -145,13 +158,12 @@ class ImageFolder(DistillationData):
         num_workers: int = 0,
         predict_count: int = 64,
     ) -> None:
-        checks.whole(self, 1, checks.LARGEST_SIDE, resolution=resolution)
         checks.between(self, 0.0, 1.0, "[)", held_out_fraction=held_out_fraction)
         checks.whole(self, reference_count=reference_count)
         super().__init__(batch_size, seed, num_workers, predict_count)
         self.root = root
         self.annotation = annotation
-        self.reader = ImageReader(resolution, color, resize)
+        self.reader = ImageReader(*height_and_width(self, resolution, height, width), color, resize)
         self.held_out_fraction = held_out_fraction
         self.on_error = on_error
         self.reference_count = reference_count
@@ -194,6 +206,8 @@ class ImageFolder(DistillationData):
         train = parts[0]
         if not train:
             raise UserError(f"All {len(entries)} images of '{self.root}' are held out; lower data.held_out_fraction.")
+        if self.reader.resize:
+            warn_of_crops([entry.path for entry in entries], (self.reader.height, self.reader.width), self.root)
         return tuple(_ImageSource(part, self.reader) for part in parts)
 
     def _annotate(self, root: Path) -> list[_Entry]:

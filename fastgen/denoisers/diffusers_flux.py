@@ -16,8 +16,9 @@ from fastgen import checks
 from fastgen.denoisers.flow_transformers import FlowTransformer, LongPromptCodec
 from fastgen.denoisers.packing import pack, unpack
 from fastgen.denoisers.pipeline_codec import TextDtype
-from fastgen.denoisers.pipelines import PipelineFolder, latent_side
+from fastgen.denoisers.pipelines import PipelineFolder, latent_sides
 from fastgen.denoisers.text import t5
+from fastgen.sizes import height_and_width
 
 
 class Flux(FlowTransformer):
@@ -31,7 +32,9 @@ class Flux(FlowTransformer):
         pretrained: Local pipeline folder, or hub id such as ``black-forest-labs/FLUX.1-dev``.
         revision: Branch, tag or commit of the hub repository; None is its default branch.
         variant: Infix of the weight files; weights become fp32 all the same.
-        resolution: Height and width of images in pixels.
+        resolution: Side of square images in pixels; None is 1024 where ``height`` and ``width`` are not given.
+        height: Height of images in pixels, given together with ``width`` in place of ``resolution``.
+        width: Width of images in pixels.
         embedded_guidance: The guidance scale that the network is told where ``condition["guidance"]`` (B,) says none; a
             network without that input ignores it.
         max_tokens: Length of T5's prompt; schnell was trained with 256.
@@ -50,7 +53,9 @@ class Flux(FlowTransformer):
         pretrained: str,
         revision: str | None = None,
         variant: str | None = None,
-        resolution: int = 1024,
+        resolution: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
         embedded_guidance: float = 3.5,
         max_tokens: int = 512,
         text_dtype: TextDtype = "float32",
@@ -64,9 +69,11 @@ class Flux(FlowTransformer):
         pipeline = PipelineFolder(pretrained, revision, variant)
         transformer = pipeline.network("transformer", FluxTransformer2DModel)
         factor = pipeline.latent_factor
-        side = latent_side(resolution, resolution, 2 * factor, factor, pretrained)
-        shape = (transformer.config.in_channels // 4, side, side)
-        super().__init__(pipeline, transformer, shape, (side // 2) ** 2, max_tokens, text_dtype, gradient_checkpointing)
+        size = height_and_width(self, resolution, height, width, default=1024)
+        rows, columns = latent_sides(pretrained, size, factor, patch=2)
+        shape = (transformer.config.in_channels // 4, rows, columns)
+        tokens = (rows // 2) * (columns // 2)
+        super().__init__(pipeline, transformer, shape, tokens, max_tokens, text_dtype, gradient_checkpointing)
         self.negative_prompt = negative_prompt
         self.embedded_guidance = embedded_guidance
 

@@ -17,8 +17,9 @@ from fastgen.conditions import Condition
 from fastgen.denoisers.flow_transformers import FlowTransformer, LongPromptCodec
 from fastgen.denoisers.packing import pack, unpack
 from fastgen.denoisers.pipeline_codec import TextDtype
-from fastgen.denoisers.pipelines import NULL, PipelineFolder, latent_side
+from fastgen.denoisers.pipelines import NULL, PipelineFolder, latent_sides
 from fastgen.processes import Prediction
+from fastgen.sizes import height_and_width
 
 TEMPLATE = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
@@ -40,7 +41,9 @@ class QwenImage(FlowTransformer):
         pretrained: Local pipeline folder, or hub id such as ``Qwen/Qwen-Image``.
         revision: Branch, tag or commit of the hub repository; None is its default branch.
         variant: Infix of the weight files; weights become fp32 all the same.
-        resolution: Height and width of images in pixels.
+        resolution: Side of square images in pixels; None is 1024 where ``height`` and ``width`` are not given.
+        height: Height of images in pixels, given together with ``width`` in place of ``resolution``.
+        width: Width of images in pixels.
         max_tokens: Longer prompts are cut.
         text_dtype: What the text encoders compute in; ``bfloat16`` halves their memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
@@ -58,7 +61,9 @@ class QwenImage(FlowTransformer):
         pretrained: str,
         revision: str | None = None,
         variant: str | None = None,
-        resolution: int = 1024,
+        resolution: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
         max_tokens: int = 512,
         text_dtype: TextDtype = "float32",
         gradient_checkpointing: bool = False,
@@ -70,9 +75,11 @@ class QwenImage(FlowTransformer):
         pipeline = PipelineFolder(pretrained, revision, variant)
         transformer = pipeline.network("transformer", QwenImageTransformer2DModel)
         factor = 2 ** len(pipeline.config("vae", AutoencoderKLQwenImage)["temperal_downsample"])
-        side = latent_side(resolution, resolution, 2 * factor, factor, pretrained)
-        shape = (transformer.config.in_channels // 4, side, side)
-        super().__init__(pipeline, transformer, shape, (side // 2) ** 2, max_tokens, text_dtype, gradient_checkpointing)
+        size = height_and_width(self, resolution, height, width, default=1024)
+        rows, columns = latent_sides(pretrained, size, factor, patch=2)
+        shape = (transformer.config.in_channels // 4, rows, columns)
+        tokens = (rows // 2) * (columns // 2)
+        super().__init__(pipeline, transformer, shape, tokens, max_tokens, text_dtype, gradient_checkpointing)
         self.negative_prompt = negative_prompt
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:

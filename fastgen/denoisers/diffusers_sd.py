@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from fastgen.denoisers.added_inputs import guidance_features
 from fastgen.denoisers.pipeline_codec import PipelineCodec
-from fastgen.denoisers.pipelines import PipelineDenoiser, PipelineFolder, latent_side
+from fastgen.denoisers.pipelines import PipelineDenoiser, PipelineFolder, latent_sides
 from fastgen.denoisers.schedulers import process_from_scheduler
 from fastgen.errors import UserError
 from fastgen.processes import VP, PredictionKind
+from fastgen.sizes import height_and_width
 
 PREDICTIONS: dict[str, PredictionKind] = {"epsilon": "noise", "v_prediction": "v", "sample": "x0"}
 """``prediction_type`` of a diffusers scheduler to our name for it."""
@@ -54,7 +55,8 @@ class PipelineUNet(PipelineDenoiser):
         pipeline: Where configurations and weights are.
         scheduler: Configuration of the pipeline's scheduler.
         process: The process that it describes.
-        resolution: Height and width of images in pixels; None is the resolution that the U-Net was trained at.
+        size: ``resolution``, ``height`` and ``width`` as the user gave them; all None is the square that the U-Net was
+            trained at.
         gradient_checkpointing: Recompute activations in the backward pass.
         embedded_guidance: What a U-Net with that input is told.
     """
@@ -66,7 +68,7 @@ class PipelineUNet(PipelineDenoiser):
         pipeline: PipelineFolder,
         scheduler: Mapping[str, Any],
         process: VP,
-        resolution: int | None,
+        size: tuple[int | None, int | None, int | None],
         gradient_checkpointing: bool,
         embedded_guidance: float,
     ) -> None:
@@ -75,8 +77,8 @@ class PipelineUNet(PipelineDenoiser):
         name, factor = pipeline.pretrained, pipeline.latent_factor
         unet = pipeline.network("unet", UNet2DConditionModel)
         kind = prediction_from_scheduler(scheduler, name)
-        side = latent_side(resolution, unet.config.sample_size * factor, factor, factor, name)
-        shape = (unet.config.in_channels, side, side)
+        pixels = height_and_width(self, *size, default=unet.config.sample_size * factor)
+        shape = (unet.config.in_channels, *latent_sides(name, pixels, factor))
         super().__init__(pipeline, unet, process, kind, shape, gradient_checkpointing)
         self.embedded_guidance = embedded_guidance
 
@@ -133,7 +135,9 @@ class StableDiffusion(PipelineUNet):
         pretrained: Local pipeline folder, or hub id such as ``stable-diffusion-v1-5/stable-diffusion-v1-5``.
         revision: Branch, tag or commit of the hub repository; None is its default branch.
         variant: Infix of the weight files, e.g. ``fp16`` for half the download; weights become fp32 all the same.
-        resolution: Height and width of images in pixels; None is the resolution that the U-Net was trained at.
+        resolution: Side of square images in pixels; None is the resolution that the U-Net was trained at.
+        height: Height of images in pixels, given together with ``width`` in place of ``resolution``.
+        width: Width of images in pixels.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         negative_prompt: What guidance leads away from, in place of the family's empty prompt.
         embedded_guidance: What a U-Net that has a guidance scale as an input (LCM's) is told; others ignore it.
@@ -148,6 +152,8 @@ class StableDiffusion(PipelineUNet):
         revision: str | None = None,
         variant: str | None = None,
         resolution: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
         gradient_checkpointing: bool = False,
         negative_prompt: str | None = None,
         embedded_guidance: float = 8.0,
@@ -157,7 +163,8 @@ class StableDiffusion(PipelineUNet):
         pipeline = PipelineFolder(pretrained, revision, variant)
         scheduler = pipeline.config("scheduler", DDIMScheduler)
         process = process_from_scheduler(scheduler, pretrained)
-        super().__init__(pipeline, scheduler, process, resolution, gradient_checkpointing, embedded_guidance)
+        size = (resolution, height, width)
+        super().__init__(pipeline, scheduler, process, size, gradient_checkpointing, embedded_guidance)
         self.negative_prompt = negative_prompt
         config = self.network.config
         if config.addition_embed_type is not None or config.out_channels != config.in_channels:

@@ -15,8 +15,10 @@ from torch import Tensor
 from fastgen import checks
 from fastgen.denoisers.flow_transformers import FlowTransformer, LongPromptCodec
 from fastgen.denoisers.pipeline_codec import TextDtype
-from fastgen.denoisers.pipelines import PipelineFolder, latent_side
+from fastgen.denoisers.pipelines import PipelineFolder, latent_sides
 from fastgen.denoisers.text import penultimate_clip, t5
+from fastgen.errors import UserError
+from fastgen.sizes import height_and_width
 
 
 class StableDiffusion3(FlowTransformer):
@@ -29,7 +31,9 @@ class StableDiffusion3(FlowTransformer):
         pretrained: Local pipeline folder, or hub id such as ``stabilityai/stable-diffusion-3.5-medium``.
         revision: Branch, tag or commit of the hub repository; None is its default branch.
         variant: Infix of the weight files, e.g. ``fp16`` for half the download; weights become fp32 all the same.
-        resolution: Height and width of images in pixels; None is the resolution that the transformer was trained at.
+        resolution: Side of square images in pixels; None is the resolution that the transformer was trained at.
+        height: Height of images in pixels, given together with ``width`` in place of ``resolution``.
+        width: Width of images in pixels.
         max_tokens: Length of T5's part of the prompt.
         text_dtype: What the text encoders compute in; ``bfloat16`` halves their memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
@@ -45,6 +49,8 @@ class StableDiffusion3(FlowTransformer):
         revision: str | None = None,
         variant: str | None = None,
         resolution: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
         max_tokens: int = 256,
         text_dtype: TextDtype = "float32",
         gradient_checkpointing: bool = False,
@@ -56,12 +62,17 @@ class StableDiffusion3(FlowTransformer):
         pipeline = PipelineFolder(pretrained, revision, variant)
         transformer = pipeline.network("transformer", SD3Transformer2DModel)
         config, factor = transformer.config, pipeline.latent_factor
-        patch = config.patch_size
-        side = latent_side(resolution, config.sample_size * factor, factor * patch, factor, pretrained)
-        shape = (config.in_channels, side, side)
-        super().__init__(
-            pipeline, transformer, shape, (side // patch) ** 2, max_tokens, text_dtype, gradient_checkpointing
-        )
+        patch, largest = config.patch_size, config.pos_embed_max_size
+        size = height_and_width(self, resolution, height, width, config.sample_size * factor)
+        rows, columns = latent_sides(pretrained, size, factor, patch)
+        if largest is not None and max(rows, columns) > largest * patch:
+            raise UserError(
+                f"'{pretrained}' knows positions of up to {largest * patch * factor} pixels along a side, got "
+                f"{size[0]}x{size[1]} (height x width); give smaller images."
+            )
+        tokens = (rows // patch) * (columns // patch)
+        shape = (config.in_channels, rows, columns)
+        super().__init__(pipeline, transformer, shape, tokens, max_tokens, text_dtype, gradient_checkpointing)
         self.negative_prompt = negative_prompt
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:

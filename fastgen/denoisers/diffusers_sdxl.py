@@ -23,13 +23,16 @@ class StableDiffusionXL(PipelineUNet):
 
     Conditions: ``prompt_embeds`` (B, L, D) and ``pooled_prompt_embeds`` (B, P) with their ``null_`` counterparts. A
     condition may also hold ``time_ids`` (B, 6): height and width of the original image, top and left of the crop,
-    height and width wanted, in pixels (arXiv 2307.01952, section 2.2); without it, uncropped images of ``resolution``.
+    height and width wanted, in pixels (arXiv 2307.01952, section 2.2); without it, uncropped images of the size of
+    samples.
 
     Args:
         pretrained: Local pipeline folder, or hub id such as ``stabilityai/stable-diffusion-xl-base-1.0``.
         revision: Branch, tag or commit of the hub repository; None is its default branch.
         variant: Infix of the weight files, e.g. ``fp16`` for half the download; weights become fp32 all the same.
-        resolution: Height and width of images in pixels; None is the resolution that the U-Net was trained at.
+        resolution: Side of square images in pixels; None is the resolution that the U-Net was trained at.
+        height: Height of images in pixels, given together with ``width`` in place of ``resolution``.
+        width: Width of images in pixels.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         negative_prompt: What guidance leads away from, in place of the family's empty prompt.
         embedded_guidance: What a U-Net that has a guidance scale as an input (LCM's) is told; others ignore it.
@@ -46,6 +49,8 @@ class StableDiffusionXL(PipelineUNet):
         revision: str | None = None,
         variant: str | None = None,
         resolution: int | None = None,
+        height: int | None = None,
+        width: int | None = None,
         gradient_checkpointing: bool = False,
         negative_prompt: str | None = None,
         embedded_guidance: float = 8.0,
@@ -55,7 +60,8 @@ class StableDiffusionXL(PipelineUNet):
         pipeline = PipelineFolder(pretrained, revision, variant)
         scheduler = pipeline.config("scheduler", EulerDiscreteScheduler)
         process = PipelineVP.from_scheduler(scheduler, pretrained)
-        super().__init__(pipeline, scheduler, process, resolution, gradient_checkpointing, embedded_guidance)
+        size = (resolution, height, width)
+        super().__init__(pipeline, scheduler, process, size, gradient_checkpointing, embedded_guidance)
         self.negative_prompt = negative_prompt
         config = self.network.config
         if (
@@ -67,8 +73,8 @@ class StableDiffusionXL(PipelineUNet):
                 f"The U-Net of '{pretrained}' is not one of Stable Diffusion XL base (SD1.5, refiner or inpainting?); "
                 "give a text-to-image pipeline of SDXL."
             )
-        pixels = float(self.sample_shape[-1] * pipeline.latent_factor)
-        ids = torch.tensor([[pixels, pixels, 0.0, 0.0, pixels, pixels]])
+        pixels = [float(side * pipeline.latent_factor) for side in self.sample_shape[-2:]]
+        ids = torch.tensor([[*pixels, 0.0, 0.0, *pixels]])
         self.register_buffer("time_ids", ids, persistent=False)
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastgen import checks
 from fastgen.denoisers.flow_transformers import FlowTransformer, LongPromptCodec
 from fastgen.denoisers.pipeline_codec import TextDtype
-from fastgen.denoisers.pipelines import PipelineFolder, latent_side
+from fastgen.denoisers.pipelines import PipelineFolder, latent_sides
 from fastgen.errors import UserError
 
 
@@ -76,10 +76,7 @@ class Wan(FlowTransformer):
         if frames < 1 or frames % slowing != 1 % slowing:
             raise UserError(f"frames is one more than a multiple of {slowing} for '{pretrained}', got {frames}.")
         _, *patch = config.patch_size
-        rows, columns = (
-            latent_side(pixels, pixels, factor * size, factor, pretrained)
-            for pixels, size in zip((height, width), patch, strict=True)
-        )
+        rows, columns = latent_sides(pretrained, (height, width), factor, (patch[0], patch[1]))
         count = (frames - 1) // slowing + 1
         shape = (channels, count, rows, columns)
         tokens = count * (rows // patch[0]) * (columns // patch[1])

@@ -296,23 +296,24 @@ def only_errors() -> Iterator[None]:
             module.set_verbosity(level)
 
 
-def latent_side(resolution: int | None, default: int, multiple: int, factor: int, source: str) -> int:
-    """Side of the latents of an image of ``resolution`` (None: ``default``) pixels.
+def latent_sides(source: str, size: tuple[int, int], factor: int, patch: int | tuple[int, int] = 1) -> tuple[int, int]:
+    """Rows and columns of the latents of an image of ``size`` pixels.
 
     Args:
-        resolution: What the user asked for.
-        default: Pixels that the network was trained at.
-        multiple: Pixels must be a multiple of this: ``factor`` times the network's patch.
-        factor: Pixels per latent.
         source: Name of the pipeline, for messages.
+        size: Height and width of the image.
+        factor: Pixels per latent.
+        patch: Latents per token of the network, along both sides or for each.
 
     Raises:
-        UserError: If the side is no positive multiple.
+        UserError: If a side is no positive multiple of ``factor`` times ``patch``.
     """
-    pixels = default if resolution is None else resolution
-    if pixels <= 0 or pixels % multiple:
-        raise UserError(f"resolution is a positive multiple of {multiple} pixels for '{source}', got {pixels}.")
-    return pixels // factor
+    patches = (patch, patch) if isinstance(patch, int) else patch
+    for name, pixels, latents in zip(("height", "width"), size, patches, strict=True):
+        multiple = factor * latents
+        if pixels <= 0 or pixels % multiple:
+            raise UserError(f"The {name} is a positive multiple of {multiple} pixels for '{source}', got {pixels}.")
+    return size[0] // factor, size[1] // factor
 
 
 class PipelineDenoiser(Denoiser):

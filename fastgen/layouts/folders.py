@@ -123,7 +123,10 @@ class DPG(Layout):
 
         first = pictures[0]
         if first.width != first.height:
-            raise UserError(f"DPG-Bench cuts squares, but the pictures are {first.width} x {first.height} pixels.")
+            raise UserError(
+                f"DPG-Bench cuts squares, but the pictures are {first.width} x {first.height} pixels; sample from a "
+                "student of square ones."
+            )
         side = first.width
         columns, rows = (1, 1) if len(pictures) == 1 else (2, 1) if len(pictures) == 2 else (2, 2)
         grid = Image.new("RGB", (columns * side, rows * side))

@@ -349,7 +349,7 @@ class Distiller(MethodState, LightningModule):
         if x0 is not None and tuple(x0.shape[1:]) != self.student.sample_shape:
             raise UserError(
                 f"Samples of the data have the shape {tuple(x0.shape[1:])}, but {network} is built for "
-                f"{self.student.sample_shape}; make the resolution and channels of the two equal."
+                f"{self.student.sample_shape}; make height, width and channels of the two equal."
             )
         return parts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fastgen.data import shapes
 from fastgen.data.images import ImageFolder, ImageReader
 from fastgen.errors import UserError
 
@@ -108,11 +110,79 @@ def test_resize_keeps_the_centre_and_the_aspect(tmp_path: Path) -> None:
     image = np.zeros((20, 60, 3), dtype=np.uint8)
     image[:, 20:40] = (255, 0, 0)
     Image.fromarray(image).save(tmp_path / "wide.png")
-    pixels = ImageReader(10)(tmp_path / "wide.png")
+    pixels = ImageReader(10, 10)(tmp_path / "wide.png")
     assert pixels.shape == (3, 10, 10)
     assert (pixels[0, :, 2:-2] >= 254).all() and (pixels[1:] == 0).all()
-    assert ImageReader(10, "grey")(tmp_path / "wide.png").shape == (1, 10, 10)
-    assert ImageReader(32)(tmp_path / "wide.png").shape == (3, 32, 32)
+    assert ImageReader(10, 10, "grey")(tmp_path / "wide.png").shape == (1, 10, 10)
+    assert ImageReader(32, 32)(tmp_path / "wide.png").shape == (3, 32, 32)
+
+
+def test_the_largest_part_of_the_shape_is_kept(tmp_path: Path) -> None:
+    wide, tall = np.zeros((40, 100, 3), dtype=np.uint8), np.zeros((100, 40, 3), dtype=np.uint8)
+    wide[:, :10] = wide[:, 90:] = tall[:10] = tall[90:] = 255  # what goes if the shape is 2:1
+    for name, image in (("wide", wide), ("tall", tall)):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    for reader, name in ((ImageReader(20, 40), "wide"), (ImageReader(40, 20), "tall"), (ImageReader(80, 160), "wide")):
+        pixels = reader(tmp_path / f"{name}.png")
+        assert pixels.shape == (3, reader.height, reader.width)
+        assert (pixels < 64).all(), name  # the filter reaches over the edge, by less than a pixel of the picture
+    assert (ImageReader(8, 20)(tmp_path / "wide.png")[:, :, [0, -1]] > 250).all()  # 2:5 is the whole picture
+    assert (ImageReader(20, 40)(tmp_path / "tall.png") == 0).all()  # all of its width, the middle fifth of its height
+
+
+def test_exact_sizes_may_differ_along_the_axes(tmp_path: Path) -> None:
+    write(tmp_path / "a.png", size=(16, 8))
+    data = ImageFolder(str(tmp_path), height=8, width=16, resize=False, held_out_fraction=0.0, batch_size=1)
+    assert all_batches(data)[0]["x0"].shape == (1, 3, 8, 16)
+    turned = ImageFolder(str(tmp_path), height=16, width=8, resize=False, held_out_fraction=0.0, batch_size=1)
+    with pytest.raises(UserError, match="16x8 pixels, not 8x16"):
+        all_batches(turned)
+
+
+@pytest.mark.parametrize(
+    ("size", "sentence"),
+    [
+        ({}, "no size is given; give resolution"),
+        ({"height": 8}, "height is given without width"),
+        ({"resolution": 8, "height": 8, "width": 8}, "give it or those two, not both"),
+        ({"height": 8, "width": 0}, "ImageFolder: width must be an integer from 1"),
+    ],
+)
+def test_sizes_are_given_in_one_way(size: dict[str, int], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        ImageFolder("pictures", **size)
+
+
+def warnings_of(data: ImageFolder) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data.setup()
+    return [str(warning.message) for warning in caught]
+
+
+def test_crops_that_lose_a_third_of_many_pictures_are_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(8):
+        write(tmp_path / f"{i}.png", size=(8, 8))
+    options = {"resolution": 8, "held_out_fraction": 0.0}
+    write(tmp_path / "wide.png", size=(13, 8))
+    assert not warnings_of(ImageFolder(str(tmp_path), **(options | {"resolution": None}), height=8, width=12))
+    assert len(warnings_of(ImageFolder(str(tmp_path), **options))) == 1
+    write(tmp_path / "8.png", size=(8, 8))
+    assert not warnings_of(ImageFolder(str(tmp_path), **options))  # one of ten is not many
+    write(tmp_path / "wider.png", size=(16, 8))
+    (tmp_path / "broken.png").write_text("no picture")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    Image.new("RGB", (8, 14)).save(tmp_path / "turned.jpg", exif=exif)
+    (line,) = warnings_of(ImageFolder(str(tmp_path), **options))
+    assert "\n" not in line and "from 3 of 12 images" in line and "such as one of 14x8" in line
+    assert "data.height and data.width" in line
+    assert not warnings_of(ImageFolder(str(tmp_path), resize=False, **options))
+    monkeypatch.setattr(shapes, "LOOKED_AT", 6)
+    (line,) = warnings_of(ImageFolder(str(tmp_path), height=8, width=40, held_out_fraction=0.0))
+    assert "from 6 of 6 images" in line
 
 
 def corrupt(folder: Path) -> list[str]:

@@ -103,8 +103,7 @@ class SDXL(Family):
         return pipe(
             list(prompts),
             latents=noise,
-            height=16,
-            width=16,
+            **pixels(noise),
             num_inference_steps=steps,
             guidance_scale=guidance,
             output_type="latent",
@@ -138,8 +137,7 @@ class SD3(Family):
         return pipe(
             list(prompts),
             latents=noise,
-            height=16,
-            width=16,
+            **pixels(noise),
             num_inference_steps=steps,
             guidance_scale=guidance,
             output_type="latent",
@@ -181,15 +179,14 @@ class FLUX(Family):
             list(prompts),
             negative_prompt=[""] * len(prompts),
             latents=pack(noise),
-            height=16,
-            width=16,
+            **pixels(noise),
             num_inference_steps=steps,
             guidance_scale=2.5,
             true_cfg_scale=guidance,
             max_sequence_length=24,
             output_type="latent",
         ).images
-        return unpack(tokens, 8, 8)
+        return unpack(tokens, *noise.shape[-2:])
 
 
 class Qwen(Family):
@@ -226,19 +223,23 @@ class Qwen(Family):
             list(prompts),
             negative_prompt=[""] * len(prompts),
             latents=pack(noise),
-            height=16,
-            width=16,
+            **pixels(noise),
             num_inference_steps=steps,
             true_cfg_scale=guidance,
             output_type="latent",
         ).images
-        return unpack(tokens, 8, 8)
+        return unpack(tokens, *noise.shape[-2:])
 
     def decoded(self, pipe, latents):
         return video_decoded(pipe, latents.unsqueeze(2)).squeeze(2)
 
     def encoded(self, pipe, images):
         return video_encoded(pipe, images.unsqueeze(2)).squeeze(2)
+
+
+def pixels(noise: Tensor) -> dict[str, int]:
+    """Size of the pictures of these latents: every tiny VAE halves both sides."""
+    return {"height": 2 * noise.shape[-2], "width": 2 * noise.shape[-1]}
 
 
 def statistics(pipe: Any) -> tuple[Tensor, Tensor]:
@@ -274,8 +275,7 @@ class WAN(Family):
         return pipe(
             list(prompts),
             latents=noise,
-            height=16,
-            width=16,
+            **pixels(noise),
             num_frames=5,
             num_inference_steps=steps,
             guidance_scale=guidance,

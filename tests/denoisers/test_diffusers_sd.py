@@ -109,14 +109,17 @@ def test_prompt_embeddings_equal_the_pipelines(codec, pipe):
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 @pytest.mark.parametrize("scale", [1.0, 5.0])
 @pytest.mark.parametrize("steps", [1, 4])
-def test_ddim_sampling_equals_the_pipelines(denoiser, codec, pipe, folder, spacing, scale, steps):
+@pytest.mark.parametrize("size", [(16, 16), (16, 32)])
+def test_ddim_sampling_equals_the_pipelines(denoiser, codec, pipe, folder, spacing, scale, steps, size):
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing=spacing, clip_sample=False)
     ddim = StableDiffusionPipeline(**{**pipe.components, "scheduler": scheduler}, requires_safety_checker=False)
     ddim.set_progress_bar_config(disable=True)
-    prompts, x = PROMPTS[:2], normal(2, 4, 8, 8)
-    theirs = ddim(prompts, latents=x, num_inference_steps=steps, guidance_scale=scale, output_type="latent").images
+    prompts, (height, width) = PROMPTS[:2], size
+    x = normal(2, *StableDiffusion(str(folder), height=height, width=width).sample_shape)
+    options = {"height": height, "width": width, "num_inference_steps": steps, "guidance_scale": scale}
+    theirs = ddim(prompts, latents=x, output_type="latent", **options).images
 
     condition = codec.encode_condition({"prompt": prompts})
     null = denoiser.null_condition(condition)
@@ -221,9 +224,18 @@ def test_gradient_checkpointing_keeps_the_gradient(folder, denoiser, codec):
 
 
 def test_resolution(folder):
+    assert StableDiffusion(str(folder)).sample_shape == (4, 8, 8)
     assert StableDiffusion(str(folder), resolution=32).sample_shape == (4, 16, 16)
-    with pytest.raises(UserError, match="multiple of 2"):
-        StableDiffusion(str(folder), resolution=15)
+    assert StableDiffusion(str(folder), height=32, width=20).sample_shape == (4, 16, 10)
+    bad = {
+        "height is a positive multiple of 2 pixels .* got 15": {"resolution": 15},
+        "width is a positive multiple of 2 pixels .* got 15": {"height": 16, "width": 15},
+        "give both": {"height": 16},
+        "not both": {"resolution": 16, "height": 16, "width": 16},
+    }
+    for sentence, size in bad.items():
+        with pytest.raises(UserError, match=sentence):
+            StableDiffusion(str(folder), **size)
 
 
 def test_constructor_reads_no_weights_and_loading_names_the_missing_file(own_folder):

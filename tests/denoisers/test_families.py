@@ -107,6 +107,37 @@ def test_the_teachers_sampler_gives_the_pipelines_latents(case: Case, steps: int
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("height", "width"), [(16, 32), (48, 16)])
+def test_pictures_that_are_not_square_equal_the_pipelines(case: Case, height: int, width: int):
+    """The grid of the flows, SDXL's sizes, rotary positions and the order of the axes."""
+    options = {name: value for name, value in case.family.options.items() if name != "resolution"}
+    denoiser = case.family.denoiser(str(case.folder), **(options | {"height": height, "width": width}))
+    denoiser.load_weights()
+    denoiser.eval().requires_grad_(False)
+    assert denoiser.sample_shape[-2:] == (height // 2, width // 2)
+    assert {"height": height, "width": width}.items() <= denoiser.call_options(case.pipe).items()
+    noise = torch.randn(1, *denoiser.sample_shape, generator=torch.Generator().manual_seed(0))
+    theirs = case.family.latents(case.pipe, noise, ["a cat"], 3, 4.0)
+    ours = Euler(3, 4.0).solve(denoiser, noise, case.codec.encode_condition({"prompt": ["a cat"]}))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert case.codec.decode(ours).shape[-2:] == (height, width)
+
+
+def test_sizes_that_no_family_takes(case: Case):
+    options = {name: value for name, value in case.family.options.items() if name not in ("resolution", "height")}
+    bad = {"width is a positive multiple of [24] pixels .* got 17": {"height": 16, "width": 17}}
+    if case.family.pipeline != "WanPipeline":
+        bad |= {
+            "height is given without width; give both": {"height": 16},
+            "width is given without height; give both": {"width": 32},
+            "give it or those two, not both": {"resolution": 16, "height": 16, "width": 32},
+            "height must be an integer from 1": {"height": 0, "width": 16},
+        }
+    for sentence, size in bad.items():
+        with pytest.raises(UserError, match=sentence):
+            case.family.denoiser(str(case.folder), **(options | size))
+
+
 def test_null_condition_is_what_the_pipeline_takes_and_mixes_per_sample(case: Case):
     condition = case.codec.encode_condition({"prompt": ["a cat", "a dog"]})
     null = case.denoiser.null_condition(condition)

@@ -44,10 +44,10 @@ ADDED = {"meanflow_flux": "second_time"}
 """Inputs that students get."""
 
 
-def images_with_captions(folder: Path) -> Path:
+def images_with_captions(folder: Path, width: int) -> Path:
     folder.mkdir()
     for i in range(6):
-        Image.new("RGB", (16, 16), (40 * i, 0, 255 - 40 * i)).save(folder / f"{i}.png")
+        Image.new("RGB", (width, 16), (40 * i, 0, 255 - 40 * i)).save(folder / f"{i}.png")
         (folder / f"{i}.txt").write_text(f"colour number {i}")
     return folder
 
@@ -65,7 +65,9 @@ def shortened(config: dict[str, Any], family: dict[str, Any], folder: Path, grid
     tiny = {"pretrained": str(family["write"](folder / "pipeline")), **family["options"]}
     arguments["teacher"]["init_args"] |= tiny
     if config["data"]["class_path"] == "ImageFolder":
-        data |= {"root": str(images_with_captions(folder / "images")), "resolution": 16, "held_out_fraction": 0.4}
+        width = tiny.get("width", 16)
+        data |= {"root": str(images_with_captions(folder / "images", width)), "held_out_fraction": 0.4}
+        data |= {"resolution": None, "height": 16, "width": width} if "width" in tiny else {"resolution": 16}
     pairs = config["data"]["class_path"] == "Pairs"
     if pairs:
         data |= {"path": str(folder / "pairs"), "held_out_count": 2}
@@ -115,6 +117,27 @@ def test_config_trains_two_steps_and_samples(name: str, tmp_path: Path, capsys: 
     assert samples.shape == ((2, 3, 5, 16, 16) if named == "Wan" else (2, 3, 16, 16))
     with Image.open(sampled(checkpoint, tmp_path / "grid.png")) as picture:
         assert picture.size == ((5 * 16, 16 + 2 + 16) if named == "Wan" else (2 * 48 + 2, 48))
+
+
+@pytest.mark.parametrize("name", ["dmd2_sdxl", "dmd2_flux"])
+def test_pictures_that_are_not_square(name: str, tmp_path: Path):
+    """Fit with a discriminator or adapters, the pictures of the run, sample and export, 16 pixels high and 32 wide."""
+    config = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
+    options = {**CONFIGS[name]["options"], "resolution": None, "height": 16, "width": 32}
+    grid = name == "dmd2_flux"
+    checkpoint = fitted(shortened(config, CONFIGS[name] | {"options": options}, tmp_path, grid), tmp_path)
+    method = method_from_checkpoint(checkpoint)
+    assert method.student.sample_shape == (4, 8, 16)
+    if grid:
+        with Image.open(tmp_path / "run" / "version_0" / "grids" / "step_000002.png") as picture:
+            # Teacher with all calls and with 1, student: two rows of two under each of the captions.
+            assert picture.height == 3 * (2 * 32 + 2 + CAPTION_SIZE + 6) + 2 * 4
+        with Image.open(sampled(checkpoint, tmp_path / "grid.png")) as picture:
+            assert picture.size == (2 * 64 + 2, 32)  # enlarged twice, like every picture below 48 pixels
+    with Image.open(sampled(checkpoint, tmp_path / "pictures") / "000001.png") as picture:
+        assert picture.size == (32, 16)
+    assert fastgen("export", f"--ckpt={checkpoint}", f"--out={tmp_path / 'exported'}") == 0
+    assert "height=16, width=32" in (tmp_path / "exported" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,11 @@ def test_sdxl_time_ids_of_a_crop(tmp_path: Path):
     assert (whole - ours).abs().max() > 1e-3
 
 
+def test_sdxl_is_told_the_size_of_its_pictures(tmp_path: Path):
+    denoiser = StableDiffusionXL(str(write_tiny_sdxl(tmp_path)), height=24, width=40)
+    assert denoiser.time_ids.tolist() == [[24.0, 40.0, 0.0, 0.0, 24.0, 40.0]]
+
+
 def test_sdxl_without_forced_zeros_embeds_the_empty_prompt(tmp_path: Path):
     folder = write_tiny_sdxl(tmp_path, force_zeros=False)
     family = SDXL()
@@ -109,6 +114,14 @@ def test_sd3_without_t5(tmp_path: Path):
     assert not ours["prompt_embeds"][:, 16:].any()
 
 
+def test_sd3_knows_positions_up_to_a_side(tmp_path: Path):
+    folder = write_tiny_sd3(tmp_path)
+    largest = StableDiffusion3(str(folder)).network.config.pos_embed_max_size * 4
+    assert StableDiffusion3(str(folder), height=largest, width=16).sample_shape == (4, largest // 2, 8)
+    with pytest.raises(UserError, match=f"positions of up to {largest} pixels along a side, got 16x{largest + 4}"):
+        StableDiffusion3(str(folder), height=16, width=largest + 4)
+
+
 def test_text_encoders_in_half_precision_give_fp32_embeddings_nearby(tmp_path: Path):
     folder = write_tiny_sd3(tmp_path)
     exact, half = (StableDiffusion3(str(folder), text_dtype=dtype).make_codec() for dtype in ("float32", "bfloat16"))
@@ -120,10 +133,11 @@ def test_text_encoders_in_half_precision_give_fp32_embeddings_nearby(tmp_path: P
     assert half.parts["vae"].dtype == torch.float32 and half.parts["text_encoder_3"].dtype == torch.bfloat16
 
 
-def test_sd3_with_dynamic_shift(tmp_path: Path):
+@pytest.mark.parametrize("size", [(16, 16), (16, 32)])
+def test_sd3_with_dynamic_shift(tmp_path: Path, size: tuple[int, int]):
     folder = write_tiny_sd3(tmp_path, use_dynamic_shifting=True, base_image_seq_len=4, max_image_seq_len=64)
-    family, noise = SD3(), normal(1, 4, 8, 8)
-    denoiser = loaded(StableDiffusion3(str(folder)))
+    family, noise = SD3(), normal(1, 4, size[0] // 2, size[1] // 2)
+    denoiser = loaded(StableDiffusion3(str(folder), height=size[0], width=size[1]))
     theirs = family.latents(family.pipe(folder), noise, ["a cat"], 5, 1.0)
     with torch.no_grad():
         ours = Euler(5).solve(denoiser, noise, denoiser.make_codec().encode_condition({"prompt": ["a cat"]}))
