@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.geometries import GEOMETRIES, TINY_HEIGHT, Geometry
+from fastgen import checks
 from fastgen.callbacks.throughput import peak_memory_gib
 from fastgen.conditions import Guidance
 from fastgen.data.base import BatchSource, DistillationData
@@ -157,7 +158,7 @@ def build(geometry: Geometry, folder: Path, arguments: argparse.Namespace) -> Sc
         ),
         "student_optimizer": partial(torch.optim.AdamW, lr=1e-5),
         "critic_optimizer": partial(torch.optim.AdamW, lr=1e-5),
-        "max_bad_steps": sys.maxsize,  # counted in the row
+        "max_bad_steps": checks.LARGEST_INTEGER,  # counted in the row
     }
     if not arguments.full:
         settings |= {"student": LoRA(arguments.rank), "critic": LoRA(arguments.rank)}
