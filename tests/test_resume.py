@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from command_line import assert_same_training, checkpoint, fastgen, load, mixture, start, write
+from lightning.pytorch import Callback, Trainer
 from safetensors.torch import load_file
 
+from fastgen.methods import Distiller
+
 STEPS = 40
+HERE = Path(__file__).parent
+
+
+class Begun(Callback):
+    """Leaves a file when the first batch begins, after every callback has prepared itself."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def on_train_batch_start(self, trainer: Trainer, method: Distiller, batch: Any, batch_idx: int) -> None:
+        self.path.touch()
 
 
 def config(folder: Path, method: str, workers: int) -> Path:
@@ -25,6 +41,7 @@ def config(folder: Path, method: str, workers: int) -> Path:
     rule = {"class_path": "HalfLifeEMA", "init_args": {"half_life": 0.2, "ramp_up": 0.1}}
     found["trainer"]["callbacks"] = [
         {"class_path": "EMA", "init_args": {"rule": rule}},
+        {"class_path": "test_resume.Begun", "init_args": {"path": str(folder / "begun")}},
         checkpoint(3, dirpath=str(folder / "checkpoints"), keep=None),
     ]
     return write(folder / "config.yaml", found)
@@ -36,6 +53,12 @@ def when_exists(path: Path, process: subprocess.Popen[str], timeout: float = 300
     while not path.exists():
         assert process.poll() is None and time.monotonic() < end, process.communicate()[1][-2000:]
         time.sleep(0.005)
+
+
+@pytest.fixture(autouse=True)
+def callbacks_of_this_file_are_found(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])))
+    monkeypatch.syspath_prepend(str(HERE))
 
 
 FOREVER = "--trainer.max_steps=100000"
@@ -82,8 +105,7 @@ def test_a_terminated_run_saves_first_and_resumes_bit_identically(method: str, w
     file = config(tmp_path / "stopped", method, workers)
     kept = tmp_path / "stopped" / "checkpoints"
     process = start("fit", "--config", file, FOREVER, "--trainer.callbacks.init_args.every_n_steps=1000000")
-    when_exists(tmp_path / "stopped" / "run" / "version_0" / "config.yaml", process)
-    time.sleep(0.5)
+    when_exists(tmp_path / "stopped" / "begun", process)
     assert not kept.exists() or not list(kept.glob("*.ckpt"))
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=300)
