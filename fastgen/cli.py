@@ -26,6 +26,7 @@ import fastgen.methods
 from fastgen import checks
 from fastgen.building import FROM_ARGUMENTS
 from fastgen.callbacks import WriteSamples
+from fastgen.callbacks.beginning import Beginning
 from fastgen.callbacks.run_folder import OF_A_RUN, SaveConfig, next_version, refuse_used, set_aside
 from fastgen.callbacks.surroundings import callbacks_of, log_folder
 from fastgen.checkpoints import read_checkpoint
@@ -230,6 +231,8 @@ class CLI(LightningCLI):
         if not trainer.loggers:  # what runs leave belongs into a folder of their own, as loggers make one
             trainer._default_root_dir = str(next_version(trainer.default_root_dir))  # type: ignore[attr-defined]
         callbacks = callbacks_of(trainer)
+        if self.subcommand == "fit":
+            callbacks.append(Beginning())
         if self.subcommand == "predict" and not any(isinstance(c, WriteSamples) for c in callbacks):
             callbacks.append(WriteSamples())
         return trainer

@@ -24,11 +24,15 @@ from typing import Any
 
 import torch
 
+from fastgen.denoisers.adapters import AdaptedDenoiser
+from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.pipelines import PipelineDenoiser
 from fastgen.denoisers.schedulers import PipelineFlow, shifted
 from fastgen.errors import UserError
 from fastgen.files import write_json
+from fastgen.methods.base import Distiller
 from fastgen.processes import VP, RectifiedFlow
+from fastgen.randomness import Draws
 
 TOLERANCE = 1e-4
 """Largest difference between a time of the student and its baked twin, in units of t in [0, 1]."""
@@ -167,6 +171,63 @@ class Sampling:
     def scheduler(self, denoiser: PipelineDenoiser) -> Any:
         """See :func:`baked_scheduler`."""
         return baked_scheduler(denoiser, self.times, self.stochastic)
+
+
+def network_of(student: Denoiser) -> Denoiser:
+    """What a student runs: itself, or the network that it adapts."""
+    return student.base if isinstance(student, AdaptedDenoiser) else student
+
+
+def sampling_of(method: Distiller, role: str = "average", steps: int | None = None) -> Sampling:
+    """How diffusers alone samples from a method's student.
+
+    Args:
+        method: Who trained it.
+        role: Which weights; see ``Distiller.network``.
+        steps: Number of calls; default as trained.
+
+    Raises:
+        UserError: If it could not: every reason for which ``fastgen export`` refuses a student as such.
+    """
+    student, name = method.network(role), type(method).__name__
+    network = network_of(student)
+    if not isinstance(network, PipelineDenoiser):
+        raise UserError(
+            f"{type(network).__name__} is no network of a diffusers pipeline, so there is no pipeline to export it "
+            "into; take student.safetensors beside the checkpoint."
+        )
+    if type(method).generate is not Distiller.generate:
+        raise UserError(
+            f"{name} samples in a way of its own, which no scheduler of diffusers knows; take "
+            "student.safetensors beside the checkpoint, or 'fastgen sample'."
+        )
+    if student.second_time is not None or student.guidance_input is not None:
+        raise UserError(
+            f"{name} gave its student an input that no pipeline of diffusers has (where a jump ends, or the guidance "
+            "scale, which only whole U-Nets of Stable Diffusion and FLUX.1-dev are told); sample from the checkpoint "
+            "with 'fastgen sample'."
+        )
+    told = method.told({}, Draws(0, [0], "export")).get("guidance")
+    facts = {"method": name, "role": role, "student_updates": method.student_updates}
+    times = method.sampler.schedule(student.process, steps)
+    sampling = Sampling(times, method.sampler.stochastic, facts, None if told is None else float(told[0]))
+    sampling.scheduler(network)
+    return sampling
+
+
+def why_not_exported(method: Distiller) -> str | None:
+    """Why ``fastgen export`` would refuse a method's student, although it comes from a diffusers pipeline.
+
+    ``None`` if it would not, or if no pipeline was ever there to export it into.
+    """
+    networks = [network.backbone for network in (method.teacher, method.student) if network is not None]
+    if not any(isinstance(part, PipelineDenoiser) for network in networks for part in network.modules()):
+        return None
+    try:
+        sampling_of(method, "student")
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def refuse_used(out: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +24,7 @@ from fastgen.callbacks.surroundings import log_folder, place
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.checkpoints import CheckpointFiles
 from fastgen.files import save_tensors
+from fastgen.run_facts import RunFacts
 from fastgen.sharding import gathered
 from fastgen.writing import give_name, remove, remove_leftovers, writing
 
@@ -107,6 +108,12 @@ class Checkpoint(AfterStudentUpdates):
     def on_fit_start(self, trainer: Trainer, method: Distiller) -> None:
         if not trainer.strategy.restore_checkpoint_after_setup:  # else it is not known yet where the run starts
             self.refuse_used(trainer)
+
+    def without_effect(self, run: RunFacts) -> Iterator[str]:
+        """What of it does nothing in a run."""
+        kind, makers = (self.monitor or "").split("/")[0], {"eval": "Evaluate", "val": "trainer.val_check_interval"}
+        if kind in makers and kind not in run.measured:
+            yield f"Checkpoint monitors '{self.monitor}', which nothing here logs: no best.ckpt; add {makers[kind]}."
 
     def refuse_used(self, trainer: Trainer) -> None:
         """Keep out of a folder with checkpoints of another run."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from fastgen.callbacks.surroundings import place
 from fastgen.callbacks.updates import AfterStudentUpdates
 from fastgen.errors import UserError
 from fastgen.methods.batch import size_of
+from fastgen.run_facts import RunFacts
 from fastgen.sharding import local
 
 if TYPE_CHECKING:
@@ -169,6 +170,14 @@ class EMA(AfterStudentUpdates):
         method.request_average(self.name)
         # Whoever looks at the average after a batch must see it updated.
         place(self, trainer, first=True)
+
+    def without_effect(self, run: RunFacts) -> Iterator[str]:
+        """What of it does nothing in a run."""
+        if run.ends_before(self.start_step):
+            yield (
+                f"the average '{self.name}' starts at student update {self.start_step}, but the run ends at "
+                f"{run.max_steps}: it stays a copy of the student; lower EMA.start_step."
+            )
 
     def after_student_update(self, trainer: Trainer, method: Distiller, batch: Mapping[str, Any]) -> None:
         update = trainer.global_step - self.start_step

@@ -17,6 +17,7 @@ from fastgen import checks
 from fastgen.callbacks.movement import Movement
 from fastgen.callbacks.surroundings import log_folder
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
+from fastgen.run_facts import RunFacts
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
@@ -87,6 +88,14 @@ class Health(AfterStudentUpdates):
         found = (*self.findings(values, method.bad_steps_total, trainer.global_step), *self.directions())
         for kind, sentence in found:
             self.tell(folder / "health.jsonl", trainer.global_step, kind, sentence)
+
+    def without_effect(self, run: RunFacts) -> Iterator[str]:
+        """What of it does nothing in a run."""
+        if run.ends_before(self.every_n_steps - 1):
+            yield (
+                f"Health reads every {self.every_n_steps} student updates, but the run ends at {run.max_steps}: it "
+                "sees nothing; lower Health.every_n_steps."
+            )
 
     def directions(self, at_end: bool = False) -> Iterator[tuple[str, str]]:
         """Which roles do not move, or move uphill."""

@@ -39,34 +39,13 @@ def export(words: Sequence[str]) -> None:
 
     from fastgen.denoisers.adapters import AdaptedDenoiser
     from fastgen.denoisers.pipelines import PipelineDenoiser
-    from fastgen.export import Sampling, export_pipeline, refuse_used
+    from fastgen.export import export_pipeline, network_of, refuse_used, sampling_of
     from fastgen.lora_files import export_lora
-    from fastgen.methods import Distiller
-    from fastgen.randomness import Draws
 
     method = method_from_checkpoint(arguments.ckpt, trust=arguments.trust)
     student = method.network(arguments.role)
-    network = student.base if isinstance(student, AdaptedDenoiser) else student
-    if not isinstance(network, PipelineDenoiser):
-        raise UserError(
-            f"{type(network).__name__} is no network of a diffusers pipeline, so there is no pipeline to export it "
-            "into; take student.safetensors beside the checkpoint."
-        )
-    if type(method).generate is not Distiller.generate:
-        raise UserError(
-            f"{type(method).__name__} samples in a way of its own, which no scheduler of diffusers knows; take "
-            "student.safetensors beside the checkpoint, or 'fastgen sample'."
-        )
-    times = method.sampler.schedule(student.process, arguments.steps)
-    if student.second_time is not None or student.guidance_input is not None:
-        raise UserError(
-            f"{type(method).__name__} gave its student an input that no pipeline of diffusers has (where a jump ends, "
-            "or the guidance scale, which only whole U-Nets of Stable Diffusion and FLUX.1-dev are told); sample from "
-            "the checkpoint with 'fastgen sample'."
-        )
-    told = method.told({}, Draws(0, [0], "export")).get("guidance")
-    facts = {"method": type(method).__name__, "role": arguments.role, "student_updates": method.student_updates}
-    sampling = Sampling(times, method.sampler.stochastic, facts, None if told is None else float(told[0]))
+    sampling = sampling_of(method, arguments.role, arguments.steps)
+    network = network_of(student)
     out = Path(arguments.out)
     if arguments.format != "pipeline" and not isinstance(student, AdaptedDenoiser):
         raise UserError(
@@ -79,4 +58,4 @@ def export(words: Sequence[str]) -> None:
             export_pipeline(cast(PipelineDenoiser, merged), sampling, folder)
         else:
             export_lora(cast(AdaptedDenoiser, student), sampling, arguments.format, folder)
-    print(f"{type(network).__name__} with {len(times)} steps: {out}")
+    print(f"{type(network).__name__} with {len(sampling.times)} steps: {out}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from fastgen import checks
+from fastgen.run_facts import RunFacts
 
 if TYPE_CHECKING:
     from fastgen.denoisers.base import Denoiser
@@ -45,6 +46,17 @@ class Extra(nn.Module):
     def turns(self, turns: tuple[str, ...], iteration: int) -> tuple[str, ...]:
         """The roles of an iteration, with the extra's own ones put in."""
         return turns
+
+    def without_effect(self, run: RunFacts) -> Iterator[str]:
+        """What of it does nothing in a run."""
+        name = type(self).__name__
+        if self.weight == 0.0:
+            yield f"the extra {name} has the weight 0: the student learns nothing from what it computes; leave it out."
+        if run.ends_before(self.start):
+            yield (
+                f"the extra {name} starts at student update {self.start}, but the run ends at {run.max_steps}: it does "
+                "nothing; lower its start."
+            )
 
     def watching(
         self, method: Distiller, part: MicroBatch, x_t: Tensor

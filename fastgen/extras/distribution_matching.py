@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +19,7 @@ from fastgen.extras.base import Extra
 from fastgen.objectives.distribution_matching import dmd_gradient, pseudo_loss
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.optimizers import BetasAdamW
+from fastgen.run_facts import RunFacts, idle_guidance
 from fastgen.sampling.guided import guided
 from fastgen.sampling.scores import critic_condition, health, level_and_noise, scores
 from fastgen.sampling.students import Rollout, StudentSampler
@@ -89,6 +90,10 @@ class DistributionMatching(Extra):
             raise UserError("DistributionMatching compares with a teacher; give model.init_args.teacher.")
         method.factories.setdefault(ROLE, self.factory)
         self.critic = method.build_role(ROLE)
+
+    def without_effect(self, run: RunFacts) -> Iterator[str]:
+        yield from super().without_effect(run)
+        yield from idle_guidance(run, self.guidance, self.critic, self.critic)
 
     def trained_modules(self) -> dict[str, list[nn.Module]]:
         return {ROLE: [self.critic]}

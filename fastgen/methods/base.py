@@ -30,6 +30,7 @@ from fastgen.methods.resume import Configured
 from fastgen.methods.state import MethodState
 from fastgen.precision import Averages, FrozenInBFloat16, at_least_float32, built_to_learn
 from fastgen.randomness import Draws, derive_seed
+from fastgen.run_facts import RunFacts
 from fastgen.sampling.solvers import Heun, Solver
 from fastgen.sampling.students import StudentSampler
 from fastgen.schedules import RunLength
@@ -298,6 +299,16 @@ class Distiller(MethodState, LightningModule):
         if isinstance(built, RunLength) and self._trainer is not None:
             built.follow(lambda: self.student_updates, self.trainer.max_steps)
         return built
+
+    def without_effect(self, run: RunFacts) -> Iterator[str]:
+        """Sentences about options that do nothing in a run.
+
+        Raises:
+            UserError: For those that would fail later.
+        """
+        if self.teacher is not None:
+            run.refuse_guidance("model.init_args.solver.init_args.guidance", self.solver.guidance, self.teacher)
+        yield from ()
 
     def on_fit_start(self) -> None:
         """Refuse what would train wrongly."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 
 from fastgen import checks
@@ -23,6 +22,7 @@ from fastgen.methods.batch import MicroBatch
 from fastgen.methods.velocity import DataVelocity, Velocity
 from fastgen.processes import Prediction, Process
 from fastgen.randomness import Draws, derive_seed
+from fastgen.run_facts import RunFacts, idle_options
 from fastgen.sampling.guided import Guided
 
 
@@ -152,11 +152,12 @@ class FlowMapDistiller(Distiller, ABC):
         last = torch.tensor(own.t_max, dtype=torch.float64, device="cpu")
         self.t_max = own.t_max if self.coordinates is own else float(self.coordinates.time(own.ratio(last)))
 
-    def on_fit_start(self) -> None:
-        """Say what the teacher is for if nothing is learned from it."""
-        super().on_fit_start()
+    def without_effect(self, run: RunFacts) -> Iterator[str]:
+        yield from super().without_effect(run)
+        told = {"guidance": self.guidance.active, "condition_dropout": self.condition_dropout > 0}
+        yield from idle_options(run, told)
         if self.teacher is not None and not self.needs_teacher() and not self.extras:
-            rank_zero_info(
+            yield (
                 f"{type(self).__name__} learns from the data, the teacher only starts the student and is compared with "
                 "it; to learn from the teacher set model.init_args.velocity (or transition) to one of the teacher."
             )

@@ -51,6 +51,10 @@ class OptimalSteps(Distiller):
             raise UserError("OptimalSteps trains no network; leave model.init_args.student out.")
         if self.sampler.times is not None or self.sampler.level is not None:
             raise UserError("OptimalSteps finds its times itself; leave model.init_args.sampler out.")
+        unused = {"extras": self.extras, "gradient_clip": self.gradient_clip is not None}
+        unused["student_lr_scheduler"] = self.lr_scheduler_factories["student"] is not None
+        if given := [name for name, is_given in unused.items() if is_given]:
+            raise UserError(f"OptimalSteps follows no gradient; leave model.init_args.{given[0]} out.")
         self.steps, self.fine_steps = steps, fine_steps
         self.register_buffer("counts", torch.zeros(steps, fine_steps, dtype=torch.int64))
 

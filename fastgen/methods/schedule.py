@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastgen import checks
+from fastgen.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,11 @@ class UpdateSchedule:
     def __post_init__(self) -> None:
         checks.whole(self, critic_updates=self.critic_updates)
         checks.whole(self, 0, student_start=self.student_start)
+        if self.exclusive and self.reuse_rollout:
+            raise UserError(
+                "UpdateSchedule: exclusive and reuse_rollout exclude each other, because student and critic have no "
+                "iteration in common whose samples they could share; set one of them to false."
+            )
 
     def turns(self, iteration: int) -> tuple[str, ...]:
         """Roles to update in iteration 0, 1, ..., in order."""

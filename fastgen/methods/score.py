@@ -22,6 +22,7 @@ from fastgen.methods.schedule import UpdateSchedule
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.processes import Prediction
 from fastgen.randomness import Draws
+from fastgen.run_facts import RunFacts, idle_guidance
 from fastgen.sampling.guided import GuidedPrediction, guided
 from fastgen.sampling.scores import critic_condition, health, level_and_noise, scores
 from fastgen.sampling.students import Rollout
@@ -77,6 +78,10 @@ class ScoreDistiller(Distiller, ABC):
         if self.teacher is None:
             raise UserError(f"{type(self).__name__} needs a teacher; give model.init_args.teacher.")
         self.critic = self.build_role("critic")
+
+    def without_effect(self, run: RunFacts) -> Iterator[str]:
+        yield from super().without_effect(run)
+        yield from idle_guidance(run, self.guidance, self.teacher, self.critic)
 
     def trained_modules(self) -> dict[str, list[nn.Module]]:
         return {"student": [self.student], "critic": [self.critic]}
