@@ -42,6 +42,8 @@ CONFIGS = {
 
 ADDED = {"meanflow_flux": "second_time"}
 """Inputs that students get."""
+NOT_EXPORTED = (*ADDED, "rcm_wan")
+"""Students that no pipeline of diffusers can call: for their input, or for their times."""
 
 
 def images_with_captions(folder: Path, width: int) -> Path:
@@ -101,6 +103,7 @@ def test_config_trains_two_steps_and_samples(name: str, tmp_path: Path, capsys: 
     named = config["model"]["init_args"]["teacher"]["class_path"]
     assert named == CONFIGS[name]["teacher"]
     checkpoint = fitted(shortened(config, CONFIGS[name], tmp_path), tmp_path)
+    begun = capsys.readouterr().err
     method = method_from_checkpoint(checkpoint)
     added = [x for x in ("second_time", "guidance_input") if getattr(method.student, x) is not None]
     assert added == ([ADDED[name]] if name in ADDED else [])
@@ -109,6 +112,7 @@ def test_config_trains_two_steps_and_samples(name: str, tmp_path: Path, capsys: 
         assert method.student.network.time_embedding.cond_proj.weight.abs().sum() > 0
         assert fastgen("export", f"--ckpt={checkpoint}", f"--out={tmp_path / 'exported'}") == 0
         assert "guidance_scale=8.5" in (tmp_path / "exported" / "README.md").read_text()
+    assert ("note: 'fastgen export' will refuse this student" in begun) == (name in NOT_EXPORTED)
     if added:
         assert fastgen("export", f"--ckpt={checkpoint}", f"--out={tmp_path / 'exported'}") != 0
         assert "no pipeline of diffusers has" in capsys.readouterr().err
