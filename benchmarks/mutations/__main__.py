@@ -42,8 +42,10 @@ def read_results(path: Path) -> dict[str, dict[str, Any]]:
     return {row["digest"]: row for row in map(json.loads, lines)}
 
 
-def outcome(mutation: Mutation, copy: Copy, source: str, tests: list[str], broken: list[str]) -> dict[str, Any]:
-    """One mutation's row; ``broken`` are tests that fail anyway."""
+def outcome(
+    mutation: Mutation, copy: Copy, source: str, tests: list[str], first: list[str], broken: list[str]
+) -> dict[str, Any]:
+    """One mutation's row; tests that noticed it before come ``first``, ``broken`` ones fail anyway."""
     row: dict[str, Any] = {"digest": mutation.digest(source), "room": mutation.room, "name": mutation.name}
     row |= {"file": mutation.file, "tests": digest_of_tests(tests), "equivalent": mutation.equivalent}
     mutated = mutation.applied(source)
@@ -53,15 +55,31 @@ def outcome(mutation: Mutation, copy: Copy, source: str, tests: list[str], broke
         compile(mutated, mutation.file, "exec")
     except SyntaxError as error:
         return row | {"outcome": "broken", "by": str(error)}
-    found = copy.mutated(mutation.file, mutated, [*tests, *(f"--deselect={test}" for test in broken)])
+    first = [test for test in first if test not in broken]
+    found = copy.mutated(mutation.file, mutated, [*first, *tests], [f"--deselect={test}" for test in broken])
     if found["by"] == "time":
         return row | {"outcome": "slow", **found}
     return row | {"outcome": "alive" if found["passed"] else "killed", **found}
 
 
+def exists(test: str) -> bool:
+    """Whether a test of this name may still be there."""
+    file, _, name = test.partition("::")
+    path = ROOT / file
+    return bool(name) and path.is_file() and f"def {name.partition('[')[0]}(" in path.read_text(encoding="utf-8")
+
+
+def tidy(path: Path, mutations: list[Mutation]) -> None:
+    """Keep the latest line of every mutation that is still written."""
+    latest = {(row["file"], row["name"]): row for row in read_results(path).values()}
+    written = [key for m in mutations if (key := (m.file, m.name)) in latest]
+    path.write_text("".join(json.dumps(latest[key]) + "\n" for key in written), encoding="utf-8")
+
+
 def work(mutations: list[Mutation], path: Path, seconds: int) -> None:
     """Measure in this process what is not known yet."""
     known, copy = read_results(path), Copy(ROOT, seconds)
+    noticed = {(row["file"], row["name"]): row["by"] for row in known.values() if "::" in row.get("by", "")}
     sound: dict[str, bool] = {}  # whether a test passes without any mutation
     try:
         for mutation in mutations:
@@ -70,9 +88,10 @@ def work(mutations: list[Mutation], path: Path, seconds: int) -> None:
             old = known.get(mutation.digest(source), {})
             if old.get("outcome") == "killed" or old.get("tests") == digest_of_tests(tests):
                 continue
-            broken: list[str] = []
+            first = [test] if exists(test := noticed.get((mutation.file, mutation.name), "")) else []
+            broken = [test for test, passes in sound.items() if not passes]
             while True:
-                row = outcome(mutation, copy, source, tests, broken)
+                row = outcome(mutation, copy, source, tests, first, broken)
                 by = row.get("by", "")
                 if row["outcome"] != "killed" or "::" not in by:
                     break
@@ -93,7 +112,7 @@ def main() -> int:
     """Apply, measure, write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--room", action="append", help="only these rooms")
-    parser.add_argument("--only", help="only mutations whose name or file holds this text")
+    parser.add_argument("--only", action="append", help="only mutations whose name or file holds this text")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--seconds", type=int, default=240, help="most CPU seconds of the tests of one mutation")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "mutations.jsonl")
@@ -101,7 +120,7 @@ def main() -> int:
     arguments = parser.parse_args()
     chosen = [m for m in catalogue() if not arguments.room or m.room in arguments.room]
     if arguments.only:
-        chosen = [m for m in chosen if arguments.only in m.name or arguments.only in m.file]
+        chosen = [m for m in chosen if any(text in m.name or text in m.file for text in arguments.only)]
     if not arguments.table:
         measured = [m for m in chosen if not m.equivalent]
         random.Random(0).shuffle(measured)  # what is measured before a stop stands for all rooms
@@ -115,6 +134,7 @@ def main() -> int:
         work(measured[:: arguments.jobs], arguments.results, arguments.seconds)
         for child in children:
             os.waitpid(child, 0)
+        tidy(arguments.results, catalogue())
     known = read_results(arguments.results)
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for mutation in chosen:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOMS = Path(__file__).resolve().parent / "rooms"
-AROUND = 30
+AROUND = 12
 """Lines on both sides of a mutation that may change what it does."""
 
 

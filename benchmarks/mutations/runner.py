@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import os
 import resource
@@ -47,6 +48,7 @@ def preload() -> None:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     sys.modules["torch"].set_num_threads(1)
+    gc.freeze()  # pytest collects garbage twice a run: more seconds than most tests take
 
 
 def copy_tree(root: Path, target: Path) -> None:
@@ -76,8 +78,8 @@ class _First:
             self.path.write_text(report.nodeid)
 
 
-def _test(copy: Path, tests: Sequence[str], note: Path, log: Path, seconds: int) -> int:
-    """In the fork: pytest on the copy."""
+def _test(copy: Path, tests: Sequence[str], options: Sequence[str], note: Path, log: Path, seconds: int) -> int:
+    """In the fork: pytest on the copy, file by file; what comes later is not even imported after a failure."""
     os.setsid()
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -93,7 +95,12 @@ def _test(copy: Path, tests: Sequence[str], note: Path, log: Path, seconds: int)
         del sys.modules[name]
     import pytest
 
-    return int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests], plugins=[_First(note)]))
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", *options]
+    for test in tests:
+        code = int(pytest.main([*options, test], plugins=[_First(note)]))
+        if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            return code
+    return 0
 
 
 class Copy:
@@ -110,11 +117,11 @@ class Copy:
         self.seconds = seconds
         copy_tree(root, self.tree)
         # By the hash of the source: a mutation may come within a second and change no size.
-        command = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "fastgen"]
+        command = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "fastgen", "tests"]
         subprocess.run(command, cwd=self.tree, check=True)
 
-    def run(self, tests: Sequence[str]) -> dict[str, Any]:
-        """``{"passed", "by", "seconds"}`` of the tests on the tree as it is."""
+    def run(self, tests: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:
+        """``{"passed", "by", "seconds"}`` of the tests on the tree as it is, in their order."""
         note, log = self.folder / "first", self.folder / "log"
         note.unlink(missing_ok=True)
         began = time.monotonic()
@@ -122,7 +129,7 @@ class Copy:
         if child == 0:
             code = 3
             try:
-                code = _test(self.tree, tests, note, log, self.seconds)
+                code = _test(self.tree, tests, options, note, log, self.seconds)
             finally:
                 os._exit(code)
         late = False
@@ -141,13 +148,13 @@ class Copy:
         by = "time" if late else note.read_text() if note.exists() else "" if status == 0 else "import"
         return {"passed": status == 0 and not late, "by": by, "seconds": round(time.monotonic() - began, 1)}
 
-    def mutated(self, file: str, source: str, tests: Sequence[str]) -> dict[str, Any]:
+    def mutated(self, file: str, source: str, tests: Sequence[str], options: Sequence[str] = ()) -> dict[str, Any]:
         """As :meth:`run`, with ``source`` as ``file``."""
         path = self.tree / file
         before = path.read_bytes()
         try:
             path.write_text(source, encoding="utf-8")
-            return self.run(tests)
+            return self.run(tests, options)
         finally:
             path.write_bytes(before)
 
