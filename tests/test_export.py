@@ -93,17 +93,21 @@ FAMILIES = {
     "qwenimage": Family(QwenImage, write_tiny_qwenimage, {"resolution": 16, "max_tokens": 24}),
     "wan": Family(Wan, write_tiny_wan, {"height": 16, "width": 16, "frames": 5, "max_tokens": 24}),
 }
+WIDE = {
+    "wide sdxl": Family(StableDiffusionXL, write_tiny_sdxl, {"height": 16, "width": 32}),
+    "wide flux": FAMILIES["flux"]._replace(options={"height": 16, "width": 32, "max_tokens": 24}),
+}
 VP_TIMES, FLOW_TIMES = [999.0, 749.0, 499.0, 249.0], [1.0, 0.9, 0.75, 0.5]
 
 
 def four(family: str, **sampler: Any) -> dict[str, Any]:
     """A sampler of four steps."""
-    return {"times": VP_TIMES if family in ("sd15", "sdxl") else FLOW_TIMES, **sampler}
+    return {"times": VP_TIMES if family in ("sd15", "sdxl", "wide sdxl") else FLOW_TIMES, **sampler}
 
 
 def train(folder: Path, family: str, adapters: bool) -> Path:
     """A checkpoint after two updates with a high learning rate, so that the student is not its teacher."""
-    denoiser, make, options = FAMILIES[family]
+    denoiser, make, options = (FAMILIES | WIDE)[family]
     teacher = {"class_path": denoiser.__name__, "init_args": {"pretrained": str(make(folder / "teacher")), **options}}
     optimizer = {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-2 if adapters else 1e-3}}
     lora = {"class_path": "LoRA", "init_args": {"rank": RANK, "alpha": ALPHA}}
@@ -190,6 +194,7 @@ CASES = {
     "sd15, kohya's LoRA": Case("sd15", adapters=True, format="kohya"),
     "sd15, merged LoRA": Case("sd15", adapters=True),
     "sdxl, four steps": Case("sdxl", slow=True),
+    "sdxl, not square": Case("wide sdxl", slow=True),
     "sdxl, kohya's LoRA": Case("sdxl", adapters=True, format="kohya", slow=True),
     "sd3, one step": Case("sd3", 1),
     "sd3, four steps": Case("sd3"),
@@ -199,6 +204,7 @@ CASES = {
     "flux, one step": Case("flux", 1, adapters=True),
     "flux, four steps": Case("flux", adapters=True),
     "flux, four steps of Euler": Case("flux", adapters=True, sampler={"steps": 4, "stochastic": False}),
+    "flux, not square": Case("wide flux", adapters=True),
     "flux, LoRA": Case("flux", adapters=True, format="lora", slow=True),
     "qwenimage, one step": Case("qwenimage", 1, adapters=True),
     "qwenimage, four steps": Case("qwenimage", adapters=True),
