@@ -1,0 +1,156 @@
+"""Runs commands in forked children of a process that has imported everything: most bad inputs then cost 0.2 s."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.bad_inputs.inputs import BadInput, Outcome, judge
+
+GIBIBYTE = 1 << 30
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a command may use.
+
+    Attributes:
+        seconds: CPU time; a command that takes longer is stopped.
+        gibibytes: Memory beyond what the parent holds.
+    """
+
+    seconds: int = 20
+    gibibytes: int = 6
+
+
+@dataclass
+class Child:
+    """A running command."""
+
+    given: BadInput
+    folder: Path
+    deadline: float
+
+
+def start(given: BadInput, main: Callable[[list[str]], int], limits: Limits) -> tuple[int, Child]:
+    """Fork a child that runs the command in a folder of its own; its process id and record."""
+    folder = Path(tempfile.mkdtemp(prefix="bad-input-"))
+    (folder / "here").mkdir()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            child(given, main, limits, folder)
+        finally:
+            os._exit(1)
+    return pid, Child(given, folder, time.monotonic() + 15 * limits.seconds)
+
+
+def child(given: BadInput, main: Callable[[list[str]], int], limits: Limits, folder: Path) -> None:
+    """The life of a child: ends in an exit code."""
+    import traceback
+
+    os.setsid()
+    os.chdir(folder / "here")
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
+    sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
+    used = int(time.process_time()) + limits.seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (used, used + 5))
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    memory = pages * resource.getpagesize() + limits.gibibytes * GIBIBYTE
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    code: int | str | None = 1
+    try:
+        words = [str(word) for word in given.words(folder / "here")]
+        sys.argv = ["fastgen", *words]
+        code = main(words)
+    except SystemExit as stop:
+        code = stop.code
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def ended(status: int, one: Child) -> Outcome:
+    """The outcome of a child that has ended; its folder goes."""
+    out, errors = ((one.folder / name).read_text(errors="replace") for name in ("out", "err"))
+    shutil.rmtree(one.folder, ignore_errors=True)
+    return judge(one.given.key, one.given.expected, os.waitstatus_to_exitcode(status), out, errors)
+
+
+def outcomes(
+    inputs: Iterable[BadInput], main: Callable[[list[str]], int], jobs: int = 2, limits: Limits = Limits()
+) -> Iterator[Outcome]:
+    """Run them all, ``jobs`` at a time; outcomes come in the order in which the commands end."""
+    waiting, running = iter(inputs), dict[int, Child]()
+    more = True
+    while more or running:
+        while more and len(running) < jobs:
+            if (given := next(waiting, None)) is None:
+                more = False
+            else:
+                pid, one = start(given, main, limits)
+                running[pid] = one
+        for pid, one in list(running.items()):
+            if time.monotonic() > one.deadline:
+                os.killpg(pid, signal.SIGKILL)
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                yield ended(status, running.pop(pid))
+        time.sleep(0.01)
+
+
+def known(file: Path) -> dict[str, Outcome]:
+    """The outcomes of earlier runs, by key."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    found = (Outcome(**json.loads(line)) for line in lines)
+    return {outcome.key: outcome for outcome in found}
+
+
+def keep(file: Path, outcome: Outcome) -> None:
+    """Add an outcome to those of earlier runs."""
+    with file.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(asdict(outcome)) + "\n")
+
+
+def command_line() -> Callable[[list[str]], int]:
+    """``fastgen``'s main function, with everything imported that its commands import."""
+    import lightning.pytorch.loggers  # noqa: F401
+    import torch
+
+    import fastgen.commands.compare
+    import fastgen.commands.export
+    import fastgen.commands.pairs
+    import fastgen.commands.report
+    import fastgen.commands.sample
+    import fastgen.commands.scores
+    import fastgen.commands.stats  # noqa: F401
+    from fastgen.__main__ import main
+
+    torch.set_num_threads(1)
+    return main
+
+
+def run_all(inputs: Sequence[BadInput], file: Path, jobs: int, limits: Limits) -> dict[str, Outcome]:
+    """The outcomes of all inputs; those in ``file`` are not run again."""
+    done = known(file)
+    left = [given for given in inputs if given.key not in done]
+    main = command_line()
+    begun = time.monotonic()
+    for count, outcome in enumerate(outcomes(left, main, jobs, limits), 1):
+        keep(file, outcome)
+        done[outcome.key] = outcome
+        rate = (time.monotonic() - begun) / count
+        print(f"\r{count} of {len(left)}, {rate:.2f} s each", end="", file=sys.stderr)
+    return {given.key: done[given.key] for given in inputs}
