@@ -10,20 +10,57 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
+import re
 import sys
+import traceback
 from pathlib import Path
 
+from benchmarks.bad_inputs import commands, configs, files
 from benchmarks.bad_inputs.inputs import BadInput
-from benchmarks.bad_inputs.runner import Limits, run_all
+from benchmarks.bad_inputs.runner import Limits, command_line, forget, known, run_all
+from benchmarks.bad_inputs.stage import make_stage
 from benchmarks.bad_inputs.table import faults, write
+
+
+def prepared(stage: Path) -> None:
+    """Write the good files of which bad ones are made, in another process, as one with threads should not fork."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            if not (stage / "good").exists():
+                half = stage / f"good-{os.getpid()}"
+                make_stage(half, command_line()).rename(stage / "good")
+            for path in configs.sources():
+                configs.resolved(path, stage)
+            code = 0
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    if os.waitpid(pid, 0)[1]:
+        raise SystemExit("the good files could not be made, so there is nothing to damage")
 
 
 def corpus(stage: Path) -> list[BadInput]:
     """Every input, in the order of the table."""
-    from benchmarks.bad_inputs import commands, configs
+    good = stage / "good"
+    return [
+        *configs.good_inputs(stage),
+        *configs.key_inputs(stage),
+        *files.inputs(good),
+        *commands.inputs(good),
+    ]
 
-    groups = (configs.good_inputs, configs.key_inputs, commands.command_inputs)
-    return [given for group in groups for given in group(stage)]
+
+def chosen(inputs: list[BadInput], only: str, count: int | None, seed: int) -> list[BadInput]:
+    """The controls and those of the others whose key holds ``only``, or ``count`` of them drawn at random."""
+    controls = [given for given in inputs if given.group == "control" and only in given.key]
+    others = [given for given in inputs if given.group != "control" and only in given.key]
+    if count is not None and count < len(others):
+        others = random.Random(seed).sample(others, count)
+    return controls + others
 
 
 def main() -> int:
@@ -31,21 +68,33 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bad_inputs", description=__doc__)
     parser.add_argument("--jobs", type=int, default=2, help="commands at a time")
     parser.add_argument("--seconds", type=int, default=20, help="CPU time of a command")
-    parser.add_argument("--every", type=int, default=1, help="only every n-th input")
+    parser.add_argument("--count", type=int, default=None, help="only so many inputs, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="of that draw")
     parser.add_argument("--only", default="", help="only inputs whose key holds this text")
+    parser.add_argument("--again", default=None, help="run those anew that failed and whose key matches this pattern")
     parser.add_argument("--stage", type=Path, default=Path("bad_inputs_stage"), help="where inputs and outcomes stay")
-    parser.add_argument("--table", type=Path, default=None, help="where the table goes")
+    parser.add_argument("--table", type=Path, default=None, help="where the table of all outcomes so far goes")
     options = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "COLUMNS": "200"}
-    stage = options.stage.absolute()
+    stage, outcomes = options.stage.absolute(), options.stage.absolute() / "outcomes.jsonl"
     stage.mkdir(parents=True, exist_ok=True)
-    inputs = [given for given in corpus(stage) if options.only in given.key][:: options.every]
-    found = run_all(inputs, stage / "outcomes.jsonl", options.jobs, Limits(options.seconds))
-    for outcome in faults(found.values()):
-        print(f"{outcome.kind}: {outcome.key}\n    {outcome.said}")
+    prepared(stage)
+    inputs = corpus(stage)
+    if options.again is not None:
+        failed = {found.key for found in faults(known(outcomes).values()) if re.search(options.again, found.key)}
+        forget(outcomes, failed)
+        wanted = [given for given in inputs if given.key in failed]
+    else:
+        wanted = chosen(inputs, options.only, options.count, options.seed)
+    expected = {given.key: given.expected for given in inputs}
+    found = run_all(wanted, outcomes, options.jobs, Limits(options.seconds))
     if options.table:
-        write(options.table, list(found.values()))
-    return int(any(True for _ in faults(found.values())))
+        everything = known(outcomes)
+        write(options.table, [everything[key] for key in expected if key in everything], len(inputs))
+    wrong = list(faults(found.values()))
+    for outcome in wrong:
+        print(f"{outcome.kind}: {outcome.key}\n    {outcome.said}")
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def shrunk(path: Path, stage: Path) -> dict[str, Any]:
         options = FAMILIES[teacher["class_path"]][1]
         teacher["init_args"] = {"pretrained": tiny_pipeline(teacher["class_path"], stage), **options}
     if data["class_path"] == "Pairs":
-        data["init_args"]["path"] = pairs(path.stem, config, stage)
+        data["init_args"] |= {"path": pairs(path.stem, config, stage), "held_out_count": 4}
     if data["class_path"] == "ImageFolder":
         data["init_args"] |= {"root": photos(stage), "resolution": 16, "held_out_fraction": 0.4}
     return config

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.bad_inputs.inputs import BadInput, Expected
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from benchmarks.bad_inputs import damage
+from benchmarks.bad_inputs.inputs import BadInput, Expected
 
 Words = Callable[[Path], Sequence[str]]
 """Words of a command that is run in a folder with a copy of the stage."""

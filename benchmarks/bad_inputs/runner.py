@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -10,7 +11,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,29 +40,45 @@ class Child:
     given: BadInput
     folder: Path
     deadline: float
+    streams: tuple[int, int]
+    said: tuple[bytearray, bytearray]
+
+    def read(self) -> None:
+        """Take what it has said so far, so that it never waits for a reader."""
+        for stream, said in zip(self.streams, self.said, strict=True):
+            with contextlib.suppress(BlockingIOError):
+                while part := os.read(stream, 1 << 16):
+                    said += part
 
 
 def start(given: BadInput, main: Callable[[list[str]], int], limits: Limits) -> tuple[int, Child]:
     """Fork a child that runs the command in a folder of its own; its process id and record."""
     folder = Path(tempfile.mkdtemp(prefix="bad-input-"))
-    (folder / "here").mkdir()
+    pipes = os.pipe(), os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            child(given, main, limits, folder)
+            child(given, main, limits, folder, [write for _, write in pipes])
         finally:
             os._exit(1)
-    return pid, Child(given, folder, time.monotonic() + 15 * limits.seconds)
+    for read, write in pipes:
+        os.close(write)
+        os.set_blocking(read, False)
+    return pid, Child(
+        given, folder, time.monotonic() + 15 * limits.seconds, (pipes[0][0], pipes[1][0]), (bytearray(), bytearray())
+    )
 
 
-def child(given: BadInput, main: Callable[[list[str]], int], limits: Limits, folder: Path) -> None:
-    """The life of a child: ends in an exit code."""
+def child(
+    given: BadInput, main: Callable[[list[str]], int], limits: Limits, folder: Path, streams: Sequence[int]
+) -> None:
+    """The life of a child: ends in an exit code. It speaks into pipes, which a file-size limit does not stop."""
     import traceback
 
     os.setsid()
-    os.chdir(folder / "here")
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(folder)
+    for number, stream in zip((1, 2), streams, strict=True):
+        os.dup2(stream, number)
     sys.stdout, sys.stderr = (open(n, "w", buffering=1, closefd=False) for n in (1, 2))  # noqa: SIM115
     used = int(time.process_time()) + limits.seconds
     resource.setrlimit(resource.RLIMIT_CPU, (used, used + 5))
@@ -70,7 +87,7 @@ def child(given: BadInput, main: Callable[[list[str]], int], limits: Limits, fol
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     code: int | str | None = 1
     try:
-        words = [str(word) for word in given.words(folder / "here")]
+        words = [str(word) for word in given.words(folder)]
         sys.argv = ["fastgen", *words]
         code = main(words)
     except SystemExit as stop:
@@ -84,7 +101,10 @@ def child(given: BadInput, main: Callable[[list[str]], int], limits: Limits, fol
 
 def ended(status: int, one: Child) -> Outcome:
     """The outcome of a child that has ended; its folder goes."""
-    out, errors = ((one.folder / name).read_text(errors="replace") for name in ("out", "err"))
+    one.read()
+    for stream in one.streams:
+        os.close(stream)
+    out, errors = (said.decode(errors="replace") for said in one.said)
     shutil.rmtree(one.folder, ignore_errors=True)
     return judge(one.given.key, one.given.expected, os.waitstatus_to_exitcode(status), out, errors)
 
@@ -103,6 +123,7 @@ def outcomes(
                 pid, one = start(given, main, limits)
                 running[pid] = one
         for pid, one in list(running.items()):
+            one.read()
             if time.monotonic() > one.deadline:
                 os.killpg(pid, signal.SIGKILL)
             done, status = os.waitpid(pid, os.WNOHANG)
@@ -122,6 +143,12 @@ def keep(file: Path, outcome: Outcome) -> None:
     """Add an outcome to those of earlier runs."""
     with file.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(asdict(outcome)) + "\n")
+
+
+def forget(file: Path, keys: Collection[str]) -> None:
+    """Take outcomes out, so that they are found anew."""
+    left = [outcome for key, outcome in known(file).items() if key not in keys]
+    file.write_text("".join(json.dumps(asdict(outcome)) + "\n" for outcome in left), encoding="utf-8")
 
 
 def command_line() -> Callable[[list[str]], int]:

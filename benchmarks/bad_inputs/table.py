@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from benchmarks.bad_inputs.accepted import reason
@@ -29,8 +31,8 @@ def group_of(outcome: Outcome) -> str:
     return outcome.key.split(": ", 1)[0]
 
 
-def write(path: Path, found: Sequence[Outcome]) -> None:
-    """Write the counts by group, and what was accepted and why."""
+def write(path: Path, found: Sequence[Outcome], total: int) -> None:
+    """Write the counts by group of the outcomes so far of ``total`` inputs, and what was accepted and why."""
     import jsonargparse
     import lightning
     import torch
@@ -41,6 +43,7 @@ def write(path: Path, found: Sequence[Outcome]) -> None:
         "",
         "`python -m benchmarks.bad_inputs --table benchmarks/results/bad_inputs.md`",
         "",
+        f"{len(found)} of the {total} inputs, {datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, "
         f"torch {torch.__version__}, Lightning {lightning.__version__}, jsonargparse {jsonargparse.__version__}. "
         "Refused: exit code 2 and one sentence. Warned: the run says what is wrong with it. Accepted: for the reasons "
         "below. Faults: tracebacks, sentences in a library's words, stopped after the time limit, accepted without a "
