@@ -83,7 +83,7 @@ def without_waiting(config: Any) -> None:
 def of_config(name: str, folder: Path) -> Numbers:
     """A config that needs no weights, with small batches, through the command line."""
     config = unshared(yaml.safe_load(SMALL[name].read_text()))
-    without_waiting(config["model"])
+    without_waiting(config["model"]["init_args"].get("extras"))
     callbacks = [c for c in config["trainer"]["callbacks"] if c["class_path"].endswith("EMA")]
     config["trainer"] |= {"max_steps": UPDATES, "accelerator": "cpu", "devices": 1, "precision": "64-true"}
     config["trainer"] |= {"logger": False, "callbacks": callbacks, "enable_model_summary": False}
@@ -99,7 +99,7 @@ def of_config(name: str, folder: Path) -> Numbers:
 def of_family(name: str, folder: Path) -> Numbers:
     """A config for released weights on its family's tiny pipeline."""
     config = yaml.safe_load((HERE.parent / "configs" / f"{name}.yaml").read_text())
-    without_waiting(config["model"])
+    without_waiting(config["model"]["init_args"].get("extras"))
     path = shortened(config, FAMILIES[name], folder)
     return fitted(path, "--trainer.precision=64-true")
 
