@@ -89,16 +89,16 @@ class LoRA(Adapter):
     Args:
         rank: Rank of a change.
         alpha: The change is scaled by alpha / rank; ``None`` means alpha = rank.
-        layers: Patterns of module paths, e.g. ``*.to_q``; default every linear layer and plain convolution.
+        layers: One or more patterns of module paths, e.g. ``*.to_[qv]``; default all linear layers and convolutions.
     """
 
-    def __init__(self, rank: int = 64, alpha: float | None = None, layers: Sequence[str] | None = None) -> None:
+    def __init__(self, rank: int = 64, alpha: float | None = None, layers: Sequence[str] | str | None = None) -> None:
         checks.whole(self, rank=rank)
         checks.positive(self, alpha=alpha)
         checks.not_empty(self, layers=layers)
         self.rank = rank
         self.alpha = alpha
-        self.layers = None if layers is None else list(layers)
+        self.layers = [layers] if isinstance(layers, str) else None if layers is None else list(layers)
 
     def attach(self, base: Denoiser) -> AdaptedDenoiser:
         """The LoRA role on ``base``.
@@ -116,7 +116,7 @@ class LoRA(Adapter):
             if not any(fnmatchcase(path, pattern) for path in possible):
                 raise UserError(
                     f"LoRA: '{pattern}' fits no linear layer or convolution of {type(base).__name__}; its layers are "
-                    f"named like {', '.join(repr(path) for path in list(possible)[:3])}."
+                    f"named like {', '.join(repr(path) for path in list(possible)[:3])}. Say which in layers."
                 )
         scale = 1.0 if self.alpha is None else self.alpha / self.rank
         changes = {

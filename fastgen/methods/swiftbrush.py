@@ -32,8 +32,8 @@ class SwiftBrush(ScoreDistiller):
     whole batch at once, here each sample's is dropped.
 
     Args:
-        critic: Default LoRA of rank 64 and alpha 108 on all linear layers and convolutions (which layers the paper
-            adapts is not verified).
+        critic: Default LoRA of rank 64 and alpha 108 on the queries and values of all attention layers, as the official
+            code (github.com/VinAIResearch/SwiftBrush); a network whose layers have other names needs ``layers``.
         critic_time: Default uniform over all levels.
         critic_objective: Default ``mean alpha^2 (noise_fake - noise)^2``.
         guidance: 4.5 for teacher and critic; the critic's condition is dropped with probability 0.1.
@@ -42,7 +42,7 @@ class SwiftBrush(ScoreDistiller):
 
     def __init__(
         self,
-        critic: Callable[[], Denoiser] | Adapter | None = None,
+        critic: Callable[[], Denoiser] | Adapter = LoRA(rank=64, alpha=108.0, layers="*.to_[qv]"),
         critic_time: TimeLaw | None = None,
         critic_objective: DenoisingLoss | None = None,
         guidance: Guidance = Guidance(teacher=4.5, critic=4.5, condition_dropout=0.1),
@@ -52,7 +52,7 @@ class SwiftBrush(ScoreDistiller):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            critic=critic or LoRA(rank=64, alpha=108.0),
+            critic=critic,
             critic_time=critic_time or UniformTime(0.0, 1.0),
             critic_objective=critic_objective or DenoisingLoss("noise", "vp_alpha2"),
             guidance=guidance,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ import yaml
 from denoisers.tiny_flux import write_tiny_flux
 from denoisers.tiny_sd import write_tiny_pipeline
 from denoisers.tiny_sdxl import write_tiny_sdxl
+from denoisers.tiny_unet import DiffusersUNet
 from torch import nn
 from toys import ToyData, build, trainer
 
 import fastgen.methods as methods
-from fastgen.denoisers import Flux, StableDiffusion, StableDiffusionXL
+from fastgen.denoisers import MLP, Flux, LoRA, StableDiffusion, StableDiffusionXL
 from fastgen.errors import UserError
 from fastgen.extras import DistributionMatching
 from fastgen.methods.schedule import UpdateSchedule
+from fastgen.processes import EDM, VP
 from fastgen.schedules import Cosine, InverseSquareRoot, Linear
 
 ADAM, ADAMW, RADAM = torch.optim.Adam, torch.optim.AdamW, torch.optim.RAdam
@@ -67,29 +70,58 @@ def test_the_critic_of_rcm():
     check(DistributionMatching().optimizer([nn.Parameter(torch.zeros(1))]), (ADAMW, 4e-7, (0.0, 0.999), 0.01))
 
 
-def test_print_config_shows_them_and_another_class_takes_nothing_over(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def shown(folder: Path, capsys: pytest.CaptureFixture[str], **model: Any) -> dict[str, Any]:
+    """The method in what ``--print_config`` shows; the same comes when that is read again."""
     from fastgen.__main__ import main
 
-    process = {"class_path": "EDM"}
-    ring = {"class_path": "RingMixture", "init_args": {"process": process}}
-    config = tmp_path / "config.yaml"
-
-    def shown(**init_args: Any) -> dict[str, Any]:
-        model = {"class_path": "DMD2", "init_args": {"teacher": ring, **init_args}}
-        data = {"class_path": "Mixture", "init_args": {"distribution": ring}}
-        config.write_text(yaml.safe_dump({"model": model, "data": data}))
+    ring = {"class_path": "RingMixture", "init_args": {"process": {"class_path": "EDM"}}}
+    model["init_args"] = {"teacher": ring, **model.get("init_args", {})}
+    config = folder / "config.yaml"
+    config.write_text(
+        yaml.safe_dump({"model": model, "data": {"class_path": "Mixture", "init_args": {"distribution": ring}}})
+    )
+    texts = []
+    for _ in range(2):
         with pytest.raises(SystemExit):
             main(["fit", "--config", str(config), "--print_config"])
-        return yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["student_optimizer"]
+        texts.append(capsys.readouterr().out)
+        config.write_text(texts[-1])
+    assert texts[0] == texts[1]
+    return yaml.safe_load(texts[0])["model"]["init_args"]
 
-    default = shown()
-    assert default["class_path"] == "fastgen.optimizers.BetasAdamW"
-    numbers = {"lr": 2e-6, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "decay": 0.01}
-    assert default["init_args"] == numbers
-    given = shown(student_optimizer={"class_path": "torch.optim.Adam", "init_args": {"lr": 0.5}})["init_args"]
-    assert (given["lr"], given["weight_decay"], given["eps"]) == (0.5, 0.0, 1e-8)
+
+SHOWN = {
+    "DMD2": ("BetasAdamW", {"lr": 2e-6, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "decay": 0.01}),
+    "FewStepSiD": ("BetasAdam", {"lr": 5e-6, "beta1": 0.0, "beta2": 0.999, "epsilon": 1e-8, "decay": 0.0}),
+    "ECT": ("BetasRAdam", {"lr": 1e-4, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}),
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_print_config_shows_them(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    kind, numbers = SHOWN[name]
+    found = shown(tmp_path, capsys, class_path=name)["student_optimizer"]
+    assert found == {"class_path": f"fastgen.optimizers.{kind}", "init_args": numbers}
+
+
+def test_another_class_takes_nothing_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    given = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.5}}
+    found = shown(tmp_path, capsys, class_path="DMD2", init_args={"student_optimizer": given})
+    found = found["student_optimizer"]["init_args"]
+    assert (found["lr"], found["weight_decay"], found["eps"]) == (0.5, 0.0, 1e-8)
+
+
+def test_swiftbrushs_critic_changes_queries_and_values(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """VinAIResearch/SwiftBrush: rank 64 and alpha 108 on ``to_q`` and ``to_v`` of every attention layer."""
+    critic = shown(tmp_path, capsys, class_path="SwiftBrush")["critic"]
+    assert critic["init_args"] == {"rank": 64, "alpha": 108.0, "layers": "*.to_[qv]"}
+    network = DiffusersUNet(VP())
+    changes = inspect.signature(methods.SwiftBrush).parameters["critic"].default.attach(network).by_path()
+    assert set(changes) == {path for path, _ in network.named_modules() if path.endswith((".to_q", ".to_v"))}
+    assert len(changes) == 4 * sum(path.endswith(".attn1") for path, _ in network.named_modules()) > 0
+    assert all(change.scale == 1.6875 and len(change.down.weight) == 64 for change in changes.values())
+    with pytest.raises(UserError, match=r"fits no linear layer .* Say which in layers"):
+        LoRA(layers="*.to_q").attach(MLP(EDM()))
 
 
 # ---------------------------------------------------------------------- schedules
