@@ -32,6 +32,7 @@ class RunLength(LRScheduler, ABC):
         checks.whole(self, length=length)
         checks.strictly_ascending(self, warm_up=warm_up, length=length)
         self.warm_up, self.length = warm_up, length
+        self.numbers: dict[str, Any] = {"warm_up": warm_up, "length": length}
         self.updates: Callable[[], int] | None = None
         super().__init__(optimizer)
 
@@ -75,11 +76,11 @@ class RunLength(LRScheduler, ABC):
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """How often it stepped; everything else is the config's and the run's."""
-        return {"last_epoch": self.last_epoch}
+        """How often it stepped, and what the config said, by which a resume sees what was changed."""
+        return {"last_epoch": self.last_epoch, **self.numbers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As :meth:`state_dict` gives it."""
+        """As :meth:`state_dict` gives it; the config's numbers and the run's length stay those of now."""
         self.last_epoch = state_dict["last_epoch"]
         self.apply()
 
@@ -98,6 +99,7 @@ class Cosine(RunLength):
         checks.fraction(self, low=low)
         self.low = low
         super().__init__(optimizer, warm_up, length)
+        self.numbers["low"] = low
 
     def decayed(self, progress: float) -> float:
         return self.low + (1.0 - self.low) * 0.5 * (1.0 + math.cos(math.pi * progress))
@@ -117,6 +119,7 @@ class Linear(RunLength):
         checks.fraction(self, low=low)
         self.low = low
         super().__init__(optimizer, warm_up, length)
+        self.numbers["low"] = low
 
     def decayed(self, progress: float) -> float:
         return 1.0 - (1.0 - self.low) * progress

@@ -392,12 +392,15 @@ class Distiller(MethodState, LightningModule):
         if self.is_bad(role, norm):
             optimizer.zero_grad(set_to_none=True)
             return
+        schedule = self.lr_scheduler_of(role)
+        if isinstance(schedule, RunLength):
+            schedule.apply()  # the student may have been updated since this role was
         if role == "student":
             self.wrapped_optimizer(role).step()  # counted by trainer.global_step
         else:
             optimizer.step()
         self.updates[role] += 1
-        if (schedule := self.lr_scheduler_of(role)) is not None:
+        if schedule is not None:
             schedule.step()
 
     def before_update(self, role: str, parts: Sequence[MicroBatch]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def test_rates_by_hand():
     for now[0], factor in ((0, 1.0), (2, 0.1 + 0.45 * (1 + math.sqrt(0.5))), (4, 0.55), (8, 0.1), (9, 0.1)):
         cosine.step()
         assert optimizer.param_groups[0]["lr"] == pytest.approx(2.0 * factor, rel=1e-12)
-    assert cosine.state_dict() == {"last_epoch": 5}
+    assert cosine.state_dict() == {"last_epoch": 5, "warm_up": 0, "length": None, "low": 0.1}
     linear = Linear(optimizer, warm_up=4)
     linear.follow(lambda: now[0], 12)
     for now[0], factor in ((0, 0.2), (3, 0.8), (4, 1.0), (8, 0.5), (12, 0.0)):
@@ -190,6 +191,17 @@ def test_every_role_follows_the_runs_length(steps: int):
     wanted = [0.5 * (1 + math.cos(math.pi * k / steps)) for k in range(steps)]
     assert [rate / first for rate in rates["student"]] == pytest.approx(wanted)
     assert rates["critic"][-1] / rates["critic"][0] == pytest.approx(1 / steps, abs=1.01 / steps)
+
+
+def test_a_critic_that_goes_first_has_the_students_rate():
+    """As torch's schedule with a length of its own, bit for bit but for rounding."""
+    steps, weights = 4, []
+    for schedule in (Cosine, partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=steps)):
+        method = build(methods.SiD, student_lr_scheduler=schedule, critic_lr_scheduler=schedule)
+        trainer(steps, max_steps=steps, precision="64-true").fit(method, ToyData())
+        weights.append(method.state_dict())
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-9, atol=1e-12)
 
 
 # ---------------------------------------------------------------------- negative prompts

@@ -15,6 +15,7 @@ from toys import StopAfter, ToyData, build, trainer
 from fastgen.errors import UserError
 from fastgen.methods import SiD
 from fastgen.methods.resume import differences
+from fastgen.schedules import Cosine
 from fastgen.seals import seal
 
 HALF, END = 4, 7
@@ -137,6 +138,29 @@ def test_a_changed_schedule_is_where_it_would_have_been(name: str, tmp_path: Pat
     straight = fit(make(optimizer, after), END)
     assert group(states) == group(straight)
     assert said(capsys) == lines
+
+
+@pytest.mark.parametrize(
+    ("after", "lines"),
+    [
+        (Cosine, set()),
+        (partial(Cosine, warm_up=5, low=0.5), {"warm_up 5 (checkpoint: 0)", "low 0.5 (checkpoint: 0)"}),
+        (partial(Cosine, length=9), {"length 9 (checkpoint: null)"}),
+    ],
+)
+def test_a_schedule_follows_the_length_of_the_resumed_run(
+    after: Any, lines: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """The first half was scheduled for ``END`` updates, the rest is for twice as many."""
+    path = tmp_path / "half.ckpt"
+    trainer(END, StopAfter(HALF, HALF, str(path)), max_steps=END).fit(make(None, Cosine), ToyData(batch_size=4))
+    rates = []
+    for ckpt in (path, None):
+        run = trainer(2 * END, StopAfter(END, END, str(tmp_path / "end.ckpt")), max_steps=2 * END)
+        run.fit(make(None, after), ToyData(batch_size=4), ckpt_path=ckpt, weights_only=True)
+        rates.append(run.optimizers[0].param_groups[0]["lr"])
+    assert rates[0] == rates[1] != 1e-3
+    assert said(capsys) == {f"student lr_scheduler {line}" for line in lines}
 
 
 def test_an_older_format_is_resumed_with_the_configs_numbers(tmp_path: Path):
