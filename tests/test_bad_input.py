@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 
 @dataclass
 class Place:
-    """Where bad runs happen: earlier checkpoints lie in ``kept`` and the bad runs' own would go there too."""
+    """Where bad runs happen: earlier checkpoints lie in ``kept``; a run that goes on with one would write there too."""
 
     folder: Path
     kept: Path
@@ -350,10 +350,12 @@ MISTAKES = [
 
 
 def config_of(mistake: Mistake, place: Place) -> dict[str, Any]:
+    goes_on = any(callable(word) or "ckpt_path" in word for word in mistake.words)
+    own = place.folder / "own" / mistake.name.replace(" ", "-")  # two runs in one folder are a mistake of their own
     if mistake.base == "points":
         config = mixture(place.folder, steps=4, batch_size=8)
-        return into(place.points.parent, config)
-    config = into(place.images.parent, digits(place.folder, steps=4, batch_size=8))
+        return into(place.points.parent if goes_on else own, config)
+    config = into(place.images.parent if goes_on else own, digits(place.folder, steps=4, batch_size=8))
     if mistake.base == "images-free":
         ring = {"class_path": "RingMixture", "init_args": {"process": EDM}}
         network = MLP
