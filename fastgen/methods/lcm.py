@@ -22,8 +22,8 @@ class LCM(DiscreteConsistency):
     EMA with a decay of 0.95, e.g. named ``lcm_target``, and set ``target`` to its name.
 
     Differs from the scripts: their boundary scalings are the identity to 1e-5 on the grid and are left out (predicted
-    x0 is exact at the clean end); the last grid step leads to the clean end instead of step 0; the scale is seen as
-    its logarithm.
+    x0 is exact at the clean end); the last grid step leads to the clean end instead of step 0; a network that has no
+    input of diffusers for the scale sees its logarithm.
 
     Args:
         times: Law of t and r; default neighbours on the process's grid of 50 times.
