@@ -13,7 +13,7 @@ import os
 import platform
 import random
 import sys
-from collections import defaultdict
+from collections import defaultdict, deque
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from benchmarks.mutations.table import table
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
+TOGETHER = 12
+"""Mutations whose tests are tried without them in one go."""
 
 
 def digest_of_tests(tests: list[str]) -> str:
@@ -76,33 +78,49 @@ def tidy(path: Path, mutations: list[Mutation]) -> None:
     path.write_text("".join(json.dumps(latest[key]) + "\n" for key in written), encoding="utf-8")
 
 
+def unsound(copy: Copy, tests: set[str]) -> set[str]:
+    """Those of the tests that fail without any mutation."""
+    found: set[str] = set()
+    while left := sorted(tests - found):
+        run = copy.run(left[:1], left[1:])
+        if run["passed"]:
+            return found
+        if run["by"] not in left:  # they cannot even be collected together
+            return found | {test for test in left if not copy.run([test])["passed"]}
+        found.add(run["by"])
+    return found
+
+
 def work(mutations: list[Mutation], path: Path, seconds: int) -> None:
     """Measure in this process what is not known yet."""
     known, copy = read_results(path), Copy(ROOT, seconds)
     noticed = {(row["file"], row["name"]): row["by"] for row in known.values() if "::" in row.get("by", "")}
-    sound: dict[str, bool] = {}  # whether a test passes without any mutation
+    sound: set[str] = set()
+    broken: set[str] = set()
+    waiting: list[tuple[Mutation, dict[str, Any]]] = []  # until it is known that their tests pass without them
+    queue = deque(mutations)
     try:
-        for mutation in mutations:
+        while queue or waiting:
+            if len(waiting) >= TOGETHER or not queue:
+                new = {row["by"] for _, row in waiting if "::" in row.get("by", "")} - sound
+                for test in (failing := unsound(copy, new)):
+                    print(f"{test} fails without any mutation and is left out", file=sys.stderr)
+                sound, broken = sound | (new - failing), broken | failing
+                again = [mutation for mutation, row in waiting if row.get("by") in broken]
+                with path.open("a", encoding="utf-8") as file:
+                    file.writelines(json.dumps(row) + "\n" for _, row in waiting if row.get("by") not in broken)
+                waiting.clear()
+                queue.extendleft(again)
+                continue
+            mutation = queue.popleft()
             source = (copy.tree / mutation.file).read_text(encoding="utf-8")
             tests = files_for(mutation.file)
             old = known.get(mutation.digest(source), {})
             if old.get("outcome") == "killed" or old.get("tests") == digest_of_tests(tests):
                 continue
             first = [test] if exists(test := noticed.get((mutation.file, mutation.name), "")) else []
-            broken = [test for test, passes in sound.items() if not passes]
-            while True:
-                row = outcome(mutation, copy, source, tests, first, broken)
-                by = row.get("by", "")
-                if row["outcome"] != "killed" or "::" not in by:
-                    break
-                if by not in sound:
-                    sound[by] = copy.run([by])["passed"]
-                if sound[by]:
-                    break
-                print(f"{by} fails without any mutation and is left out", file=sys.stderr)
-                broken.append(by)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            row = outcome(mutation, copy, source, tests, first, sorted(broken))
+            waiting.append((mutation, row))
             print(f"{row['outcome']:7} {row.get('seconds', 0):6} {mutation.room}: {mutation.name}", flush=True)
     finally:
         copy.remove()

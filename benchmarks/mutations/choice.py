@@ -134,6 +134,7 @@ RULES: dict[str, list[str]] = {
         "tests/metrics/test_reference.py",
         "tests/callbacks/test_unfinished.py",
     ],
+    "fastgen/metrics/base.py": ["tests/metrics/test_suites.py", "tests/metrics/test_ranks.py", "tests/metrics"],
     "fastgen/metrics": ["tests/metrics"],
     "fastgen/objectives/adversarial.py": ["tests/objectives/test_adversarial.py", "tests/methods/test_gdd.py"],
     "fastgen/objectives": ["tests/objectives", "tests/methods/test_matching.py", "tests/methods/test_trajectory.py"],
@@ -210,12 +211,34 @@ ONLY = {
 }
 """The one method that a file under ``fastgen/methods`` makes: of all methods' numbers its own are looked at."""
 
+SHARED = {
+    "discrete_consistency": "ECT",
+    "eulerian": "MeanFlow",
+    "flow_map": "LSD",
+    "score": "DMD2",
+    "self_distillation": "PSD",
+    "transition": "LCM",
+    "velocity": "MeanFlow",
+}
+"""A method whose numbers are looked at first, of files that make several."""
+
 
 def files_for(file: str) -> list[str]:
     """The test files for mutations of ``file``, those that exist."""
     best = max((start for start in RULES if file.startswith(start)), key=len, default="")
     tests = [test for test in RULES.get(best, ["tests/test_cli.py"]) if (ROOT / test.partition("::")[0]).exists()]
-    if (cls := ONLY.get(Path(file).stem)) and NUMBERS in tests:
+    if NUMBERS in tests and (cls := ONLY.get(Path(file).stem)):
         tests.remove(NUMBERS)
-        tests.insert(1, f"{NUMBERS}[{cls}]")
-    return tests
+        tests.insert(0, f"{NUMBERS}[{cls}]")
+    elif NUMBERS in tests and (cls := SHARED.get(Path(file).stem)):
+        tests.insert(0, f"{NUMBERS}[{cls}]")
+    return [one for test in tests for one in single_files(test, file)]
+
+
+def single_files(test: str, file: str) -> list[str]:
+    """The files of a folder of tests, those with a word of ``file``'s name first; anything else as it is."""
+    if not (ROOT / test).is_dir():
+        return [test]
+    words = Path(file).stem.split("_")
+    found = sorted((ROOT / test).glob("test_*.py"), key=lambda path: (not any(w in path.stem for w in words), path))
+    return [str(path.relative_to(ROOT)) for path in found]

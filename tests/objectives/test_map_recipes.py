@@ -123,5 +123,5 @@ def test_the_forms_of_a_recipe_are_chosen():
     with pytest.raises(UserError, match="written in angles"):
         build(SCM, warmup_form="rcm", coordinates=RectifiedFlow()).configure_model()
     for power in (-1.0, math.nan):
-        with pytest.raises(UserError, match="prior_power is a number from 0"):
+        with pytest.raises(UserError, match="prior_power must be a finite number from 0"):
             build(SCM, prior_power=power)
