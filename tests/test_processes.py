@@ -75,6 +75,16 @@ def test_guidance_is_affine_in_every_kind(process):
         torch.testing.assert_close(guided.as_kind(kind), expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("stored", PREDICTION_KINDS)
+def test_a_detached_prediction_has_no_graph_in_any_kind(process, stored):
+    x_t, value = normal(6, 3).requires_grad_(), normal(6, 3, seed=1).requires_grad_()
+    attached = Prediction(process, x_t, times(process), value, stored)
+    for kind in PREDICTION_KINDS:
+        assert attached.as_kind(kind).requires_grad
+        alone = attached.detach().as_kind(kind)
+        assert not alone.requires_grad and torch.equal(alone, attached.as_kind(kind).detach())
+
+
 def test_unknown_kind():
     with pytest.raises(ValueError, match="'eps'"):
         Prediction(EDM(), normal(1, 2), torch.ones(1), normal(1, 2), "eps")
