@@ -86,10 +86,10 @@ def receive_buffers(module: nn.Module, device: torch.device) -> None:
         buffer.copy_(value)
 
 
-def blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """The parts that a network calls one after the other: the members of its outermost module lists."""
+def blocks(network: nn.Module, of: tuple[type[nn.Module], ...] = (nn.ModuleList,)) -> Iterator[nn.Module]:
+    """The parts that a network calls one after the other: the members of its outermost containers ``of`` that kind."""
     for child in network.children():
-        if isinstance(network, nn.ModuleList) and not isinstance(child, nn.ModuleList):
+        if isinstance(network, of) and not isinstance(child, of):
             yield child
         else:
-            yield from blocks(child)
+            yield from blocks(child, of)

@@ -29,8 +29,8 @@ def _first_tensor(output: Any) -> Tensor:
 class Rest:
     """What becomes of a forward once all features are recorded, from the next block on.
 
-    Blocks are the members of a network's outermost module lists, which are also what is sharded, so nothing that a
-    strategy or gradient checkpointing begins is left unfinished.
+    Blocks are the members of a network's outermost module lists and dicts; nothing that a strategy or gradient
+    checkpointing begins is left unfinished, for what is sharded are members of lists, and whole networks.
 
     Args:
         network: The network.
@@ -43,7 +43,7 @@ class Rest:
         self.how = how
         self.reached = False
         self.grad_before: bool | None = None
-        hooked = [] if how == "computed" else list(blocks(network))
+        hooked = [] if how == "computed" else list(blocks(network, (nn.ModuleList, nn.ModuleDict)))
         self.handles = [block.register_forward_pre_hook(self.enter, prepend=True) for block in hooked]
 
     def enter(self, _block: nn.Module, _inputs: Any) -> None:

@@ -418,7 +418,10 @@ class Distiller(MethodState, LightningModule):
     def clip(self, role: str) -> Tensor:
         """Clip the role's gradient norm if asked to; returns the norm before clipping."""
         limit = self.gradient_clip.get(role) if isinstance(self.gradient_clip, dict) else self.gradient_clip
-        norm = nn.utils.clip_grad_norm_(self.trained_parameters[role], math.inf if limit is None else limit)
+        parameters = self.trained_parameters[role]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if limit is not None:
+            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
         return whole(norm)
 
     def is_bad(self, role: str, norm: Tensor) -> bool:

@@ -83,3 +83,28 @@ def test_families_whole_and_as_adapters(build: Build, checkpointing: bool):  # n
     role = adapted(base).train()
     x, t, _, condition = inputs(base)
     check(role, role, (x, t, None, condition))
+
+
+class ByName(Denoiser):
+    """A network that keeps its layers in a dict, as EDM's U-Nets do."""
+
+    def __init__(self) -> None:
+        super().__init__(EDM(), "x0", (4,))
+        self.layers = nn.ModuleDict({name: nn.Linear(4, 4) for name in ("first", "read", "last")})
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Any, s: Tensor | None = None) -> Tensor:
+        for layer in self.layers.values():
+            x_t = layer(x_t)
+        return x_t
+
+
+def test_layers_kept_by_name():
+    network, x, t = ByName(), torch.ones(2, 4), torch.ones(2, dtype=torch.float64)
+    called: list[nn.Module] = []
+    network.layers["last"].register_forward_hook(lambda layer, *_: called.append(layer))
+    with tap(network, ["layers.read"], "without graph") as features:
+        assert not network(x, t).value.requires_grad and features["layers.read"].requires_grad
+    assert called
+    with tap(network, ["layers.read"], "left out") as again:
+        network(x, t)
+    assert len(called) == 1 and torch.equal(again["layers.read"], features["layers.read"])
