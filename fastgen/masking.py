@@ -28,8 +28,9 @@ def masked(value: Any, name: str = "") -> Any:
         return Namespace({key: masked(part, key) for key, part in vars(value).items()})
     if isinstance(value, dict):
         return {key: masked(part, str(key)) for key, part in value.items()}
-    if isinstance(value, list):
-        return [masked(part, name) for part in value]
+    if isinstance(value, list | tuple):
+        parts = [masked(part, name) for part in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
     if isinstance(value, str) and value:
         return MASK if SECRET.search(name.lower()) else IN_ADDRESS.sub(rf"\1:{MASK}", value)
     return value

@@ -235,7 +235,9 @@ def test_secrets_are_masked_in_what_is_written(tmp_path: Path, capfd: pytest.Cap
     (tmp_path / "keys.py").write_text(
         "from fastgen.denoisers import MLP\n"
         "from fastgen.processes import Process\n"
+        "from lightning.pytorch import Callback\n"
         "from lightning.pytorch.loggers import CSVLogger\n"
+        "from fastgen.data import Mixture\n"
         "class Hub(MLP):\n"
         "    def __init__(self, process: Process, hub_token: str | None = None, width: int = 4):\n"
         "        super().__init__(process, width=width)\n"
@@ -243,6 +245,12 @@ def test_secrets_are_masked_in_what_is_written(tmp_path: Path, capfd: pytest.Cap
         "    def __init__(self, save_dir: str, api_key: str, url: str):\n"
         "        assert api_key == 'hush' and 'hushed' in url\n"
         "        super().__init__(save_dir)\n"
+        "class Notify(Callback):\n"
+        "    def __init__(self, api_key: str, names: tuple[dict[str, str], ...] = ()):\n"
+        "        assert api_key == names[0]['token'] == 'hush'\n"
+        "class Points(Mixture):\n"
+        "    def __init__(self, password: str, **kwargs):\n"
+        "        super().__init__(**kwargs)\n"
     )
     sys.path.insert(0, str(tmp_path))
     try:
@@ -252,15 +260,24 @@ def test_secrets_are_masked_in_what_is_written(tmp_path: Path, capfd: pytest.Cap
             "keys.Logger", save_dir=str(tmp_path), api_key="hush", url="https://me:hushed@there/x"
         )
         config["trainer"]["callbacks"] = [checkpoint(1)]
+        plain = deepcopy(config)
+        config["trainer"]["callbacks"].append(of_class("keys.Notify", api_key="hush", names=[{"token": "hush"}]))
+        config["data"] = of_class("keys.Points", password="hush", **config["data"]["init_args"])
         assert fastgen("fit", "--config", write(tmp_path / "a.yaml", config)) == 0
         run = tmp_path / "lightning_logs" / "version_0"
         saved = (run / "config.yaml").read_text()
-        assert "hush" not in saved and saved.count("*" * 8) == 3 and "me:" in saved
+        assert "hush" not in saved and saved.count("*" * 8) == 6 and "me:" in saved
         last = run / "checkpoints/last.ckpt"
         assert b"hush" not in last.read_bytes()
+        settings = torch.load(last, weights_only=True)["fastgen"]["settings"]
+        assert settings["data"]["init_args"]["password"] == "*" * 8
+        assert settings["callbacks"]["Notify"] == {"api_key": "*" * 8, "names": [{"token": "*" * 8}]}
         capfd.readouterr()
         assert fastgen("fit", "--config", run / "config.yaml") == 2
         assert "is a secret" in capfd.readouterr().err
+        written = yaml.safe_load(saved)  # what is not in the model does without keys now
+        written["trainer"]["callbacks"], written["data"] = plain["trainer"]["callbacks"], plain["data"]
+        write(run / "config.yaml", written)
         again = ["--trainer.logger.init_args.api_key=hush", "--trainer.logger.init_args.url=https://me:hushed@there/x"]
         assert fastgen("fit", "--config", run / "config.yaml", *again) == 2
         assert "model.init_args.student.init_args.hub_token" in capfd.readouterr().err
@@ -445,4 +462,5 @@ def test_a_poisoned_pipeline_folder_runs_nothing(index: dict[str, Any], canary: 
 )
 def test_names_of_secrets(name: str, hidden: bool):
     assert masked({"a": [{name: "x"}]}) == {"a": [{name: "*" * 8 if hidden else "x"}]}
+    assert masked({"a": ({name: "x"}, 2)}) == {"a": ({name: "*" * 8 if hidden else "x"}, 2)}
     assert masked({name: None, "n": 3}) == {name: None, "n": 3}
