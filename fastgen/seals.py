@@ -17,7 +17,7 @@ FROZEN = ("teacher.", "codec.")
 """Prefixes of what was not trained and is therefore never saved."""
 
 OWN = "fastgen"
-"""The part of a checkpoint that describes the others; it is not sealed itself."""
+"""The part of a checkpoint that describes the others and holds their digests, and that of itself without them."""
 
 PARTS = {
     "state_dict": "its networks",
@@ -32,11 +32,19 @@ PARTS = {
 
 def seal(checkpoint: dict[str, Any]) -> None:
     """Note the digest of every part; the last thing to do before a checkpoint is written."""
-    checkpoint[OWN]["digests"] = {part: digest_of(value) for part, value in checkpoint.items() if part != OWN}
+    checkpoint[OWN]["digests"] = {part: digest_of_part(checkpoint, part) for part in checkpoint}
+
+
+def digest_of_part(checkpoint: Mapping[str, Any], part: str) -> str:
+    """The digest of a part of a checkpoint."""
+    value = checkpoint[part]
+    return digest_of({name: entry for name, entry in value.items() if name != "digests"} if part == OWN else value)
 
 
 def in_words(part: str) -> str:
     """What a part of a checkpoint is to a user."""
+    if part == OWN:
+        return "its counters and its configuration"
     return PARTS.get(part, f"its position in the data, or another state of '{part}'")
 
 
@@ -81,7 +89,7 @@ def refuse_damaged(
         if part not in checkpoint:
             raise UserError(f"'{path}' lacks {in_words(part)}; use an earlier checkpoint.")
     for part in wanted:
-        if digest_of(checkpoint[part]) != digests[part]:
+        if digest_of_part(checkpoint, part) != digests[part]:
             raise UserError(
                 f"'{path}' is damaged ({in_words(part)} differ from what was written); use an earlier checkpoint, or "
                 "copy it again."

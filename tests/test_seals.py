@@ -67,6 +67,15 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a negative count": (lambda s: s["fastgen"].update(iteration=-5), "has no whole number of iterations"),
     "a count in words": (lambda s: s["fastgen"].update(iteration="x"), "has no whole number of iterations"),
     "no names of averages": (lambda s: s["fastgen"].update(averages="ema"), "has no list of the names of its averages"),
+    "bits of a count": (
+        lambda s: s["fastgen"].update(iteration=s["fastgen"]["iteration"] ^ 7),
+        "is damaged (its counters and its configuration differ",
+    ),
+    "a learning rate": (
+        lambda s: s["fastgen"]["configured"]["student"]["groups"][0].update(lr=0.5),
+        "(its counters and its configuration differ",
+    ),
+    "a digest": (lambda s: s["fastgen"]["digests"].update(state_dict="0" * 64), "(its networks differ"),
     "no digests": (lambda s: s["fastgen"].pop("digests"), "lacks the digests"),
     "no networks": (lambda s: s.pop("state_dict"), "lacks state_dict"),
     "no optimizers": (lambda s: s.pop("optimizer_states"), "lacks its optimizers' states"),
