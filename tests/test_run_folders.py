@@ -87,7 +87,11 @@ def test_a_run_killed_after_its_last_checkpoint_still_ends(tmp_path: Path):
     before = load(last(tmp_path))
     weights.unlink()
     (run / "metrics.jsonl").unlink()
+    half = [run / ".metrics.jsonl-x.unfinished.jsonl", run / "checkpoints" / ".last.ckpt-x.unfinished.ckpt"]
+    for path in half:
+        path.write_text("half")
     assert fastgen("fit", "--config", file, "--ckpt_path", last(tmp_path)) == 0
+    assert not any(path.exists() for path in half)
     again = load_file(weights)
     assert again.keys() == whole.keys() and all(torch.equal(again[name], value) for name, value in whole.items())
     assert ("average", 2) in rows(run)
@@ -96,6 +100,9 @@ def test_a_run_killed_after_its_last_checkpoint_still_ends(tmp_path: Path):
         after["global_step"] == 2
         and after["fastgen"]["digests"]["optimizer_states"] == (before["fastgen"]["digests"]["optimizer_states"])
     )
+    half[1].write_text("half")  # a run that goes on in a new folder tidies up where it comes from
+    assert fastgen("fit", "--config", config(tmp_path), "--ckpt_path", last(tmp_path)) == 0
+    assert not half[1].exists() and (tmp_path / "run" / "version_1").exists()
 
 
 def test_a_new_run_starts_from_weights_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -128,6 +128,8 @@ class Checkpoint(AfterStudentUpdates):
             self.refuse_used(trainer)
         run = log_folder(trainer)
         if trainer.is_global_zero:
+            for home in {self.folder(trainer), *([Path(trainer.ckpt_path).parent] if trainer.ckpt_path else [])}:
+                remove_leftovers(home)
             for name in ("metrics.jsonl", "health.jsonl"):
                 forget_after(run / name, trainer.global_step)
         self._saved_time = time.monotonic()

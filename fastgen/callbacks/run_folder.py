@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from fastgen.callbacks.surroundings import log_folder
 from fastgen.errors import UserError
 from fastgen.files import write_text
+from fastgen.writing import remove_leftovers
 
 RUNS = "fastgen_runs"
 """Where the folders of runs without a logger lie, below ``trainer.default_root_dir``."""
@@ -89,6 +90,7 @@ class SaveConfig(SaveConfigCallback):
         path = log_folder(trainer) / self.config_filename
         training = trainer.state.fn == TrainerFn.FITTING
         if trainer.is_global_zero and (training or not path.exists()):
+            remove_leftovers(path.parent)
             write_text(path, self.text())
 
     def text(self) -> str:
