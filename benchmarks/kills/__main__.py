@@ -3,20 +3,23 @@
     python -m benchmarks.kills                        # every config on mixtures and digits, resumable
     python -m benchmarks.kills --only sid_mixture --kills 5
 
-Each config's small twin runs as ``fastgen fit``, in a process of its own that is forked from one which has imported
-everything. The undisturbed run is compared with runs that are ended by
+Each config's small twin (:mod:`.twins`) runs as ``fastgen fit``, in a process of its own that is forked from one which
+has imported everything. The undisturbed run is compared with runs that are ended in all of these ways, in a
+random order,
 
-| row      | how                                                                                          |
-|----------|----------------------------------------------------------------------------------------------|
-| moment   | SIGKILL after a random time                                                                  |
+| way      | how                                                                                           |
+|----------|-----------------------------------------------------------------------------------------------|
+| moment   | killed a random CPU time after a random write                                                 |
 | writing  | SIGKILL inside a random write: with half of the file there, before it gets its name, or after |
-| full     | a random write finds the disk full; one sentence, exit code 2, the older files stay          |
-| limit    | the same by a limit on the size of files (``ulimit -f``)                                     |
+| full     | a disk that is too small; one sentence, exit code 2, the older files stay                     |
+| limit    | the same by a limit on the size of files (``ulimit -f``)                                      |
 
-and are then resumed from the last checkpoint that lies there, with ``--ckpt_path``, until they are done. Compared are
-all networks, optimizers' and schedules' states, counters and the data position of ``last.ckpt``, and
-``student.safetensors``. No hidden file may be left afterwards. Written to ``benchmarks/results/``: ``kills.json``,
-``kills.md``. Exit code 1 if anything differs.
+and are then resumed, in the folder of the run or in a new one, from the last checkpoint that lies there with
+``--ckpt_path`` until they are done. Compared are everything in ``last.ckpt`` (networks, states of optimizers, schedules
+and callbacks, counters, the data position; not what clocks said, nor what was measured of the teacher),
+``student.safetensors`` and all rows of ``metrics.jsonl``. After every end each checkpoint there must be whole, and no
+hidden file may be left where a program could tidy up. Written to ``benchmarks/results/``: ``kills.json``, ``kills.md``.
+Exit code 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -24,51 +27,81 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import platform
 import random
 import sys
 import tempfile
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kills.run import HERE, Trial, undisturbed
+from benchmarks.kills.disks import can_mount
+from benchmarks.kills.run import WAYS, Trial, undisturbed
+from benchmarks.kills.twins import HERE
 
 RESULTS = Path(__file__).parent.parent / "results"
-WAYS = ("moment", "writing", "full", "limit")
 
 
 def table(results: dict[str, Any]) -> str:
     """The results as Markdown."""
+    ways = results["ways"]
+    rows = results["rows"]
     lines = [
         "# Killed runs",
         "",
         f"`{results['command']}`, {results['date']}, {results['machine']}, "
         + ", ".join(f"{name} {number}" for name, number in results["versions"].items())
-        + ".",
+        + f", {results['cpu_seconds'] / 60:.0f} CPU minutes.",
         "",
-        "Runs that were ended and resumed until they were done: how many are bit for bit the undisturbed run, of all; "
-        "in brackets how often they were ended in all.",
+        "Runs that were ended in every way, in a random order, and resumed until they were done: how many are bit for "
+        "bit the undisturbed run, of all, and how often they were ended in each way. "
+        f"Full disks are {results['disk']}.",
         "",
-        f"| config | {' | '.join(WAYS)} |",
-        f"|---|{'---|' * len(WAYS)}",
+        f"| config | equal | {' | '.join(ways)} |",
+        f"|---|---|{'---|' * len(ways)}",
     ]
-    for name, row in results["rows"].items():
-        cells = [f"{row[way]['equal']} of {row[way]['runs']} ({row[way]['ended']})" for way in WAYS]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    totals = [
-        [sum(row[way][key] for row in results["rows"].values()) for key in ("equal", "runs", "ended")] for way in WAYS
-    ]
-    lines.append("| all | " + " | ".join("{} of {} ({})".format(*total) for total in totals) + " |")
-    failures = [text for row in results["rows"].values() for way in WAYS for text in row[way]["failures"]]
-    return "\n".join([*lines, *(["", "Failures:", *(f"- {text}" for text in failures)] if failures else [])]) + "\n"
+    for name, row in rows.items():
+        lines.append(f"| {name} | {row['equal']} of {row['runs']} | {cells(row['ended'][way] for way in ways)} |")
+    equal, runs = (sum(row[key] for row in rows.values()) for key in ("equal", "runs"))
+    ended = cells(sum(row["ended"][way] for row in rows.values()) for way in ways)
+    lines.append(f"| all | {equal} of {runs} | {ended} |")
+    failures = [f"- {name}: {text}" for name, row in rows.items() for text in row["failures"]]
+    return "\n".join([*lines, *(["", "Failures:", "", *failures] if failures else [])]) + "\n"
+
+
+def cells(numbers: Iterable[int]) -> str:
+    """Numbers as cells of a row."""
+    return " | ".join(map(str, numbers))
+
+
+def cpu_seconds() -> float:
+    """Of this process and those it has waited for."""
+    return sum(os.times()[:4])
+
+
+def row_of(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What became of a config's runs."""
+    chance = random.Random(f"{arguments.seed} {name}")
+    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
+        straight = undisturbed(HERE[name], Path(folder))
+        trials = [Trial(straight, arguments.ways, chance, number) for number in range(arguments.kills)]
+        failures = [text for trial in trials if (text := trial.run())]
+    return {
+        "equal": len(trials) - len(failures),
+        "runs": len(trials),
+        "ended": {way: sum(trial.ended[way] for trial in trials) for way in arguments.ways},
+        "failures": failures,
+    }
 
 
 def main() -> int:
     """Run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[], help="configs, e.g. sid_mixture; default all")
-    parser.add_argument("--kills", type=int, default=1, help="runs of each way per config")
+    parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS, help="default all")
+    parser.add_argument("--kills", type=int, default=1, help="runs that are ended, per config")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()
@@ -78,34 +111,27 @@ def main() -> int:
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.machine()}, 1 thread, {platform.system()}",
         "versions": {name: version(name).split("+")[0] for name in ("torch", "lightning")},
+        "disk": "small ones (tmpfs)" if can_mount() else "faults put into writes, because nothing can be mounted here",
+        "ways": arguments.ways,
+        "cpu_seconds": 0.0,
         "rows": {},
     }
     if path.exists() and (found := json.loads(path.read_text(encoding="utf-8")))["command"] == results["command"]:
-        results["rows"] = found["rows"]  # goes on where it was
-    names = arguments.only or sorted(HERE)
-    for name in names:
-        if name in results["rows"]:
-            continue
-        chance = random.Random(f"{arguments.seed} {name}")
+        results = results | {name: found[name] for name in ("rows", "cpu_seconds")}  # goes on where it was
+    names = [name for name in arguments.only or sorted(HERE) if name not in results["rows"]]
+    if len(names) > 1:
         with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-            straight = undisturbed(HERE[name], Path(folder))
-            row: dict[str, Any] = {}
-            for way in WAYS:
-                trials = [Trial(straight, way, chance, number) for number in range(arguments.kills)]
-                failures = [f"{name}, {way}: {text}" for trial in trials if (text := trial.run())]
-                row[way] = {
-                    "equal": len(trials) - len(failures),
-                    "runs": len(trials),
-                    "ended": sum(trial.ended for trial in trials),
-                    "failures": failures,
-                }
-        results["rows"][name] = row
-        print(name, {way: (entry["equal"], entry["runs"], entry["ended"]) for way, entry in row.items()}, flush=True)
+            undisturbed(HERE[names[0]], Path(folder))  # imports, so that all runs take as long
+    for name in names:
+        began = cpu_seconds()
+        results["rows"][name] = row = row_of(name, arguments)
+        results["cpu_seconds"] = round(results["cpu_seconds"] + cpu_seconds() - began, 1)
+        print(name, row, flush=True)
         arguments.out.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         (arguments.out / "kills.md").write_text(table(results), encoding="utf-8")
     print(table(results))
-    return int(any(entry["failures"] for row in results["rows"].values() for entry in row.values()))
+    return int(any(row["failures"] for row in results["rows"].values()))
 
 
 if __name__ == "__main__":

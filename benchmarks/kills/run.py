@@ -2,197 +2,175 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import multiprocessing
 import os
 import random
-import resource
+import shutil
 import signal
-import time
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import load_file
 
-from benchmarks.kills.faults import full_disk, kill_in_a_write
-from fastgen.seals import OWN
+import fastgen.cli  # noqa: F401  so that no forked process must
+from benchmarks.kills.compare import damaged, differences, latest, leftovers
+from benchmarks.kills.disks import resize, small_disk, used
+from benchmarks.kills.twins import needs_pairs, twin
+from benchmarks.kills.writes import Fault, full_disk, killed_after_write, killed_in_write, limited_from, noted_in
 
-CONFIGS = Path(__file__).parent.parent.parent / "configs"
-HERE = {p.stem: p for p in sorted(CONFIGS.glob("*.yaml")) if "pretrained:" not in p.read_text(encoding="utf-8")}
-"""The configs whose networks need no download, by name."""
-STEPS, EVERY = 4, 2
-WRITES = 6
-"""Writes of a small run, about: those of its config, of two checkpoints under two names, of its weights."""
-CALLBACKS = ("EMA", "Checkpoint")
-"""The callbacks that are kept: what evaluations and pictures draw is not part of a run's state."""
+WAYS = ("moment", "writing", "full", "limit")
+ENDS = {0, 2, -signal.SIGKILL, -signal.SIGPROF}
+"""Exit codes of a run that is done, that was refused in a sentence, and that was killed."""
+LARGE = (".ckpt", ".safetensors")
+"""Ends the names of the files that do not fit."""
+ROOMY = 1 << 28
+"""Bytes of a disk that is large enough."""
 FORK = multiprocessing.get_context("fork")
 
 
-def command(config: Path, folder: Path) -> list[str]:
-    """``fastgen fit`` of a config's small twin in ``folder``."""
-    given = yaml.safe_load(config.read_text(encoding="utf-8"))
-    kept = [c for c in given["trainer"]["callbacks"] if c["class_path"].rsplit(".", 1)[-1] in CALLBACKS]
-    for entry in kept:
-        if entry["class_path"].endswith("Checkpoint"):
-            entry["init_args"] = {"every_n_steps": EVERY}
-    folder.mkdir(parents=True, exist_ok=True)
-    small = folder / "small.yaml"
-    logger = {
-        "class_path": "lightning.pytorch.loggers.CSVLogger",
-        "init_args": {"save_dir": str(folder), "name": "run"},
-    }
-    small.write_text(yaml.safe_dump({"trainer": {"callbacks": kept, "logger": logger, "enable_progress_bar": False}}))
-    words = ["fit", f"--config={config}", f"--config={small}", f"--trainer.max_steps={STEPS}", "--threads=1"]
-    words += ["--trainer.limit_val_batches=0", "--data.init_args.batch_size=8"]
-    if given["data"]["class_path"] == "Pairs":
-        words += [f"--data.init_args.path={folder.parent / 'pairs'}", "--data.init_args.held_out_count=16"]
-    return words
-
-
-def child(words: list[str], log: Path, fault: Any, limit: int | None) -> None:
+def child(words: list[str], log: Path, fault: Fault | None, imported: Path | None) -> None:
     """What a forked process does: one command line, with its output in ``log``."""
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
+    sys.stdout = sys.stderr = log.open("w", buffering=1)
+    os.dup2(sys.stdout.fileno(), 1)
+    os.dup2(sys.stdout.fileno(), 2)
     torch.set_num_threads(1)
-    if limit is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     if fault is not None:
         fault()
     from fastgen.__main__ import main
 
     code = main(words)
+    if imported is not None:
+        imported.write_text("\n".join(list(sys.modules)))
     os._exit(code)
 
 
-def start(words: list[str], log: Path, fault: Any = None, limit: int | None = None) -> Any:
-    """``fastgen WORDS`` in a process of its own."""
-    process = FORK.Process(target=child, args=(words, log, fault, limit))
+def run(words: list[str], log: Path, fault: Fault | None = None, imported: Path | None = None) -> int:
+    """``fastgen WORDS`` in a process of its own; the exit code."""
+    sys.stdout.flush()
+    process = FORK.Process(target=child, args=(words, log, fault, imported))
     process.start()
-    return process
+    process.join()
+    return int(process.exitcode or 0)
 
 
 @dataclass
 class Straight:
-    """An undisturbed run: its config, folder and duration in seconds."""
+    """An undisturbed run: its config, the folder that it shares with others, and its writes."""
 
     config: Path
     folder: Path
-    seconds: float
+    writes: list[dict[str, Any]]
 
 
 def undisturbed(config: Path, folder: Path) -> Straight:
-    """Run a config's twin to its end."""
-    if yaml.safe_load(config.read_text(encoding="utf-8"))["data"]["class_path"] == "Pairs":
-        pairs = start(
-            ["pairs", f"--config={config}", f"--out={folder / 'pairs'}", "--count=48", "--steps=2"],
-            folder / "pairs.txt",
-        )
-        pairs.join()
-    began = time.monotonic()
-    process = start(command(config, folder / "straight"), folder / "straight.txt")
-    process.join()
-    if process.exitcode:
-        raise RuntimeError(f"{config.stem} does not run:\n{(folder / 'straight.txt').read_text()[-2000:]}")
-    return Straight(config, folder, time.monotonic() - began)
+    """Run a config's twin to its end, and import here what it had to import."""
+    if needs_pairs(config):
+        small = ["--count=48", "--steps=2"]
+        run(["pairs", f"--config={config}", f"--out={folder / 'pairs'}", *small], folder / "pairs.txt")
+    home, log, record = folder / "straight", folder / "straight.txt", folder / "writes.jsonl"
+    code = run(command(config, home, folder / "pairs"), log, noted_in(record), folder / "imported.txt")
+    if code:
+        raise RuntimeError(f"{config.stem} does not run:\n{log.read_text()[-2000:]}")
+    for name in (folder / "imported.txt").read_text().splitlines():
+        if name not in sys.modules:
+            with suppress(Exception):
+                importlib.import_module(name)
+    writes = [json.loads(line) for line in record.read_text().splitlines()]
+    return Straight(config, folder, writes)
 
 
-def latest(folder: Path, name: str) -> Path | None:
-    """A file of the checkpoints' folder in the latest version that has it."""
-    found = folder.glob(f"run/version_*/checkpoints/{name}")
-    return max(found, key=lambda path: int(path.parts[-3].split("_")[1]), default=None)
+def command(config: Path, folder: Path, pairs: Path) -> list[str]:
+    """``fastgen fit`` of a config's twin in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder.with_suffix(".yaml")
+    path.write_text(yaml.safe_dump(twin(config, folder, pairs)))
+    return ["fit", f"--config={path}"]
 
 
 @dataclass
 class Trial:
-    """A run that is ended in one way, resumed until it is done, and compared.
+    """A run that is ended in each way, in a random order, resumed until it is done, and compared.
+
+    Half of the trials go on in the folder of the run, half in a new version of it.
 
     Attributes:
-        ended: How often it was ended.
+        ended: How often it was ended in each way; a fault that lies behind the end of a resumed run does not happen.
     """
 
     straight: Straight
-    way: str
+    ways: Sequence[str]
     chance: random.Random
     number: int
-    ended: int = field(default=0, init=False)
+    ended: Counter[str] = field(default_factory=Counter, init=False)
+
+    def __post_init__(self) -> None:
+        self.folder = self.straight.folder / f"trial-{self.number}"
+        self.same_folder = self.chance.random() < 0.5
+        self.order = self.chance.sample(self.ways, len(self.ways))
+        large = [write for write in self.straight.writes if write["name"].endswith(LARGE)]
+        self.bytes = min(write["bytes"] for write in large)
 
     def run(self) -> str:
         """What is wrong; empty if nothing is."""
-        folder = self.straight.folder / f"{self.way}-{self.number}"
-        words, log = command(self.straight.config, folder), folder / "log.txt"
-        for attempt in range(4):
-            checkpoint = latest(folder, "last.ckpt")
-            more = [] if checkpoint is None else [f"--ckpt_path={checkpoint}"]
-            disturbed = attempt < 2
-            code = self.disturbed(words + more, log) if disturbed else self.whole(words + more, log)
-            self.ended += code != 0
-            text = log.read_text(errors="replace")
-            if "Traceback" in text:
-                return "a traceback: " + text[-300:].replace("\n", " ")
-            if self.way in ("full", "limit") and code not in (0, 2):
-                return f"exit code {code}"
-            if code not in (0, 2, -signal.SIGKILL) or (code and not disturbed):
-                return f"exit code {code}: " + text[-300:].replace("\n", " ")
-            if self.way in ("full", "limit") and (hidden := leftovers(folder)):
-                return f"left {hidden}"
-            if code == 0 and not disturbed:
-                break
-        return differences(self.straight.folder / "straight", folder)
+        with small_disk(self.folder, ROOMY) as mounted:
+            words = command(self.straight.config, self.folder, self.straight.folder / "pairs")
+            for attempt, way in enumerate([*self.order, None]):
+                more, before = self.start(), leftovers(self.folder)
+                fault = self.fault(way, mounted)
+                code = run([*words, *more], log := self.folder.with_suffix(".txt"), fault)
+                if mounted:
+                    resize(self.folder, ROOMY)
+                if way is not None:
+                    self.ended[way] += code != 0
+                if wrong := self.refuse(way, code, log.read_text(errors="replace"), before):
+                    return f"run {attempt} of {self.order}: {wrong}"
+            return differences(self.straight.folder / "straight", self.folder)
 
-    def whole(self, words: list[str], log: Path) -> int:
-        """Run to the end."""
-        process = start(words, log)
-        process.join()
-        return process.exitcode
+    def start(self) -> list[str]:
+        """How the next command goes on: from the last checkpoint, or from the beginning if there is none."""
+        checkpoint = latest(self.folder, "last.ckpt")
+        if checkpoint is None:
+            shutil.rmtree(self.folder / "run", ignore_errors=True)  # what a user of one folder must do
+        same = ["--trainer.logger.init_args.version=0"] * self.same_folder
+        return same + ([] if checkpoint is None else [f"--ckpt_path={checkpoint}"])
 
-    def disturbed(self, words: list[str], log: Path) -> int:
-        """Run until something happens."""
-        write, stage = self.chance.randrange(WRITES), self.chance.randrange(3)
-        if self.way == "moment":
-            process = start(words, log)
-            process.join(self.chance.uniform(0.05, 1.0) * self.straight.seconds)
-            process.kill()
-        elif self.way == "writing":
-            process = start(words, log, kill_in_a_write(write, stage))
-        elif self.way == "full":
-            process = start(words, log, full_disk(write))
-        else:
-            size = max(path.stat().st_size for path in self.straight.folder.glob("straight/run/*/checkpoints/*.ckpt"))
-            process = start(words, log, limit=int(size * self.chance.uniform(0.05, 0.95)))
-        process.join()
-        return process.exitcode
+    def fault(self, way: str | None, mounted: bool) -> Fault | None:
+        """What ends the next run."""
+        writes, chance = self.straight.writes, self.chance
+        fresh = latest(self.folder, "last.ckpt") is None
+        number = chance.randrange(len(writes) - 1 if fresh else max(1, len(writes) // 4))
+        size = int(chance.uniform(0.1, 0.95) * self.bytes)
+        match way:
+            case "moment":
+                pause = writes[number + 1]["cpu"] - writes[number]["cpu"]
+                return killed_after_write(number, chance.random() * pause)
+            case "writing":
+                return killed_in_write(number, chance.randrange(3))
+            case "full" if mounted:
+                resize(self.folder, used(self.folder) + size)
+            case "full":
+                return full_disk(number)
+            case "limit":
+                return limited_from(number, max(size, 1 << 16))
+        return None
 
-
-def leftovers(folder: Path) -> list[str]:
-    """Hidden files in a run's folders."""
-    return [str(path.relative_to(folder)) for path in folder.rglob(".*") if path.is_file()]
-
-
-def differences(one: Path, other: Path) -> str:
-    """Where the ends of two runs differ; empty if nowhere."""
-    ends = [latest(folder, "last.ckpt") for folder in (one, other)]
-    weights = [latest(folder, "student.safetensors") for folder in (one, other)]
-    if None in ends or None in weights:
-        return "there is no last checkpoint or no weights file"
-    first, second = (torch.load(path, weights_only=True) for path in ends if path is not None)
-    for part in ("global_step", OWN):
-        if part == OWN:
-            keys = ("iteration", "bad_steps_total", "averages", "updates", "roles")
-            if any(first[OWN][key] != second[OWN][key] for key in keys):
-                return "the counters differ"
-        elif first[part] != second[part]:
-            return f"{part} differs"
-    digests = [saved[OWN]["digests"] for saved in (first, second)]
-    data = first[OWN]["data"]
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", *([data] if data else [])):
-        if digests[0][part] != digests[1][part]:
-            return f"{part} differs"
-    tensors = [load_file(path) for path in weights if path is not None]
-    if tensors[0].keys() != tensors[1].keys() or any(
-        not torch.equal(value, tensors[1][name]) for name, value in tensors[0].items()
-    ):
-        return "student.safetensors differs"
-    return ""
+    def refuse(self, way: str | None, code: int, text: str, before: set[str]) -> str:
+        """What is wrong with how a run ended; empty if nothing is."""
+        if "Traceback" in text or code not in ENDS or (code and way is None):
+            return f"exit code {code}: " + text[-600:].replace("\n", " / ")
+        tidy = way in ("full", "limit") or (way is None and self.same_folder)
+        if tidy and (hidden := leftovers(self.folder) - (before if way else set())):
+            return f"left {sorted(hidden)}"
+        if way in ("full", "limit"):
+            said = [line for line in text.splitlines() if line.startswith("fastgen: ")]
+            if code == 2 and not any(word in text for word in ("full", "larger than")):
+                return f"another refusal: {said[-1:]}"
+        return next(damaged(self.folder), "")
