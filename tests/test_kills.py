@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from command_line import ROOT, environment, fastgen, load, mixture, write
 
@@ -49,6 +50,7 @@ def test_differences_are_seen(tmp_path: Path):
     assert differences(one, other) == "metrics.jsonl differs"
 
 
+@pytest.mark.slow
 def test_a_run_that_is_ended_in_every_way_is_bit_for_bit_the_undisturbed_one(tmp_path: Path):
     words = ["--only", "ect_mixture", "--ways", "writing", "limit", "--out", str(tmp_path)]
     command = [sys.executable, "-m", "benchmarks.kills", *words]
