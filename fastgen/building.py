@@ -27,4 +27,5 @@ def building(what: str, mend: str = "change its arguments") -> Iterator[None]:
     except UserError:
         raise
     except FROM_ARGUMENTS as error:
-        raise UserError(f"{what} cannot be built ({cause_of(error)}); {mend}.") from error
+        cause = cause_of(error).replace("NoneType", "null")  # as it is written in a config
+        raise UserError(f"{what} cannot be built ({cause}); {mend}.") from error

@@ -24,7 +24,7 @@ import fastgen.denoisers
 import fastgen.extras
 import fastgen.methods
 from fastgen import checks
-from fastgen.building import FROM_ARGUMENTS
+from fastgen.building import FROM_ARGUMENTS, building
 from fastgen.callbacks import WriteSamples
 from fastgen.callbacks.beginning import Beginning
 from fastgen.callbacks.run_folder import OF_A_RUN, SaveConfig, next_version, refuse_used, set_aside
@@ -240,11 +240,17 @@ class CLI(LightningCLI):
     def before_fit(self) -> None:
         """Keep out of the folder of another run, before loggers delete what lies there."""
         trainer = self.trainer
+        for logger in trainer.loggers:
+            if isinstance(logger.version, int):
+                checks.whole(f"trainer.logger ({type(logger).__name__})", 0, version=logger.version)
         if trainer.is_global_zero:  # nobody writes before all processes have come this far
             folder, start = log_folder(trainer), self.config.fit.get("ckpt_path")
             homes = [c.folder(trainer) for c in callbacks_of(trainer) if isinstance(c, fastgen.callbacks.Checkpoint)]
             refuse_used(folder, OF_A_RUN, start, *homes)
             set_aside(folder / "metrics.csv")
+        for logger in trainer.loggers:  # which open their files only when the first number comes
+            with building(f"trainer.logger ({type(logger).__name__})"):
+                getattr(logger, "experiment", None)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         return super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}

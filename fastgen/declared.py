@@ -33,6 +33,7 @@ class Slot:
         fields: The arguments of a plain dataclass, which needs no class path.
         required: Whether there is no default.
         default: Its default.
+        nullable: Whether ``null`` is a value of the declared type.
     """
 
     classes: tuple[type, ...] = ()
@@ -42,6 +43,7 @@ class Slot:
     fields: Mapping[str, Slot] = field(default_factory=dict)
     required: bool = False
     default: Any = None
+    nullable: bool = True
 
     @property
     def built(self) -> tuple[type, ...]:
@@ -75,6 +77,16 @@ def slot_of(hint: Any) -> Slot:
     if isinstance(kind, type) and kind is not object:
         return Slot((kind,), names=True)
     return OPEN
+
+
+def nullable(hint: Any) -> bool:
+    """Whether ``None`` is of a declared type; of one that is not understood it may be."""
+    hint = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(nullable(argument) for argument in get_args(hint))
+    if get_origin(hint) is Literal:
+        return None in get_args(hint)
+    return hint in (Any, object, None, type(None)) or not (isinstance(hint, type) or get_origin(hint))
 
 
 def merged(slots: list[Slot]) -> Slot:
@@ -113,7 +125,7 @@ def slots_of(parser: ArgumentParser) -> Mapping[str, Slot]:
         for group in groups:
             place = place.setdefault(group, {})
         slot = slot_of(hint)
-        place[name] = replace(slot, required=bool(action.required), default=action.default)
+        place[name] = replace(slot, required=bool(action.required), default=action.default, nullable=nullable(hint))
     return nested(found)
 
 

@@ -41,12 +41,29 @@ class ClassesOnly(Base):
         values = namespace.as_dict() if isinstance(namespace, Namespace) else namespace
         own = {key: value for key, value in values.items() if key in slots}  # subcommands have parsers of their own
         refuse_masked(own)
+        refuse_nulls(own, slots)
         refuse_functions(own, slots)
         return super().instantiate(namespace, *args, **kwargs)
 
     def dump(self, cfg: Any, *args: Any, **kwargs: Any) -> str:
         """What is written into files and shown: without keys, tokens and passwords."""
         return super().dump(masked(cfg), *args, **kwargs)
+
+
+def refuse_nulls(values: Mapping[str, Any], slots: Mapping[str, Slot], place: str = "") -> None:
+    """Raise if ``null`` stands where something must, which jsonargparse takes for an argument that is left out."""
+    for key, value in values.items():
+        slot, inner = slots.get(key, Slot()), f"{place}.{key}" if place else key
+        if value is None and not slot.nullable and slot.default is not None:
+            raise UserError(f"{inner} must not be null; leave it out for its default ({slot.default!r}).")
+        for number, part in enumerate(value) if isinstance(value, list | tuple) else [("", value)]:
+            at = f"{inner}[{number}]" if isinstance(value, list | tuple) else inner
+            if isinstance(part, Mapping) and isinstance(name := part.get("class_path"), str) and "." in name:
+                kind = imported(name, at)
+                if inspect.isclass(kind):
+                    refuse_nulls(part.get("init_args") or {}, arguments_of(kind), f"{at}.init_args")
+            elif isinstance(part, Mapping) and slot.fields:
+                refuse_nulls(part, slot.fields, at)
 
 
 def refuse_functions(values: Mapping[str, Any], slots: Mapping[str, Slot], place: str = "") -> None:

@@ -38,6 +38,7 @@ NOT_FROM_CONFIGS = (
     "metrics.text_image",
     "metrics.open_clip",
     "cli",
+    "run_facts",  # what a trainer and a config say
     "randomness",
     "report",
     "sampling.students.Rollout",

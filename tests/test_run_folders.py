@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from command_line import EMA, RING, checkpoint, fastgen, last, load, mixture, trainer, write
 from safetensors.torch import load_file
 
@@ -55,6 +56,17 @@ def test_without_a_logger_runs_are_numbered_and_a_config_of_the_user_stays(tmp_p
     assert next_version(tmp_path).name == "version_2"
     assert find_run(tmp_path / "fastgen_runs") == run  # not the predict
     assert find_run(tmp_path / "fastgen_runs" / "version_1").name == "version_1"  # unless it is asked for
+
+
+def test_loggers_are_tried_before_training(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    assert fastgen("fit", "--config", config(tmp_path / "a", version=-1)) == 2
+    assert "trainer.logger (CSVLogger): version must be an integer from 0, got -1." in sentence(capfd)
+    file = config(tmp_path / "b")
+    content = yaml.safe_load(file.read_text())
+    arguments = {"save_dir": str(tmp_path), "filename_suffix": None}
+    content["trainer"]["logger"] = {"class_path": "TensorBoardLogger", "init_args": arguments}
+    assert fastgen("fit", "--config", write(file, content)) == 2
+    assert "trainer.logger (TensorBoardLogger) cannot be built" in sentence(capfd)
 
 
 def test_one_folder_holds_one_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -58,9 +58,9 @@ def chosen(inputs: list[BadInput], only: str, count: int | None, seed: int) -> l
     """The controls and those of the others whose key holds ``only``, or ``count`` of them drawn at random."""
     controls = [given for given in inputs if given.group == "control" and only in given.key]
     others = [given for given in inputs if given.group != "control" and only in given.key]
-    if count is not None and count < len(others):
-        others = random.Random(seed).sample(others, count)
-    return controls + others
+    if count is not None:
+        random.Random(seed).shuffle(others)  # those of a smaller count are among those of a larger one
+    return controls + others[:count]
 
 
 def main() -> int:

@@ -53,6 +53,13 @@ class PipelineFolder:
     revision: str | None = None
     variant: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.revision is not None and self.is_local:
+            raise UserError(
+                f"revision = '{self.revision}' is one of a hub repository, and '{self.pretrained}' is a folder; leave "
+                "revision out."
+            )
+
     @cached_property
     def index(self) -> dict[str, Any]:
         """``model_index.json``: the parts with their classes (None for a part left out) and the pipeline's settings."""

@@ -133,15 +133,21 @@ class PairFolder:
             tensors = load_tensors(path)[0]
             if problem := self._problem(tensors, min(self.shard_size, self.count - number * self.shard_size)):
                 raise UserError(f"'{path}' {problem}; delete it and repeat the 'fastgen pairs' command.")
-            self._open[number] = tensors
+            self._open[number] = {name: tensors[name] for name in self._names}
         return self._open[number]
+
+    @property
+    def _names(self) -> list[str]:
+        """The tensors of every shard; what else a file may hold is nobody's."""
+        noise = ["noise"] if self.manifest.get("noise") else []
+        return ["seed", "x0", *noise, *(CONDITION + name for name in self.manifest["condition"])]
 
     def _problem(self, tensors: dict[str, Tensor], rows: int) -> str | None:
         """Why these are not the pairs that the manifest promises, if so."""
         manifest = self.manifest
         shape = tuple(manifest["sample_shape"])
         wanted = {"seed": (), "x0": shape} | ({"noise": shape} if manifest.get("noise") else {})
-        for name in (*wanted, *(CONDITION + name for name in manifest["condition"])):
+        for name in self._names:
             if name not in tensors:
                 return f"lacks '{name}'"
             found = tensors[name]

@@ -63,7 +63,8 @@ class MixedVelocity(Velocity):
     def __init__(
         self, omega: float = 1.0, kappa: float = 0.0, low: float = 0.0, high: float = 1.0, base: Velocity | None = None
     ) -> None:
-        checks.not_negative(self, omega=omega, low=low, high=high)
+        checks.positive(self, omega=omega)
+        checks.not_negative(self, low=low, high=high)
         checks.between(self, 0.0, 1.0, "[)", kappa=kappa)
         checks.ascending(self, low=low, high=high)
         self.omega, self.kappa, self.low, self.high = omega, kappa, low, high

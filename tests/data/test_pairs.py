@@ -12,7 +12,7 @@ import oracles
 import pytest
 import torch
 from command_line import EDM, checkpoint, fastgen, last, start, trainer, unshared, write
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fastgen.checkpoints import method_from_checkpoint
@@ -212,6 +212,13 @@ def test_mistakes_are_one_sentence(
     assert fastgen("pairs", *[word.format(file) for word in words]) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1 and "Traceback" not in err, err
+
+
+def test_what_a_shard_holds_beside_its_pairs_is_left_alone(tmp_path: Path):
+    folder = make(config(tmp_path), "--count=8")
+    (shard,) = folder.glob("*.safetensors")
+    save_file(load_file(shard) | {"more": torch.zeros(3)}, shard)
+    assert sorted(PairFolder(folder).read([5])) == ["seed", "x0"]
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path):

@@ -18,6 +18,7 @@ from denoisers.tiny_sdxl import write_tiny_sdxl
 
 from fastgen.denoisers import Flux, StableDiffusion, StableDiffusion3, StableDiffusionXL
 from fastgen.denoisers.pipeline_files import missing_library, usable_variant, variants
+from fastgen.denoisers.pipelines import PipelineFolder
 from fastgen.errors import UserError
 
 Change = Callable[[Path], Any]
@@ -261,3 +262,8 @@ def test_a_missing_library_is_named(folder: Path, monkeypatch: pytest.MonkeyPatc
         ValueError("shapes differ"): None,
     }
     assert [missing_library(error) for error in texts] == list(texts.values())
+
+
+def test_a_folder_has_no_revisions(tmp_path: Path):
+    with pytest.raises(UserError, match=r"^revision = 'v2' is one of a hub repository, and '.+' is a folder"):
+        PipelineFolder(str(tmp_path), revision="v2")

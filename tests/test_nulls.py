@@ -1,0 +1,45 @@
+"""``null`` is refused where an argument must be something, and kept where it may be nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from lightning.pytorch import Trainer
+
+from fastgen.declared import arguments_of
+from fastgen.errors import UserError
+from fastgen.methods import SCM, PiFlow, SiD
+from fastgen.parsing import refuse_nulls
+
+ADAM = {"class_path": "torch.optim.Adam", "init_args": {"eps": None}}
+TEACHER = {"class_path": "fastgen.denoisers.MLP", "init_args": {"width": None}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "place"),
+    [
+        (SiD, {"alpha": None}, "alpha"),
+        (SiD, {"student_optimizer": ADAM}, "student_optimizer.init_args.eps"),
+        (SiD, {"teacher": TEACHER}, "teacher.init_args.width"),
+        (SCM, {"guidance": {"low": None}}, "guidance.low"),
+        (PiFlow, {"states": None}, "states"),
+        (Trainer, {"overfit_batches": None}, "overfit_batches"),
+    ],
+)
+def test_null_is_refused_where_something_must_stand(kind: type, values: dict[str, Any], place: str):
+    with pytest.raises(UserError, match=rf"^{place} must not be null; leave it out for its default \(.+\)\.$"):
+        refuse_nulls(values, arguments_of(kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (SiD, {"gradient_clip": None, "student": None, "extras": None}),
+        (SiD, {"student_optimizer": {**ADAM, "init_args": {"foreach": None}}}),
+        (SCM, {"guidance": {"high": None, "sampling": None}}),
+        (Trainer, {"callbacks": None, "max_time": None, "logger": None}),
+    ],
+)
+def test_null_is_kept_where_nothing_may_stand(kind: type, values: dict[str, Any]):
+    refuse_nulls(values, arguments_of(kind))
