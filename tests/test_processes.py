@@ -85,6 +85,15 @@ def test_a_detached_prediction_has_no_graph_in_any_kind(process, stored):
         assert not alone.requires_grad and torch.equal(alone, attached.as_kind(kind).detach())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_networks_say_in_half_precision_is_converted_in_single(process, dtype):
+    t, x_t, value = times(process).float(), normal(6, 3).to(dtype), normal(6, 3, seed=1).to(dtype)
+    for stored in PREDICTION_KINDS:
+        half, single = (Prediction(process, x, t, v, stored) for x, v in ((x_t, value), (x_t.float(), value.float())))
+        for kind in PREDICTION_KINDS:
+            assert half.as_kind(kind).dtype == torch.float32 and torch.equal(half.as_kind(kind), single.as_kind(kind))
+
+
 def test_unknown_kind():
     with pytest.raises(ValueError, match="'eps'"):
         Prediction(EDM(), normal(1, 2), torch.ones(1), normal(1, 2), "eps")

@@ -161,6 +161,19 @@ def test_the_best_is_a_number(mode: Any, values: list[float], expected: list[boo
     assert checkpoint.best == (2.0 if mode == "min" else 4.0)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_the_first_rank_decides_what_is_best(first: bool, tmp_path: Path):
+    checkpoint, trainer = Checkpoint(monitor="loss"), world(tmp_path, rank=1, size=2)
+    asked: list[bool] = []
+    trainer.strategy.broadcast = lambda value, *_: asked.append(value) or first
+    checkpoint.best = 1.0
+    for value in (2.0, 0.5):
+        trainer.callback_metrics["loss"] = torch.tensor(value)
+        assert checkpoint.is_best(trainer) is first
+        checkpoint.best = 1.0
+    assert asked == [False, True]
+
+
 def test_ratios_leave_out_what_no_sampler_changes():
     values = {"frechet": 2.0, "count": 10.0, "frechet_floor": 0.1, "new": 1.0, "zero": 1.0}
     assert ratios(values, {"frechet": 4.0, "count": 5.0, "frechet_floor": 0.2, "zero": 0.0}) == {"frechet": 0.5}
