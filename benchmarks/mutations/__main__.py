@@ -154,10 +154,12 @@ def main() -> int:
             os.waitpid(child, 0)
         tidy(arguments.results, catalogue())
     known = read_results(arguments.results)
+    before = {(row["file"], row["name"]) for row in known.values() if row["outcome"] == "killed"}
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for mutation in chosen:
         source = (ROOT / mutation.file).read_text(encoding="utf-8")
-        unknown = {"outcome": "not run", "name": mutation.name, "file": mutation.file}
+        earlier = "noticed before" if (mutation.file, mutation.name) in before else "not run"
+        unknown = {"outcome": earlier, "name": mutation.name, "file": mutation.file}
         row = known.get(mutation.digest(source), unknown)
         if mutation.applied(source) is None:
             row = unknown | {"outcome": "stale"}

@@ -11,13 +11,13 @@ from typing import Any
 def table(rows: dict[str, list[dict[str, Any]]], python: str) -> str:
     """Counts per room, then every mutation that lives or cannot be noticed."""
     total: Counter[str] = Counter()
-    lines = ["| room | mutations | killed | alive | equivalent | noticed |", "|---|---|---|---|---|---|"]
+    lines = ["| room | mutations | killed | alive | equivalent | noticed | before |", "|---|---|---|---|---|---|---|"]
     for room, found in [*sorted(rows.items()), ("all", [row for part in rows.values() for row in part])]:
         count = Counter(row["outcome"] for row in found)
         counted = count["killed"] + count["alive"]
         share = f"{100 * count['killed'] / counted:.1f} %" if counted else ""
         numbers = f"{len(found)} | {count['killed']} | {count['alive']} | {count['equivalent']}"
-        lines.append(f"| {room} | {numbers} | {share} |")
+        lines.append(f"| {room} | {numbers} | {share} | {count['noticed before']} |")
         total = count
     rest = ", ".join(f"{total[name]} {name}" for name in ("stale", "broken", "slow", "not run") if total[name])
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "diffusers", "pytest"))
@@ -26,8 +26,10 @@ def table(rows: dict[str, list[dict[str, Any]]], python: str) -> str:
         "# Mistakes that the tests notice",
         "`python -m benchmarks.mutations` applies the mistakes written in `benchmarks/mutations/rooms` one at a time "
         "and runs the tests that belong to the file (`benchmarks/mutations/choice.py`), not the whole suite. Noticed "
-        "is the share of those killed among killed and alive.",
-        f"{date}, CPU, {python}, {versions}.",
+        "is the share of those killed among killed and alive; before are those that were killed when the lines around "
+        "them were others, not run since.",
+        f"{date}, CPU, {python}, {versions}. Measured: {total['killed'] + total['alive']} of "
+        f"{sum(total.values())}, some that a review had named and the rest in random order.",
         "\n".join(lines),
         f"Not counted: {rest}." if rest else "",
     ]
