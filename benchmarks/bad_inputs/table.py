@@ -61,6 +61,11 @@ def write(path: Path, found: Sequence[Outcome], total: int) -> None:
     for outcome in found:
         if outcome.kind == "accepted" and outcome.expected == "refuse" and outcome.key not in wrong:
             why.setdefault(reason(outcome.key) or "", []).append(outcome.key.split(": ", 1)[1])
+    if wrong:
+        lines += ["", "## Faults", ""]
+        lines += [
+            f"- {outcome.kind}: `{outcome.key}`: {outcome.said[:120]!r}" for outcome in found if outcome.key in wrong
+        ]
     lines += ["", "## Accepted, and why", ""]
     for text, keys in why.items():
         lines.append(
