@@ -87,6 +87,7 @@ def of_config(name: str, folder: Path) -> Numbers:
     callbacks = [c for c in config["trainer"]["callbacks"] if c["class_path"].endswith("EMA")]
     config["trainer"] |= {"max_steps": UPDATES, "accelerator": "cpu", "devices": 1, "precision": "64-true"}
     config["trainer"] |= {"logger": False, "callbacks": callbacks, "enable_model_summary": False}
+    config["trainer"]["default_root_dir"] = str(folder)
     config["data"]["init_args"]["batch_size"] = BATCH
     if pairs := config["data"]["class_path"] == "Pairs":
         config["data"]["init_args"] |= {"path": str(folder / "pairs"), "held_out_count": BATCH}
