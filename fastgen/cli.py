@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import warnings
+from argparse import SUPPRESS
 from typing import Any, NoReturn
 
 import torch
@@ -145,20 +146,22 @@ class CLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand == "fit":
-            parser.add_argument(
-                "--init_from",
-                type=str | None,
-                default=None,
-                help="Checkpoint whose weights (student, critic, averages) a new run starts from; to go on with a run, "
-                "give --ckpt_path.",
-            )
+        parser.add_argument(
+            "--init_from",
+            type=str | None,
+            default=None,
+            help="Checkpoint whose weights (student, critic, averages) a new run starts from; to go on with a run, "
+            "give --ckpt_path."
+            if subcommand == "fit"
+            else SUPPRESS,  # it stands in the config of a run, which measures what the run became
+        )
         return parser
 
     def _parse_ckpt_path(self) -> None:
         """Look at ``--ckpt_path`` before anything is built, so that a bad file costs nothing."""
         path = self.config[self.config.subcommand].get("ckpt_path")
-        if start := self.config[self.config.subcommand].get("init_from"):
+        start = self.config[self.config.subcommand].get("init_from")
+        if start and self.config.subcommand == "fit":
             if path:
                 raise UserError(
                     "--init_from starts a new run and --ckpt_path goes on with one; give only one of them (--init_from "
@@ -207,7 +210,7 @@ class CLI(LightningCLI):
             "callbacks": by_class(dump["trainer"].get("callbacks")),
             "precision": dump["trainer"].get("precision"),
         }
-        self.model.init_from = dump.get("init_from")
+        self.model.init_from = dump.get("init_from") if self.subcommand == "fit" else None
         if self.subcommand != "fit":  # the averages in the checkpoint are asked for, whatever callbacks there are
             warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`, callbacks")
             for name in self.saved_averages:

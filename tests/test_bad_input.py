@@ -270,7 +270,7 @@ MISTAKES = [
     Mistake("unknown strategy", ["strategy", "telepathy"], put(f"{T}.strategy", "telepathy")),
     Mistake("no devices", ["devices"], put(f"{T}.devices", 0)),
     Mistake("GAN without real data", ["GAN", "x0"], put(f"{S}.extras", GAN), base="images-free"),
-    Mistake("guidance without a condition", ["guid", "RingMixture"], put(f"{S}.guidance", {"teacher": 2.0})),
+    Mistake("guidance without a condition", ["guidance.teacher", "condition"], put(f"{S}.guidance", {"teacher": 2.0})),
     Mistake(
         "guidance of an unconditional network",
         ["UNet", "guid"],

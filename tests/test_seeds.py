@@ -84,10 +84,10 @@ def test_what_is_measured_does_not_depend_on_the_seed(make: Any):
 @pytest.mark.parametrize(
     ("word", "place"),
     [
-        ("--seed_everything=-1", "--seed_everything is -1"),
-        ("--seed_everything=4294967296", "--seed_everything is 4294967296"),
-        ("--model.init_args.seed=-3", "model.init_args.seed is -3"),
-        ("--data.init_args.seed=99999999999999999999", "data.init_args.seed is 9999"),
+        ("--seed_everything=-1", "seed_everything must be an integer from 0 to 4294967295, got -1"),
+        ("--seed_everything=4294967296", "seed_everything must be an integer from 0 to 4294967295, got 4294967296"),
+        ("--model.init_args.seed=-3", "seed must be an integer from 0 to 4294967295, got -3"),
+        ("--data.init_args.seed=99999999999999999999", "seed must be an integer from 0 to 4294967295, got 9999"),
     ],
 )
 def test_a_seed_out_of_range_is_one_sentence(word: str, place: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):

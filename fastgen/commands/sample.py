@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fastgen.commands.loading import check_device, method_on
-from fastgen.commands.parser import LARGEST, MOST_STEPS, Parser, add_trust, integers, shortened, whole
+from fastgen.commands.parser import LARGEST, MOST_STEPS, Parser, add_trust, integers, whole
 from fastgen.data.prompts import read_prompts
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
@@ -99,8 +99,6 @@ def sample(words: Sequence[str]) -> None:
 
         return sample_layout(arguments)
     seeds = integers(arguments.seeds)
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds '{shortened(arguments.seeds)}' names a seed twice; name each once.")
     check_out(arguments.out, folder=not Path(arguments.out).suffix)
 
     method = method_on(arguments.ckpt, arguments.device, arguments.role == "teacher", arguments.trust)

@@ -12,6 +12,7 @@ from toys import CLASSES, network
 from fastgen.denoisers.adapters import LoRA
 from fastgen.denoisers.experts import Experts
 from fastgen.denoisers.mlp import MLP
+from fastgen.errors import UserError
 from fastgen.objectives.tangents import jvp
 from fastgen.processes import EDM
 from fastgen.sampling.guided import guided
@@ -99,7 +100,7 @@ def test_adapters_of_inputs_reach_every_network():
 
 @pytest.mark.parametrize("boundaries", [[5.0, 1.0, 0.5], [1.0, 5.0], [1.0]])
 def test_wrong_boundaries_are_refused(boundaries: list[float]):
-    with pytest.raises(ValueError, match="2 decreasing boundaries"):
+    with pytest.raises(UserError, match="2 decreasing boundaries"):
         Experts([network(0), network(1), network(2)], boundaries)
 
 

@@ -532,7 +532,7 @@ def test_a_number_of_steps_is_the_process_own_grid():
     assert StudentSampler(steps=3).trained_steps() == 3 and len(StudentSampler(steps=3).schedule(EDM())) == 3
     assert StudentSampler(steps=2).schedule(RectifiedFlow(), 1) == [1.0]
     assert TrajectorySampler().trained_steps() == 4 and TrajectorySampler([9.0, 1.0]).schedule(EDM()) == [9.0, 1.0]
-    with pytest.raises(ValueError, match="not both"):
+    with pytest.raises(UserError, match="not both"):
         StudentSampler([9.0, 1.0], steps=4)
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(UserError, match="steps must be an integer from 1"):
         StudentSampler(steps=0)

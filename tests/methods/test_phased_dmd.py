@@ -269,7 +269,7 @@ def test_wrong_boundaries_are_named():
 
     with pytest.raises(UserError, match=r"student's experts change at \[3.0\], but the sampler's phases at \[5.0\]"):
         build(PhasedDMD, student=student, sampler=PhasedSampler([80.0, 5.0])).configure_model()
-    with pytest.raises(ValueError, match="2 equal phases"):
+    with pytest.raises(UserError, match="2 equal phases"):
         PhasedSampler([3.0, 2.0, 1.0])
 
 

@@ -236,7 +236,9 @@ def test_stages_lie_on_one_grid_and_sampling_follows_them():
 
 def progressive(**kwargs: Any) -> Progressive:
     schedule = partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.1)
-    return build(Progressive, steps=[4, 2, 1], stage_updates=[3, 2, 4], student_lr_scheduler=schedule, **kwargs)
+    optimizer = partial(torch.optim.Adam, lr=1e-3)
+    stages = {"steps": [4, 2, 1], "stage_updates": [3, 2, 4]}
+    return build(Progressive, student_optimizer=optimizer, student_lr_scheduler=schedule, **stages, **kwargs)
 
 
 def test_a_stage_begins_with_a_fresh_optimizer_and_the_last_student_as_teacher():

@@ -71,7 +71,7 @@ def test_a_file_that_does_not_fit_is_no_random_network(model: torch.nn.Module, t
     with pytest.raises(UserError, match="does not fit TimmFeatures"):
         TimmFeatures(TINY, str(tmp_path / "other.pth"))(images())
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(UserError, match="not a readable file of weights"):
+    with pytest.raises(UserError, match="is damaged or holds pickled"):
         TimmFeatures(TINY, str(tmp_path / "text.pth"))(images())
 
 
