@@ -49,7 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"fastgen {__version__}")
         return 0
     if words[0] not in COMMANDS:
-        print(f"fastgen: '{words[0]}' is no command; choose one of: {', '.join(COMMANDS)}.", file=sys.stderr)
+        from fastgen.messages import near, short
+
+        said = f"'{short(words[0])}' is no command{near(words[0], COMMANDS)}; choose one of: {', '.join(COMMANDS)}."
+        print(f"fastgen: {said}", file=sys.stderr)
         return 2
     if words[0] in LIGHT:
         from fastgen.commands.light import run as run_light

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 
 from fastgen.errors import UserError
+from fastgen.messages import short
 
 LARGEST_INTEGER = 2**31 - 1
 """Bound of counts and sizes; nothing here can be larger, and larger numbers overflow far from the config."""
@@ -70,12 +71,20 @@ def is_real(value: Any) -> bool:
     return value == value and -LARGEST_FLOAT <= value <= LARGEST_FLOAT  # type: ignore[operator]
 
 
+def written(number: Any) -> str:
+    """A number as it was given, its end left out if it is endless."""
+    try:
+        return short(repr(number))
+    except ValueError:  # Python refuses to write thousands of digits
+        return "a number of thousands of digits"
+
+
 def require(owner: Owner, allowed: str, holds: Callable[[Any], bool], arguments: Mapping[str, Any]) -> None:
     """Raise a ``UserError`` for the first number of which ``holds`` is false."""
     for argument, value in arguments.items():
         for place, number in each_number(argument, value):
             if not holds(number):
-                raise UserError(f"{name_of(owner)}: {place} must be {allowed}, got {number!r}.")
+                raise UserError(f"{name_of(owner)}: {place} must be {allowed}, got {written(number)}.")
 
 
 def finite(owner: Owner, /, **arguments: Any) -> None:

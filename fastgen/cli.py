@@ -31,10 +31,12 @@ from fastgen.callbacks.beginning import Beginning
 from fastgen.callbacks.run_folder import OF_A_RUN, SaveConfig, next_version, refuse_used, set_aside
 from fastgen.callbacks.surroundings import callbacks_of, log_folder
 from fastgen.checkpoints import read_checkpoint
+from fastgen.constructors import telling
 from fastgen.data import DistillationData
+from fastgen.diagnosis import diagnosing, refuse_unknown
 from fastgen.documents import read_yaml
-from fastgen.errors import UserError
-from fastgen.messages import as_sentence, one_sentence
+from fastgen.errors import ParserError, UserError
+from fastgen.messages import as_sentence, one_sentence, shown
 from fastgen.methods import Distiller
 from fastgen.methods.base import refuse_half_precision
 from fastgen.parsing import ClassesOnly
@@ -50,10 +52,6 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
-class ParserError(UserError):
-    """What jsonargparse says, still in its nested form."""
-
-
 class Parser(ClassesOnly, LightningArgumentParser):
     """Raises where argparse would print its usage."""
 
@@ -63,7 +61,7 @@ class Parser(ClassesOnly, LightningArgumentParser):
     def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Names the file that is no YAML, and what is wrong with it."""
         if os.path.exists(cfg_path):
-            read_yaml(cfg_path)
+            refuse_unknown(read_yaml(cfg_path), self)
         try:
             return super().parse_path(cfg_path, *args, **kwargs)
         except ParserError as error:
@@ -157,6 +155,12 @@ class CLI(LightningCLI):
         )
         return parser
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Says of what is refused where it stands and what would do."""
+        command, *words = sys.argv[1:]
+        with diagnosing(words, self._subcommand_parsers[command]):
+            super().parse_arguments(parser, args)
+
     def _parse_ckpt_path(self) -> None:
         """Look at ``--ckpt_path`` before anything is built, so that a bad file costs nothing."""
         path = self.config[self.config.subcommand].get("ckpt_path")
@@ -176,6 +180,8 @@ class CLI(LightningCLI):
         checks.whole("Options", threads=config.get("threads"))
         if config.get("threads"):
             torch.set_num_threads(config.threads)
+        if not isinstance(config.trainer, Namespace):
+            raise UserError(f"trainer must be a mapping of options, got {shown(config.trainer)}.")
         refuse_options(self.config.subcommand, config.trainer)
         if self.config.subcommand == "fit":
             refuse_half_precision(config.trainer.precision)  # on a CPU Lightning would take another without saying so
@@ -198,12 +204,14 @@ class CLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build the cheap objects; networks are built later, on their device."""
         try:
-            super().instantiate_classes()
+            parser = self._parser(self.subcommand)
+            with telling(parser, self.config[self.subcommand]):
+                super().instantiate_classes()
         except (*FROM_ARGUMENTS, MisconfigurationException) as error:
             raise ParserError(str(error)) from error
         if self.subcommand == "fit":
             self.model.try_out_optimizers()
-        dump = yaml.safe_load(self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False))
+        dump = yaml.safe_load(parser.dump(self.config[self.subcommand], skip_none=False))
         self.model.recipe = dump["model"]
         self.model.settings = {
             "data": dump.get("data"),

@@ -34,6 +34,7 @@ class Slot:
         required: Whether there is no default.
         default: Its default.
         nullable: Whether ``null`` is a value of the declared type.
+        hint: The type hint of an option.
     """
 
     classes: tuple[type, ...] = ()
@@ -44,6 +45,7 @@ class Slot:
     required: bool = False
     default: Any = None
     nullable: bool = True
+    hint: Any = Any
 
     @property
     def built(self) -> tuple[type, ...]:
@@ -125,7 +127,9 @@ def slots_of(parser: ArgumentParser) -> Mapping[str, Slot]:
         for group in groups:
             place = place.setdefault(group, {})
         slot = slot_of(hint)
-        place[name] = replace(slot, required=bool(action.required), default=action.default, nullable=nullable(hint))
+        place[name] = replace(
+            slot, required=bool(action.required), default=action.default, nullable=nullable(hint), hint=hint
+        )
     return nested(found)
 
 

@@ -13,5 +13,9 @@ class UserError(Exception):
         super().__init__(message.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
+class ParserError(UserError):
+    """What a parser of configurations says, still in its nested form."""
+
+
 class Malformed(ValueError):
     """What is wrong with the content of a file, as a clause without the file's name."""

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+MOST_NAMES = 200
+"""Characters of a list of names in a sentence."""
 
 COMPLAINTS = (
     (r"Function (\S+) in place of a class", "'{0}' is a function; give the path of a class."),
@@ -25,7 +30,13 @@ COMPLAINTS = (
     (r"Import path (\S+) does not correspond to a subclass of (\S+)", "{0} is no {1}; give a class of that kind."),
     (r"module '(.+?)' has no attribute '(.+?)'", "there is no '{1}' in {0}; mend the name."),
     (r"No module named '(.+?)'", "there is no module '{0}'; install it or mend the name."),
-    (r"the following arguments are required: (.+)", "lacks {0}; give it."),
+    (r"the following arguments are required: (.+)", "something is missing; give {0}."),
+    (r"argument (?:-\w/)?(\S+): expected (?:one|at least one) argument", "{0} needs a value; give one."),
+    (r"argument (\S+): invalid int value: (.+)", "{0} must be an integer, got {1}."),
+    (r"argument (\S+): invalid float value: (.+)", "{0} must be a number, got {1}."),
+    (r"argument (\S+): invalid choice: (.+) \(choose from (.+)\)", "{0} must be one of {2}, got {1}."),
+    (r"argument (\S+): ignored explicit argument (.+)", "{0} takes no value, got {1}."),
+    (r"ambiguous option: (\S+) could match (.+)", "{0} may mean {1}; write the option out."),
     (r"File does not exist: '(.+?)'", "'{0}' does not exist; give the path of an existing file."),
     (r"unrecognized arguments: (.+)", "there is no option {0}; see 'fastgen COMMAND --help'."),
     (r"Expected '(.+?)' to be a subclass of <class '(.+?)'>", "{0} is no {1}; give a class of that kind."),
@@ -54,8 +65,40 @@ def cause_of(error: BaseException) -> str:
     return as_sentence(lines[0]).rstrip(".")[:200] if lines else type(error).__name__
 
 
+def shown(value: object) -> str:
+    """What was written, as YAML would write it, short enough to be repeated."""
+    if isinstance(value, str):
+        return f"'{short(value)}'"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    try:
+        return short(str(value))
+    except ValueError:  # Python refuses to write thousands of digits
+        return "a number of thousands of digits"
+
+
+def short(text: object, most: int = 60) -> str:
+    """A text on one line with no more than its first characters."""
+    line = re.sub(r"\s+", " ", str(text))
+    return line if len(line) <= most else f"{line[:most]}..."
+
+
+def near(name: str, known: Sequence[str]) -> str:
+    """What is spelt alike, in brackets after an unknown name; else nothing."""
+    by_lower = {k.lower(): k for k in known}
+    found = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.7)
+    return f" (did you mean '{by_lower[found[0]]}'?)" if found else ""
+
+
+def named(names: Sequence[str]) -> str:
+    """Names with commas, as many as fit."""
+    text = ", ".join(names)
+    return text if len(text) <= MOST_NAMES else f"{text[:MOST_NAMES].rpartition(', ')[0]} and more"
+
+
 def one_sentence(message: str) -> str:
     """The deepest known complaint in jsonargparse's nested message, after the dotted key that it is about."""
+    message = re.sub(r"\b(?:fit|validate|test|predict)\.(model|data|trainer)\b", r"--\1", message)
     keys: list[tuple[int, str]] = []
     known: tuple[int, str] | None = None
     other: tuple[int, str] | None = None

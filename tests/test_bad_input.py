@@ -213,7 +213,7 @@ MISTAKES = [
         put(f"{S}.student", MLP | {"init_args": {"process": EDM, "widht": 3}}),
     ),
     Mistake("unknown option", ["trainer.max_stepz"], words=["--trainer.max_stepz=3"]),
-    Mistake("wrong type", ["alpha", "float"], put(f"{S}.alpha", "much")),
+    Mistake("wrong type", ["alpha", "number"], put(f"{S}.alpha", "much")),
     Mistake("wrong type on the command line", ["max_steps", "int"], words=["--trainer.max_steps=many"]),
     Mistake(
         "wrong type deep inside",

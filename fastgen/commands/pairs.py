@@ -13,12 +13,14 @@ from jsonargparse import ActionConfigFile, Namespace
 from torch import Tensor
 
 from fastgen.callbacks.unfinished import settings_of, weights_digest
-from fastgen.cli import Parser, ParserError
+from fastgen.cli import Parser
 from fastgen.commands.loading import check_device, method_on
 from fastgen.commands.parser import LARGEST, MOST_STEPS, shortened, whole
 from fastgen.commands.sample import conditions, slices
 from fastgen.conditions import concatenate
-from fastgen.errors import UserError
+from fastgen.constructors import telling
+from fastgen.diagnosis import diagnosing
+from fastgen.errors import ParserError, UserError
 from fastgen.layouts.pairs import FORMAT, claim, rows_of, shard_path, write_shard
 from fastgen.methods import Distiller
 from fastgen.randomness import Draws
@@ -101,7 +103,9 @@ def source(options: Namespace, settings: Parser) -> tuple[Distiller, str]:
     if role != "teacher":
         raise UserError(f"A config has no trained '{role}'; give --ckpt CKPT, or leave --role out.")
     try:
-        method: Distiller = settings.instantiate(Namespace(model=options.model)).model  # its teacher, no trainer
+        wanted = Namespace(model=options.model)  # its teacher, no trainer
+        with telling(settings, wanted):
+            method: Distiller = settings.instantiate(wanted).model
     except (ValueError, TypeError, ImportError) as error:
         raise ParserError(str(error)) from error
     method.build_teacher()
@@ -130,7 +134,8 @@ def pairs(words: Sequence[str]) -> None:
         UserError: On bad options, or if the folder was begun with others.
     """
     settings = parser()
-    options = settings.parse_args(list(words))
+    with diagnosing(words, settings):
+        options = settings.parse_args(list(words))
     whole(count=options.count, shard_size=options.shard_size, batch_size=options.batch_size)
     whole(1, MOST_STEPS, steps=options.steps)
     whole(0, LARGEST - options.count, first_seed=options.first_seed)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import NoReturn
+import sys
+from typing import Any, NoReturn
 
 from fastgen.errors import UserError
+from fastgen.messages import named, near, one_sentence
 
 LARGEST = 2**63 - 1
 """Seeds and labels are 64-bit integers."""
@@ -19,7 +21,18 @@ class Parser(argparse.ArgumentParser):
     """Raises a :class:`UserError` where argparse would print its usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message.rstrip('.')}.")
+        raise UserError(f"{self.prog}: {one_sentence(message)}")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Names an unknown option first: that others are missing may be because it is misspelt."""
+        options = [option for option in self._option_string_actions if option.startswith("--")]
+        for word in sys.argv[1:] if args is None else args:
+            name = word.partition("=")[0]
+            if re.fullmatch(r"--[a-z][\w-]*", name) and not any(option.startswith(name) for option in options):
+                raise UserError(
+                    f"{self.prog}: there is no option {name}{near(name, options)}; known are {named(options)}."
+                )
+        return super().parse_args(args, namespace)
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:

@@ -16,11 +16,13 @@ from torch import Tensor
 from fastgen import __version__, checks
 from fastgen.commands.loading import check_device
 from fastgen.commands.parser import whole
+from fastgen.constructors import telling
 from fastgen.data import DistillationData, ImageFolder
 from fastgen.data.base import BatchSource
 from fastgen.data.pixels import SUFFIXES, open_picture, pictures_below
+from fastgen.diagnosis import diagnosing
 from fastgen.documents import read_yaml
-from fastgen.errors import UserError
+from fastgen.errors import ParserError, UserError
 from fastgen.files import resolve
 from fastgen.messages import one_sentence
 from fastgen.metrics import FeatureExtractor
@@ -38,7 +40,7 @@ PIECES = 8
 
 class _Parser(ClassesOnly, ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(f"fastgen stats: {one_sentence(message)}") from ex
+        raise ParserError(message) from ex
 
 
 def parser() -> ArgumentParser:
@@ -132,7 +134,8 @@ def stats(words: Sequence[str]) -> None:
         UserError: On bad options, unreadable images or an extractor that does not fit.
     """
     options = parser()
-    arguments = options.parse_args(list(words))
+    with diagnosing(words, options):
+        arguments = options.parse_args(list(words))
     if Path(arguments.out).suffix != ".safetensors":
         raise UserError(f"--out {arguments.out} must end in .safetensors; mend its name.")
     whole(batch_size=arguments.batch_size, num_workers=arguments.num_workers)
@@ -163,7 +166,8 @@ def stats(words: Sequence[str]) -> None:
         order = torch.randperm(source.size, generator=generator(0, "reference"))
         chosen = order[:count].sort().values.tolist()
     try:
-        extractor = options.instantiate_classes(arguments).extractor
+        with telling(options, arguments):
+            extractor = options.instantiate_classes(arguments).extractor
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"The extractor cannot be built: {one_sentence(str(error))}") from error
     extractor.to(arguments.device)

@@ -50,7 +50,7 @@ class SiD(ScoreDistiller):
         critic_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-5, beta1=0.0),
         **kwargs: Any,
     ) -> None:
-        checks.at_least(self, -0.25, alpha=alpha)
+        checks.finite(self, alpha=alpha)
         checks.positive(self, loss_scale=loss_scale)
         super().__init__(
             sampler=sampler or StudentSampler(level=2.5),
