@@ -212,12 +212,12 @@ MISTAKES = [
         ["student", "widht"],
         put(f"{S}.student", MLP | {"init_args": {"process": EDM, "widht": 3}}),
     ),
-    Mistake("unknown option", ["trainer.max_stepz"], words=["--trainer.max_stepz=3"]),
+    Mistake("unknown option", ["trainer", "max_stepz"], words=["--trainer.max_stepz=3"]),
     Mistake("wrong type", ["alpha", "number"], put(f"{S}.alpha", "much")),
     Mistake("wrong type on the command line", ["max_steps", "int"], words=["--trainer.max_steps=many"]),
     Mistake(
         "wrong type deep inside",
-        ["student.width", "int"],
+        ["student.init_args.width", "int"],
         put(f"{S}.student.init_args", {"process": EDM, "width": "wide"}),
     ),
     Mistake("unknown class", ["student", "MPL"], put(f"{S}.student", {"class_path": "MPL"})),
@@ -246,7 +246,7 @@ MISTAKES = [
     Mistake("endless", ["trainer.max_steps"], drop(f"{T}.max_steps")),
     Mistake(
         "solver without steps",
-        ["Heun", "steps"],
+        ["solver", "steps"],
         put(f"{S}.solver", {"class_path": "Heun", "init_args": {"steps": 0}}),
     ),
     Mistake(
