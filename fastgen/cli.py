@@ -182,7 +182,7 @@ class CLI(LightningCLI):
             torch.set_num_threads(config.threads)
         if not isinstance(config.trainer, Namespace):
             raise UserError(f"trainer must be a mapping of options, got {shown(config.trainer)}.")
-        refuse_options(self.config.subcommand, config.trainer)
+        refuse_options(self.config.subcommand, vars(config.trainer))
         if self.config.subcommand == "fit":
             refuse_half_precision(config.trainer.precision)  # on a CPU Lightning would take another without saying so
         elif config.get("ckpt_path") is None and not brings_weights(config.model):

@@ -311,7 +311,7 @@ MISTAKES = [
     Mistake("prompts for a network of labels", ["prompt"], prompts("a cat\na dog\n"), base="images"),
     Mistake(
         "unknown metric class",
-        ["trainer.callbacks.suite", "Guess"],
+        ["init_args.suite", "Guess"],
         put(f"{T}.callbacks", [{"class_path": "Evaluate", "init_args": {"suite": {"class_path": "Guess"}}}]),
     ),
     Mistake(

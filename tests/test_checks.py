@@ -103,10 +103,12 @@ GIVEN: dict[str, Any] = {
 """What required arguments get."""
 
 NEGATIVE_IS_FINE = {
+    "FewStepSiD.alpha",
     "Guidance.critic",  # anti-CFG (arXiv 2505.12674)
     "LogNormalLevel.mean",
     "LogitNormalTime.mean",
     "Reward.margin",
+    "SiD.alpha",
     "GaussianDenoiser.mean",
     "GaussianDenoiser.covariance",
     "MixtureDenoiser.means",

@@ -116,7 +116,7 @@ BAD = {
     "wrong suffix": (lambda folder: folder, ["--out=a.npz"], ".safetensors"),
     "count of one": (lambda folder: folder, ["--count=1"], "--count"),
     "unknown device": (lambda folder: folder, ["--device=warp"], "--device"),
-    "unknown option": (lambda folder: folder, ["--sedes=1"], "--sedes"),
+    "unknown option": (lambda folder: folder, ["--sedes=1"], "sedes"),
 }
 
 
