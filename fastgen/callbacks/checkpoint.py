@@ -126,9 +126,9 @@ class Checkpoint(AfterStudentUpdates):
         super().on_train_start(trainer, method)
         if trainer.strategy.restore_checkpoint_after_setup:
             self.refuse_used(trainer)
-        run = log_folder(trainer)
+        run, own = log_folder(trainer), self.folder(trainer)
         if trainer.is_global_zero:
-            for home in {self.folder(trainer), *([Path(trainer.ckpt_path).parent] if trainer.ckpt_path else [])}:
+            for home in {own, *([Path(trainer.ckpt_path).parent] if trainer.ckpt_path else [])}:
                 remove_leftovers(home)
             for name in ("metrics.jsonl", "health.jsonl"):
                 forget_after(run / name, trainer.global_step)
