@@ -363,8 +363,7 @@ class PipelineDenoiser(Denoiser):
         self.pipeline = pipeline
         self.add_module(self.part, network)
         for path in self.number_paths:
-            embedder: Any = self.get_submodule(path)
-            make_exact(embedder)
+            make_exact(self.get_submodule(path))
         if gradient_checkpointing:
             network.enable_gradient_checkpointing()
 
