@@ -76,7 +76,7 @@ def slot_of(hint: Any) -> Slot:
     if isinstance(kind, type) and kind.__module__ in CONTAINERS and issubclass(kind, collections.abc.Iterable):
         inside = [slot_of(argument) for argument in arguments if argument is not Ellipsis]
         return Slot(parts=merged(inside) if inside else OPEN)
-    if isinstance(kind, type) and kind is not object:
+    if isinstance(kind, type) and kind not in (object, Any):  # from Python 3.11 on Any is a class too
         return Slot((kind,), names=True)
     return OPEN
 
