@@ -47,6 +47,8 @@ class Flux(FlowTransformer):
     """
 
     even = True
+    time_scale = 1000.0
+    """Applied by the network itself, to time and guidance scale."""
 
     def __init__(
         self,
@@ -85,17 +87,29 @@ class Flux(FlowTransformer):
         """The velocity ``noise - x0`` as a latent map."""
         height, width = x_t.shape[-2:]
         text = condition["prompt_embeds"]
-        told = condition.get("guidance", torch.full_like(t, self.embedded_guidance)).float()
         tokens = self.network(
             hidden_states=pack(x_t),
             timestep=t,
-            guidance=told if self.network.config.guidance_embeds else None,
+            guidance=self.told(t, condition) if self.network.config.guidance_embeds else None,
             encoder_hidden_states=text,
             pooled_projections=condition["pooled_prompt_embeds"],
             txt_ids=torch.zeros(text.shape[1], 3, device=x_t.device),
             img_ids=positions(height // 2, width // 2, x_t.device),
         ).sample
         return unpack(tokens, height, width)
+
+    def told(self, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
+        """The guidance scale of every sample, (B,) in fp32."""
+        return condition.get("guidance", torch.full_like(t, self.embedded_guidance)).float()
+
+    @property
+    def number_paths(self) -> tuple[str, ...]:
+        guidance = ("transformer.time_text_embed.guidance_embedder",) if self.network.config.guidance_embeds else ()
+        return (*super().number_paths, *guidance)
+
+    def numbers(self, t: Tensor, condition: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        guidance = (self.time_scale * self.told(t, condition),) if self.network.config.guidance_embeds else ()
+        return (*super().numbers(t, condition), *guidance)
 
     def condition_shapes(self) -> dict[str, tuple[int, ...]]:
         config = self.network.config

@@ -94,8 +94,10 @@ class PipelineUNet(PipelineDenoiser):
         """Give the U-Net the input of diffusers' LCM checkpoints, zero at first; idempotent."""
         if self.takes_guidance:
             return
+        from fastgen.denoisers.exact_time import ExactLinear
+
         first = self.network.time_embedding.linear_1
-        projection = nn.Linear(
+        projection = ExactLinear(
             GUIDANCE_FEATURES, first.in_features, bias=False, device=first.weight.device, dtype=first.weight.dtype
         )
         nn.init.zeros_(projection.weight)
@@ -109,7 +111,7 @@ class PipelineUNet(PipelineDenoiser):
             return None
         weight = self.network.time_embedding.cond_proj.weight
         scale = condition.get("guidance", torch.full((count,), self.embedded_guidance, device=weight.device))
-        return guidance_features(scale, width).to(self.network.dtype)
+        return guidance_features(scale, width)
 
     def call_options(self, pipe: Any) -> dict[str, Any]:
         """A U-Net with that input is told ``guidance_scale`` by the pipeline."""
@@ -119,6 +121,10 @@ class PipelineUNet(PipelineDenoiser):
     @property
     def time_path(self) -> str:
         return "unet.time_embedding"
+
+    @property
+    def sinusoids_path(self) -> str:
+        return "unet.time_proj"
 
     @property
     def feature_path(self) -> str:

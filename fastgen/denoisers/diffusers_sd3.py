@@ -43,6 +43,8 @@ class StableDiffusion3(FlowTransformer):
         UserError: If a configuration cannot be read or the scheduler is not one for flows.
     """
 
+    time_scale = 1000.0
+
     def __init__(
         self,
         pretrained: str,
@@ -79,7 +81,7 @@ class StableDiffusion3(FlowTransformer):
         """The velocity ``noise - x0``."""
         return self.network(
             hidden_states=x_t,
-            timestep=1000.0 * t,
+            timestep=self.time_scale * t,
             encoder_hidden_states=condition["prompt_embeds"],
             pooled_projections=condition["pooled_prompt_embeds"],
         ).sample

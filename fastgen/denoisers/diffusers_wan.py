@@ -40,6 +40,8 @@ class Wan(FlowTransformer):
         UserError: If a configuration cannot be read, or describes image-to-video or the two experts of Wan 2.2.
     """
 
+    time_scale = 1000.0
+
     def __init__(
         self,
         pretrained: str,
@@ -86,7 +88,7 @@ class Wan(FlowTransformer):
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """The velocity ``noise - x0``."""
         embeds = condition["prompt_embeds"]
-        return self.network(hidden_states=x_t, timestep=1000.0 * t, encoder_hidden_states=embeds).sample
+        return self.network(hidden_states=x_t, timestep=self.time_scale * t, encoder_hidden_states=embeds).sample
 
     def condition_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"prompt_embeds": (1, self.network.config.text_dim)}
@@ -108,6 +110,10 @@ class Wan(FlowTransformer):
     @property
     def time_path(self) -> str:
         return "transformer.condition_embedder.time_embedder"
+
+    @property
+    def sinusoids_path(self) -> str:
+        return "transformer.condition_embedder.timesteps_proj"
 
     @property
     def feature_path(self) -> str:

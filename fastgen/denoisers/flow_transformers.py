@@ -53,6 +53,10 @@ class FlowTransformer(PipelineDenoiser):
     def time_path(self) -> str:
         return f"{self.part}.time_text_embed.timestep_embedder"
 
+    @property
+    def sinusoids_path(self) -> str:
+        return f"{self.part}.time_text_embed.time_proj"
+
 
 class LongPromptCodec(PipelineCodec):
     """A codec with a text encoder that reads prompts of any length.

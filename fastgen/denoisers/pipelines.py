@@ -35,6 +35,8 @@ from fastgen.processes import PredictionKind, Process
 
 T = TypeVar("T")
 
+NUMBERS = ("guidance", "time_ids")
+"""Entries of a condition that are numbers like the time: networks embed them, so they are never rounded."""
 NULL = "null_"
 """Prefix of the unconditional counterpart of an entry of a condition."""
 
@@ -343,6 +345,8 @@ class PipelineDenoiser(Denoiser):
     """What guidance leads away from, in place of the family's empty prompt."""
     part: str = "transformer"
     """Folder of the network in the pipeline and its name in this module."""
+    time_scale: float = 1.0
+    """The network makes sinusoids of this many times a time of the process."""
 
     def __init__(
         self,
@@ -353,9 +357,13 @@ class PipelineDenoiser(Denoiser):
         sample_shape: tuple[int, ...],
         gradient_checkpointing: bool = False,
     ) -> None:
+        from fastgen.denoisers.exact_time import make_exact
+
         super().__init__(process, prediction, sample_shape)
         self.pipeline = pipeline
         self.add_module(self.part, network)
+        for path in self.number_paths:
+            make_exact(self.get_submodule(path))
         if gradient_checkpointing:
             network.enable_gradient_checkpointing()
 
@@ -394,17 +402,37 @@ class PipelineDenoiser(Denoiser):
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
         """The raw answer at latents ``x_t`` (B, ...) and times ``t`` (B,)."""
+        from fastgen.denoisers.exact_time import told
+
         name = type(self).__name__
         if "prompt_embeds" not in condition:
             raise UserError(f"{name} needs prompts; use a data module whose condition is a list of prompts.")
         dtype = self.network.dtype
         ready = {
-            # A scale is a number like the time: its embedding would feel the rounding.
-            key: value.to(dtype) if value.is_floating_point() and key != "guidance" else value
+            key: value.to(dtype) if value.is_floating_point() and key not in NUMBERS else value
             for key, value in condition.items()
         }
-        with self.added_inputs(t, condition, s):
+        sinusoids = self.get_submodule(self.sinusoids_path)
+        features = {
+            self.get_submodule(path): sinusoids(number)
+            for path, number in zip(self.number_paths, self.numbers(t.float(), condition), strict=True)
+        }
+        with self.added_inputs(t, condition, s), told(features, dtype):
             return self.answer(x_t.to(dtype), t.float(), ready)
+
+    @property
+    @abstractmethod
+    def sinusoids_path(self) -> str:
+        """Path of the module, without parameters, that makes features of a number."""
+
+    @property
+    def number_paths(self) -> tuple[str, ...]:
+        """Paths of the embedders of such features, the time's first."""
+        return (self.time_path,)
+
+    def numbers(self, t: Tensor, condition: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """What :attr:`number_paths` embed, each (B,) in fp32: the network may round what it is called with."""
+        return (self.time_scale * t,)
 
     def null_condition(self, condition: Condition) -> Condition:
         """The condition of no prompt for every sample, with the names and shapes of ``condition``."""
