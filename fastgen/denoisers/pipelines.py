@@ -363,7 +363,8 @@ class PipelineDenoiser(Denoiser):
         self.pipeline = pipeline
         self.add_module(self.part, network)
         for path in self.number_paths:
-            make_exact(self.get_submodule(path))
+            embedder: Any = self.get_submodule(path)
+            make_exact(embedder)
         if gradient_checkpointing:
             network.enable_gradient_checkpointing()
 
