@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastgen.denoisers.exact_linear import ExactLinear, outside_autocast
 from fastgen.denoisers.preconditioning import noise_angle, time_features
 from fastgen.processes import Process
 
@@ -26,8 +27,8 @@ class AddedInput(nn.Module):
     def __init__(self, inputs: int, width: int, frequencies: int) -> None:
         super().__init__()
         self.frequencies = frequencies
-        self.hidden = nn.Linear(2 * inputs * frequencies, width)
-        self.out = nn.Linear(width, width)
+        self.hidden = ExactLinear(2 * inputs * frequencies, width)
+        self.out = ExactLinear(width, width)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -37,9 +38,11 @@ class AddedInput(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def embed(self, *values: Tensor) -> Tensor:
-        """Embedding (B, width) of values of order one, each (B,)."""
+        """Embedding (B, width) of values of order one, each (B,); fp32 or higher, also under autocast."""
         features = torch.cat([time_features(value, self.frequencies) for value in values], dim=1)
-        return self.out(F.silu(self.hidden(features.to(self.hidden.weight.dtype))))
+        dtype = torch.promote_types(self.hidden.weight.dtype, torch.float32)
+        with outside_autocast(features):
+            return self.out(F.silu(self.hidden(features.to(dtype))))
 
 
 def guidance_features(scale: Tensor, width: int) -> Tensor:

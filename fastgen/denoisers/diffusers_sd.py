@@ -94,7 +94,7 @@ class PipelineUNet(PipelineDenoiser):
         """Give the U-Net the input of diffusers' LCM checkpoints, zero at first; idempotent."""
         if self.takes_guidance:
             return
-        from fastgen.denoisers.exact_time import ExactLinear
+        from fastgen.denoisers.exact_linear import ExactLinear
 
         first = self.network.time_embedding.linear_1
         projection = ExactLinear(

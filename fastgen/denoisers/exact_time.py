@@ -10,21 +10,13 @@ Imports diffusers, so it is itself imported only where a network of diffusers is
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 
 import torch
-import torch.nn.functional as F
 from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor, nn
 
-
-class ExactLinear(nn.Linear):
-    """A linear layer that computes in fp32 or higher outside autocast: bf16 weights are cast up for the product."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        dtype = torch.promote_types(torch.promote_types(input.dtype, self.weight.dtype), torch.float32)
-        bias = None if self.bias is None else self.bias.to(dtype)
-        return F.linear(input.to(dtype), self.weight.to(dtype), bias)
+from fastgen.denoisers.exact_linear import ExactLinear, outside_autocast
 
 
 class ExactEmbedding(TimestepEmbedding):
@@ -34,9 +26,7 @@ class ExactEmbedding(TimestepEmbedding):
     """
 
     def forward(self, sample: Tensor, condition: Tensor | None = None) -> Tensor:
-        device = sample.device.type
-        outside = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
-        with outside:
+        with outside_autocast(sample):
             return super().forward(sample, condition).to(sample.dtype)
 
 

@@ -12,7 +12,9 @@ from denoisers.tiny_sd import write_tiny_pipeline
 from torch import Tensor, nn
 
 from fastgen.denoisers import LoRA, StableDiffusion
+from fastgen.denoisers.added_inputs import SecondTime
 from fastgen.denoisers.pipelines import PipelineDenoiser
+from fastgen.processes import RectifiedFlow
 
 torch.set_num_threads(1)
 
@@ -150,6 +152,20 @@ def test_added_inputs_and_lora_on_the_embedding_learn_in_fp32(network: PipelineD
         assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in role.parameters())
         changes.append(found[0].detach())
     torch.testing.assert_close(changes[1], changes[0], rtol=0, atol=1e-2 * float(changes[0].abs().max()))
+
+
+@pytest.mark.parametrize("context", [nullcontext(), torch.autocast("cpu", torch.bfloat16)])
+def test_a_second_time_is_embedded_in_fp32(context: AbstractContextManager):
+    torch.manual_seed(0)
+    exact = SecondTime(16)
+    nn.init.normal_(exact.out.weight)
+    process, t = RectifiedFlow(), torch.tensor([0.9, 0.9], dtype=torch.float64)
+    s = torch.tensor([0.5, 0.5001], dtype=torch.float64)
+    with context:
+        low = copy.deepcopy(exact).bfloat16()(process, t, s)
+        mixed = exact(process, t, s)
+    assert mixed.dtype == low.dtype == torch.float32 and torch.equal(mixed, exact(process, t, s))
+    assert (low[0] - low[1]).abs().max() > 1e-5
 
 
 def test_diffusers_own_call_of_the_network_is_unchanged(network: PipelineDenoiser):

@@ -248,10 +248,10 @@ def test_wan_on_the_grid_of_its_released_scheduler(tmp_path: Path, guidance: flo
     noise, prompts = normal(2, 4, 3, 8, 8), ["a cat", "a dog"]
     theirs = family.latents(pipe, noise, prompts, 5, guidance)
     condition = denoiser.make_codec().encode_condition({"prompt": prompts})
-    exact = denoiser.answer
+    exact = denoiser.predict
     with torch.no_grad():
         ours = Euler(5, guidance).solve(denoiser, noise, condition)
-        denoiser.answer = lambda x, t, c: exact(x, ((1000.0 * t - 1e-3).floor()) / 1000.0, c)
+        denoiser.predict = lambda x, t, c, s=None: exact(x, ((1000.0 * t - 1e-3).floor()) / 1000.0, c, s)
         rounded = Euler(5, guidance).solve(denoiser, noise, condition)
     torch.testing.assert_close(rounded, theirs, rtol=1e-4, atol=1e-4)
     assert (ours - theirs).norm() < 0.02 * theirs.norm()
