@@ -130,7 +130,7 @@ def measured(cls: type[ScoreDistiller]) -> type[Any]:
             self.peak = peak_memory_gib(self.device)
 
         def update(self, role: str, parts: Sequence[MicroBatch]) -> None:
-            turn = SHARED if role == "critic" and "critic" in parts[0].memory else role
+            turn = SHARED if role == "critic" and "critic" in parts[0].rollouts else role
             number = self.iteration // self.schedule.critic_updates  # of the student update
             if number == WARM_UP - 1:
                 with FlopCounterMode(display=False) as counter:

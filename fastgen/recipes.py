@@ -16,13 +16,16 @@ from fastgen.extras.base import Extra
 from fastgen.extras.reward import RewardModel
 from fastgen.masking import without_masks
 from fastgen.messages import one_sentence
+from fastgen.objectives.score_forms import ScoreForm
+from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.parsing import ClassesOnly
+from fastgen.times import TimeLaw
 from fastgen.trust import Trust
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
 
-FOR_TRAINING = (Optimizer, LRScheduler, Extra, RewardModel)
+FOR_TRAINING = (Optimizer, LRScheduler, Extra, RewardModel, ScoreForm, DenoisingLoss, TimeLaw)
 """What samples never need."""
 
 

@@ -41,13 +41,13 @@ def own_method() -> ModuleType:
 
 def test_diff_instruct_by_hand(own_method: ModuleType):
     """The gradient in a sample is (mu_fake - mu_real) / B: no normaliser and no weight (arXiv 2305.18455)."""
-    method: ScoreDistiller = build(own_method.OwnMethod)
+    method: ScoreDistiller = build(ScoreDistiller, form=own_method.OwnForm())
     method.configure_model()
     asked = []
     method.teacher.register_forward_pre_hook(lambda _, args: asked.append(args))
     piece = MicroBatch(None, {"label": torch.tensor([0, 1, 2, 0])}, Draws(0, range(4), "train"))
     loss = method.student_loss(piece)["match"]
-    x = piece.memory["student"].x0
+    x = piece.rollouts["student"].x0
     (gradient,) = torch.autograd.grad(loss, x)
     with torch.no_grad():
         gap = method.critic(*asked[0]).x0 - method.teacher(*asked[0]).x0
@@ -62,7 +62,7 @@ def test_the_program_trains_and_samples(tmp_path: Path):
     assert fit.returncode == 0, fit.stderr[-2000:]
     (last,) = tmp_path.glob("runs/own_method/version_0/checkpoints/last.ckpt")
     saved = torch.load(last, weights_only=True)
-    assert saved["fastgen"]["recipe"]["class_path"] == "own_method.OwnMethod"
+    assert saved["fastgen"]["recipe"]["init_args"]["form"] == {"class_path": "own_method.OwnForm"}
     assert saved["fastgen"]["iteration"] == 4
     sample = run(tmp_path, "sample", f"--ckpt={last}", "--seeds=0-15", "--out=points.png")
     assert sample.returncode == 0, sample.stderr[-2000:]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from fastgen.denoisers.base import Denoiser
     from fastgen.methods.base import Distiller
     from fastgen.methods.batch import MicroBatch
+    from fastgen.methods.score_term import ScoreTerm
+    from fastgen.sampling.students import StudentSampler
 
 
 class Extra(nn.Module):
@@ -23,7 +25,14 @@ class Extra(nn.Module):
     Args:
         weight: Factor of the student's term.
         start: Student update from which the term is active.
+
+    Attributes:
+        reads_others: Whether it reads networks or samples that other extras bring; it then comes after them.
+        sampler: How the student should generate what is judged, if the method makes no samples of its own.
     """
+
+    reads_others: bool = False
+    sampler: StudentSampler | None = None
 
     def __init__(self, weight: float = 1.0, start: int = 0) -> None:
         checks.not_negative(self, weight=weight)
@@ -58,10 +67,14 @@ class Extra(nn.Module):
                 "nothing; lower its start."
             )
 
+    def score_term(self) -> ScoreTerm | None:
+        """This extra, if it compares a teacher with a critic."""
+        return None
+
     def watching(
-        self, method: Distiller, part: MicroBatch, x_t: Tensor
+        self, term: ScoreTerm, part: MicroBatch, x_t: Tensor
     ) -> dict[nn.Module, Callable[[Denoiser], Denoiser]]:
-        """What to see networks through, by network, while their scores are compared at ``x_t`` (B, ...).
+        """What to see networks through, by network, while ``term`` compares their scores at ``x_t`` (B, ...).
 
         For terms that need more of a call that is made anyway.
         """

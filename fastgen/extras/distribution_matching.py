@@ -5,45 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from fastgen import checks
-from fastgen.conditions import Condition, Guidance
+from fastgen.conditions import Guidance
 from fastgen.denoisers.adapters import Adapter
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.warped import seen_on
 from fastgen.errors import UserError
 from fastgen.extras.base import Extra
-from fastgen.objectives.distribution_matching import dmd_gradient, pseudo_loss
+from fastgen.methods.score_term import ScoreTerm
+from fastgen.objectives.score_forms import DMDForm, ScoreForm
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.optimizers import BetasAdamW
 from fastgen.run_facts import RunFacts, idle_guidance
-from fastgen.sampling.guided import guided
-from fastgen.sampling.scores import critic_condition, health, level_and_noise, scores
-from fastgen.sampling.students import Rollout, StudentSampler
+from fastgen.sampling.students import StudentSampler
 from fastgen.times import LogNormalLevel, TimeLaw, UniformTime
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
     from fastgen.methods.batch import MicroBatch
 
-ROLE = "critic"
 
+class DistributionMatching(ScoreTerm, Extra):
+    """The score term of DMD (Yin et al. 2023, arXiv 2311.18828), or of another form, as a regulariser of any method.
 
-class DistributionMatching(Extra):
-    """The reverse divergence of DMD (Yin et al. 2023, arXiv 2311.18828) as a regulariser of another method.
-
-    ``weight * 0.5 mean (x - sg[x - g])^2``, ``g = (mu_fake - mu_real) / mean |x - mu_real|``, on samples x that the
-    student makes for this term alone. The critic is a role of its own, ``critic``, and has its own iterations: after
-    each one of the method's it learns in the next ``critic_updates``, on fresh samples.
+    By default ``weight * 0.5 mean (x - sg[x - g])^2``, ``g = (mu_fake - mu_real) / mean |x - mu_real|``, on samples x
+    of the student. The critic is a role of its own and has its own iterations: after each one of the method's it learns
+    in the next ``critic_updates``, on fresh samples.
 
     rCM (Zheng et al. 2025, arXiv 2510.08431; github.com/NVlabs/rcm) is sCM with this term. Its code adds
     ``100 sum |F - target|^2`` and ``sum |x - target|^2`` per sample; beside SCM's mean that is the weight 2 / 100.
-
-    Samples and their levels are left in the batch's memory for other extras (GAN, Reward) that stand after this one,
-    unless the method leaves its own.
 
     Args:
         weight: Factor of the student's term.
@@ -52,12 +44,17 @@ class DistributionMatching(Extra):
             teacher.
         critic_optimizer: Builds the critic's optimizer; default rCM's at 1.3B.
         critic_updates: Iterations of the critic for each of the method's; rCM: 4, for 14B 9.
-        sampler: How the student generates for this term; default as the method's samples. rCM: ``AnytimeSampler``.
+        sampler: How the student generates what this term and other extras judge, if the method makes no samples of its
+            own; ``None`` is as it generates afterwards. rCM: ``AnytimeSampler``.
         renoise_time: Law of the noise levels at which the scores are compared; default uniform in [0.02, 0.98].
         critic_time: Law of the noise levels at which the critic learns; default EDM's log-normal.
         critic_objective: The critic's loss; default EDM's.
         guidance: Guidance scales of teacher and critic.
+        form: How the two scores become the student's loss.
+        role: The critic's name among the roles; a second term needs another.
     """
+
+    owner: Distiller
 
     def __init__(
         self,
@@ -71,8 +68,12 @@ class DistributionMatching(Extra):
         critic_time: TimeLaw | None = None,
         critic_objective: DenoisingLoss | None = None,
         guidance: Guidance = Guidance(),
+        form: ScoreForm = DMDForm(),
+        role: str = "critic",
     ) -> None:
         checks.whole(self, critic_updates=critic_updates)
+        if not role.isidentifier():
+            raise UserError(f"DistributionMatching: role is the name of a network, such as critic_2, got '{role}'.")
         super().__init__(weight, start)
         self.factory = critic
         self.optimizer = critic_optimizer
@@ -82,70 +83,57 @@ class DistributionMatching(Extra):
         self.critic_time = critic_time or LogNormalLevel()
         self.critic_objective = critic_objective or DenoisingLoss()
         self.guidance = guidance
+        self.form = form
+        self.critic_role = role
+        self.watches = {}
 
     # ------------------------------------------------------------------ the critic's role
+
+    @property
+    def method(self) -> Distiller:
+        return self.owner
+
+    @property
+    def critic(self) -> Denoiser:
+        """The critic, which the method owns under the name of its role."""
+        return getattr(self.method, self.critic_role)
 
     def build(self, method: Distiller) -> None:
         if method.teacher is None:
             raise UserError("DistributionMatching compares with a teacher; give model.init_args.teacher.")
-        method.factories.setdefault(ROLE, self.factory)
-        self.critic = method.build_role(ROLE)
+        if self.critic_role in method.built_roles or hasattr(type(method), self.critic_role):
+            raise UserError(
+                f"Two parts of the method bring the role '{self.critic_role}'; give the extra DistributionMatching "
+                "another 'role', or leave it out."
+            )
+        object.__setattr__(self, "owner", method)  # no submodule
+        method.factories[self.critic_role] = self.factory
+        setattr(method, self.critic_role, method.build_role(self.critic_role))
+
+    def score_term(self) -> ScoreTerm:
+        return self
 
     def without_effect(self, run: RunFacts) -> Iterator[str]:
         yield from super().without_effect(run)
         yield from idle_guidance(run, self.guidance, self.critic, self.critic)
+        if self.sampler is not None and self.method.rollout_sampler() is not self.sampler:
+            yield (
+                "the sampler of the extra DistributionMatching is not used, because its samples are made by the method "
+                "or as another extra says; leave it out."
+            )
 
     def trained_modules(self) -> dict[str, list[nn.Module]]:
-        return {ROLE: [self.critic]}
+        return {self.critic_role: [self.critic]}
 
     def optimizers(self) -> dict[str, OptimizerCallable]:
-        return {ROLE: self.optimizer}
+        return {self.critic_role: self.optimizer}
 
     def turns(self, turns: tuple[str, ...], iteration: int) -> tuple[str, ...]:
-        return (ROLE,) if iteration % (self.critic_updates + 1) else turns
+        return (self.critic_role,) if iteration % (self.critic_updates + 1) else turns
 
     # ------------------------------------------------------------------ losses
 
     def losses(self, method: Distiller, role: str, part: MicroBatch) -> dict[str, Tensor]:
         if role == "student":
-            return self.student_losses(method, part)
-        return self.critic_losses(method, part) if role == ROLE else {}
-
-    def rollout(self, method: Distiller, part: MicroBatch, role: str, condition: Condition) -> Rollout:
-        """Student samples for the turn of ``role``; only the student's own turn records a graph."""
-        draws = part.draws.scoped(f"matching/{role}/rollout")
-        with torch.set_grad_enabled(role == "student" and torch.is_grad_enabled()):
-            told, sampler = method.told(condition, draws), self.sampler or method.sampler
-            rollout = sampler.rollout(method.student, draws, told, method.noise_dtype())
-        part.memory.setdefault(role, rollout)
-        return rollout
-
-    def renoised(
-        self, method: Distiller, part: MicroBatch, scope: str, rollout: Rollout, law: TimeLaw
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The rollout at a drawn level: (x_t, t, noise)."""
-        process = method.student.process
-        t, noise = level_and_noise(process, rollout, law, part.draws.scoped(f"matching/{scope}"))
-        return process.add_noise(rollout.x0, noise, t), t, noise
-
-    def student_losses(self, method: Distiller, part: MicroBatch) -> dict[str, Tensor]:
-        """Rollout, re-noise, compare."""
-        assert method.teacher is not None  # build
-        rollout = self.rollout(method, part, "student", part.condition)
-        x_t, t, _ = self.renoised(method, part, "student/renoise", rollout, self.renoise_time)
-        part.memory.setdefault("compared", (x_t, t))
-        teacher, critic = (seen_on(network, method.student.process) for network in (method.teacher, self.critic))
-        with torch.no_grad():
-            real, fake = scores(teacher, critic, x_t, t, part.condition, self.guidance)
-        for name, value in health(rollout, real, fake).items():
-            method.record(name, value)
-        return {"match": self.weight * pseudo_loss(rollout.x0, dmd_gradient(rollout.x0, real.x0, fake.x0))}
-
-    def critic_losses(self, method: Distiller, part: MicroBatch) -> dict[str, Tensor]:
-        """Denoise the student's samples."""
-        condition = critic_condition(self.critic, part.condition, self.guidance, part.draws)
-        rollout = self.rollout(method, part, ROLE, condition)
-        x_t, t, noise = self.renoised(method, part, ROLE, rollout, self.critic_time)
-        critic = seen_on(self.critic, method.student.process)
-        prediction = guided(critic, x_t, t, condition, self.guidance.critic_training)
-        return {"denoising": self.critic_objective(prediction, rollout.x0, noise)}
+            return {name: self.weight * value for name, value in self.matching_losses(part).items()}
+        return self.denoising_losses(part) if role == self.critic_role else {}

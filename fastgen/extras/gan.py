@@ -23,6 +23,7 @@ from fastgen.times import TimeLaw, UniformTime
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
     from fastgen.methods.batch import MicroBatch
+    from fastgen.methods.score_term import ScoreTerm
 
 ROLE = "discriminator"
 
@@ -52,6 +53,8 @@ class GAN(Extra):
             2501.08316): the squared change of the logits of real samples that are moved a little; 0 for none.
         r1_noise: Standard deviation of that move of x0; noise and time stay the same. 0 gives no penalty at all.
     """
+
+    reads_others = True
 
     def __init__(
         self,
@@ -85,13 +88,12 @@ class GAN(Extra):
         self.r1_noise = r1_noise
 
     def build(self, method: Distiller) -> None:
-        roles = method.trained_modules()
-        if self.role not in (*roles, ROLE):
+        if self.role not in (*method.built_roles, ROLE):
             raise UserError(
                 f"The GAN extra is trained with the critic, which {type(method).__name__} does not have; give it an "
                 "optimizer of its own."
             )
-        self.follows = "critic" if "critic" in roles else "student"
+        self.follows = "critic" if "critic" in method.built_roles else "student"
         if self.features == "own":
             self.own = method.build(self.factory) if self.factory else method.copy_of_teacher()
         network = self.network(method)
@@ -148,38 +150,42 @@ class GAN(Extra):
     # ------------------------------------------------------------------ one call for scores and features
 
     def watching(
-        self, method: Distiller, part: MicroBatch, x_t: Tensor
+        self, term: ScoreTerm, part: MicroBatch, x_t: Tensor
     ) -> dict[nn.Module, Callable[[Denoiser], Denoiser]]:
-        guidance = getattr(method, "guidance", None)
-        if not self.at_scores or getattr(guidance, self.features, 0.0) == 0.0:  # there, it is not told the condition
+        method = term.method
+        told = getattr(term.guidance, self.features, 0.0) != 0.0  # else it is not told the condition there
+        if not self.at_scores or term is not method.score_term() or not told:
             return {}
         network = self.network(method)
-        features: dict[str, Tensor] = {}
-        part.memory.setdefault("features", {})[self] = features
+        features = part.features[self] = {}
         return {network: lambda view: Watched(view, network.backbone, self.layers or [], x_t, features)}
 
     def logits_at_scores(self, method: Distiller, part: MicroBatch) -> Tensor:
-        """Logits (B, heads) where the scores are compared, of the call that compared them if it was this network's."""
-        if features := part.memory.get("features", {}).get(self):
+        """Logits (B, heads) where the scores are compared, of the call that compared them if it was this network's.
+
+        Raises:
+            UserError: If nothing is compared.
+        """
+        term = method.score_term()
+        if term is None:
+            raise UserError(f"at_scores of the GAN needs scores, which {type(method).__name__} does not compare.")
+        inputs = term.score_inputs(part)
+        term.comparison(part)
+        if features := part.features.get(self):
             return self.read(features)
-        x_t, t = part.memory["compared"]
-        return self.judge(method, x_t, t, part.memory["student"].condition)
+        return self.judge(method, inputs.x_t, inputs.t, inputs.rollout.condition)
 
     def losses(self, method: Distiller, role: str, part: MicroBatch) -> dict[str, Tensor]:
-        if role not in ("student", self.role):
-            return {}
-        if "student" not in part.memory and "critic" not in part.memory:
-            raise UserError(f"The GAN extra judges generated samples, but {type(method).__name__} generates none.")
-        return self.student_losses(method, part) if role == "student" else self.own_losses(method, part)
+        if role == "student":
+            return self.student_losses(method, part)
+        return self.own_losses(method, part) if role == self.role else {}
 
     def student_losses(self, method: Distiller, part: MicroBatch) -> dict[str, Tensor]:
         """What the student learns from the discriminator."""
-        rollout = part.memory["student"]
         if self.at_scores:
-            if "compared" not in part.memory:
-                raise UserError(f"at_scores of the GAN needs scores, which {type(method).__name__} does not compare.")
             logits = self.logits_at_scores(method, part)
         else:
+            rollout = method.rollout(part, "student")
             (logits,) = self.logits(method, (rollout.x0, rollout.condition, part.draws.scoped("student/gan")))
         return {"gan": self.weight * generator_loss(logits)}
 
@@ -187,7 +193,7 @@ class GAN(Extra):
         """What the discriminator learns."""
         if part.x0 is None:
             raise UserError("The GAN extra needs real samples; the data module gives none ('x0' is missing).")
-        rollout = part.memory["critic"] if "critic" in part.memory else part.memory["student"].detach()
+        rollout = method.rollout(part, self.follows).detach()
         at_real = part.draws.scoped("critic/gan/real")
         judged = [
             (part.x0, part.condition, at_real),

@@ -91,12 +91,10 @@ class Reward(Extra):
     def losses(self, method: Distiller, role: str, part: MicroBatch) -> dict[str, Tensor]:
         if role != "student":
             return {}
-        if "student" not in part.memory:
-            raise UserError(f"The Reward extra judges samples, and {type(method).__name__} leaves none for it.")
-        x0 = part.memory["student"].x0
+        x0 = method.rollout(part, "student").x0
         if next(self.model.parameters(), x0).device != x0.device:
             self.model.to(x0.device)
         with torch.autocast(x0.device.type, enabled=False):
-            rewards = self.model(method.codec.decode(x0).float(), part.asked)
+            rewards = self.model(method.codec.decode(x0).float(), part.raw_condition)
         method.record("health/reward", rewards.mean())
         return {"reward": self.weight * (-rewards if self.margin is None else (self.margin - rewards).relu()).mean()}

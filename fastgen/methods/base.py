@@ -6,8 +6,9 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -32,9 +33,12 @@ from fastgen.precision import Averages, FrozenInBFloat16, at_least_float32, buil
 from fastgen.randomness import Draws, derive_seed
 from fastgen.run_facts import RunFacts
 from fastgen.sampling.solvers import Heun, Solver
-from fastgen.sampling.students import StudentSampler
+from fastgen.sampling.students import Rollout, StudentSampler
 from fastgen.schedules import RunLength
 from fastgen.sharding import parameters_without_storage, whole
+
+if TYPE_CHECKING:
+    from fastgen.methods.score_term import ScoreTerm
 
 
 def refuse_half_precision(precision: object) -> None:
@@ -138,8 +142,10 @@ class Distiller(MethodState, LightningModule):
         with built_to_learn():
             self.build_student()
             self.build_roles()
+            self.built_roles = list(self.trained_modules())
             for extra in self.each_extra():
                 extra.build(self)
+                self.built_roles += [role for role in extra.trained_modules() if role not in self.built_roles]
                 if taken := set(extra.optimizers()) & set(self.optimizer_factories):
                     raise UserError(f"Two parts of the method bring the role '{min(taken)}'; keep one of these extras.")
                 self.optimizer_factories |= extra.optimizers()
@@ -206,8 +212,16 @@ class Distiller(MethodState, LightningModule):
         return copy.deepcopy(self.student).float().requires_grad_(False).eval()
 
     def each_extra(self) -> list[Extra]:
-        """The extras, typed."""
-        return cast(list[Extra], list(self.extras))
+        """The extras; those that read what others bring come last, wherever they stand in the config."""
+        return sorted(cast(list[Extra], list(self.extras)), key=lambda extra: extra.reads_others)
+
+    def active_extras(self) -> list[Extra]:
+        """The extras that have started."""
+        return [extra for extra in self.each_extra() if self.global_step >= extra.start]
+
+    def score_term(self) -> ScoreTerm | None:
+        """The first term that compares a teacher with a critic; ``None`` if there is none."""
+        return next((term for extra in self.each_extra() if (term := extra.score_term()) is not None), None)
 
     def build_roles(self) -> None:
         """Build what a method owns besides teacher and student, to train it."""
@@ -235,9 +249,8 @@ class Distiller(MethodState, LightningModule):
     def all_turns(self, iteration: int) -> tuple[str, ...]:
         """``turns`` with the own roles of the active extras."""
         turns = self.turns(iteration)
-        for extra in self.each_extra():
-            if self.global_step >= extra.start:
-                turns = extra.turns(turns, iteration)
+        for extra in self.active_extras():
+            turns = extra.turns(turns, iteration)
         return turns
 
     def network(self, role: str) -> Denoiser:
@@ -379,12 +392,20 @@ class Distiller(MethodState, LightningModule):
         """One optimizer step of ``role``: zero, backward over the micro-batches, clip, step."""
         optimizer = self.optimizer_of(role)
         optimizer.zero_grad(set_to_none=True)
+        for part in parts:
+            part.begin_turn(role)
         with self.only(role):
             self.before_update(role, parts)
             for i, part in enumerate(parts):
                 with nullcontext() if i == len(parts) - 1 else self.no_gradient_sync():
                     losses = self.losses(role, part)
+                    if not losses:
+                        raise UserError(
+                            f"The {role} has no loss at student update {self.global_step}: {type(self).__name__} has "
+                            "none for it, and no extra that has started; give an extra with start: 0."
+                        )
                     self.manual_backward(torch.stack(list(losses.values())).sum() / len(parts))
+                part.end_turn(role)
                 for name, value in losses.items():
                     self.record(f"{role}/{name}", value)
             norm = self.clip(role)
@@ -402,6 +423,10 @@ class Distiller(MethodState, LightningModule):
         self.updates[role] += 1
         if schedule is not None:
             schedule.step()
+        self.after_update(role)
+
+    def after_update(self, role: str) -> None:
+        """What follows an update of ``role`` that was made, e.g. the motion of a network's own average."""
 
     def before_update(self, role: str, parts: Sequence[MicroBatch]) -> None:
         """What an update must know of its whole batch before the first piece, e.g. the mean of a weight."""
@@ -410,10 +435,45 @@ class Distiller(MethodState, LightningModule):
         """The named losses of a role: the method's own and those of the active extras."""
         own = role in self.trained_modules()
         losses: dict[str, Tensor] = dict(getattr(self, f"{role}_loss")(part)) if own else {}
-        for extra in self.each_extra():
-            if self.global_step >= extra.start:
-                losses |= extra.losses(self, role, part)
+        for extra in self.active_extras():
+            for name, value in extra.losses(self, role, part).items():
+                again = sum(known.partition("#")[0] == name for known in losses)
+                losses[f"{name}#{again + 1}" if again else name] = value  # e.g. of a second reward
         return losses
+
+    # ------------------------------------------------------------------ the student's samples
+
+    def rollout(self, part: MicroBatch, role: str, condition: Condition | None = None) -> Rollout:
+        """The student's samples that the turn of ``role`` judges: made when first asked for, then remembered.
+
+        Whoever asks first makes them, a method or an extra, so that extras work on any method and in any order. Only
+        the student's own turn records their graph.
+
+        Args:
+            part: Whose samples.
+            role: Whose turn it is.
+            condition: What the student is asked for; default what the data module gave.
+        """
+        if role not in part.rollouts:
+            with torch.set_grad_enabled(role == "student" and torch.is_grad_enabled()):
+                part.rollouts[role] = self.make_rollout(part, role, part.condition if condition is None else condition)
+        return part.rollouts[role]
+
+    def make_rollout(self, part: MicroBatch, role: str, condition: Condition) -> Rollout:
+        """Samples for the turn of ``role``; a method that knows what they are made from overrides it."""
+        draws = part.draws.scoped(self.rollout_scope(role))
+        told = self.told(condition, draws)
+        made = self.rollout_sampler().rollout(self.student, draws, told, self.noise_dtype())
+        return replace(made, condition=condition)
+
+    def rollout_scope(self, role: str) -> str:
+        """The scope of the random numbers of such samples."""
+        return f"{role}/rollout"
+
+    def rollout_sampler(self) -> StudentSampler:
+        """How the student generates what losses judge: as an extra wants, else as it generates afterwards."""
+        wanted = (extra.sampler for extra in self.each_extra() if extra.sampler is not None)
+        return next(wanted, self.sampler)
 
     def clip(self, role: str) -> Tensor:
         """Clip the role's gradient norm if asked to; returns the norm before clipping."""

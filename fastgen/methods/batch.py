@@ -7,33 +7,73 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Codec
 from fastgen.errors import UserError
 from fastgen.randomness import Draws
+from fastgen.sampling.scores import Comparison, ScoreInputs
+from fastgen.sampling.students import Rollout
 
 
 @dataclass
 class MicroBatch:
-    """A piece of a batch, already in the denoiser's space.
+    """A piece of a batch, already in the denoiser's space, and what is remembered of it within an iteration.
 
     Attributes:
         x0: Real samples (B, ...), or ``None`` for data-free training.
         condition: Tensors for the denoiser.
-        draws: The random numbers of these samples.
-        memory: What one role leaves for another within the iteration, e.g. a shared rollout.
+        draws: The random numbers of these samples; others in a role's second turn of an iteration.
         noise: What the samples were made from (B, ...), if the data module knows it (pairs).
-        asked: The condition as the data module gave it, e.g. with prompts as text.
+        raw_condition: The condition as the data module gave it, e.g. with prompts as text.
+        pair: Noise and the teacher's x0 for it, both (B, ...), once a method has made or read them.
+        rollouts: The student's samples by the role in whose turn they were made; see ``Distiller.rollout``.
+        score_inputs: Where scores are compared, by the critic's role.
+        comparisons: What teacher and critic answered there, by the critic's role.
+        features: What a network showed while its scores were compared, by who watched it.
     """
 
     x0: Tensor | None
     condition: Condition
     draws: Draws
-    memory: dict[str, Any] = field(default_factory=dict)
     noise: Tensor | None = None
-    asked: Mapping[str, Any] = field(default_factory=dict)
+    raw_condition: Mapping[str, Any] = field(default_factory=dict)
+    pair: tuple[Tensor, Tensor] | None = None
+    rollouts: dict[str, Rollout] = field(default_factory=dict)
+    score_inputs: dict[str, ScoreInputs] = field(default_factory=dict)
+    comparisons: dict[str, Comparison] = field(default_factory=dict)
+    features: dict[nn.Module, dict[str, Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._first_draws = self.draws
+        self._turns: dict[str, int] = {}
+
+    def begin_turn(self, role: str) -> None:
+        """Let ``role`` be updated; if not for the first time in this iteration, on samples and noise of its own."""
+        turn = self._turns.get(role, 0)
+        self._turns[role] = turn + 1
+        self.draws = self._first_draws.scoped(f"turn{turn}") if turn else self._first_draws
+        if turn:
+            self.rollouts.pop(role, None)
+            self.forget_scores()
+
+    def end_turn(self, role: str) -> None:
+        """Let go of the graphs of an update that is done; other roles may still look at its samples."""
+        if role in self.rollouts:
+            self.rollouts[role] = self.rollouts[role].detach()
+        self.forget_scores()
+
+    def forget_samples(self) -> None:
+        """Let whoever asks for samples next make them anew, of the same noise."""
+        self.rollouts.clear()
+        self.forget_scores()
+
+    def forget_scores(self) -> None:
+        """Let go of what was compared, and where."""
+        self.score_inputs.clear()
+        self.comparisons.clear()
+        self.features.clear()
 
 
 def size_of(batch: Mapping[str, Any]) -> int:
@@ -60,14 +100,14 @@ def split(batch: Mapping[str, Any], pieces: int, draws: Draws, codec: Codec) -> 
     parts = []
     for start in range(0, size, step):
         rows = slice(start, start + step)
-        asked = {name: value[rows] for name, value in batch.get("condition", {}).items()}
+        raw = {name: value[rows] for name, value in batch.get("condition", {}).items()}
         with torch.no_grad():
             part = MicroBatch(
                 None if x0 is None else x0[rows] if encoded else codec.encode(x0[rows]),
-                asked if encoded else codec.encode_condition(asked),
+                raw if encoded else codec.encode_condition(raw),
                 draws.part(start, start + step),
                 noise=None if noise is None else noise[rows],
-                asked=asked,
+                raw_condition=raw,
             )
         parts.append(part)
     return parts

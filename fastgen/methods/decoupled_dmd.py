@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from fastgen.methods.dmd2 import DMD2
 from fastgen.objectives.distribution_matching import guidance_gradient, normalised, pseudo_loss
 from fastgen.optimizers import BetasAdamW
 from fastgen.sampling.guided import GuidedPrediction, guided
-from fastgen.sampling.scores import scores
+from fastgen.sampling.scores import Renoise, ScoreInputs
 from fastgen.sampling.students import Rollout
 from fastgen.times import TimeLaw, WithinChain
 
@@ -65,19 +64,15 @@ class DecoupledDMD(DMD2):
         self.matching_weight = matching_weight
         self.guidance_weight = guidance_weight
 
-    def scores(self, x_t: Tensor, t: Tensor, rollout: Rollout) -> tuple[GuidedPrediction, GuidedPrediction]:
+    def teacher_scores(self, inputs: ScoreInputs) -> GuidedPrediction:
         """Matching alone asks the teacher for nothing but its conditional prediction."""
         if self.coupled:
-            return super().scores(x_t, t, rollout)
-        with torch.no_grad():
-            guidance = replace(self.guidance, teacher=1.0)
-            critic = self.seen(self.critic_of(rollout))
-            return scores(self.seen(self.teacher), critic, x_t, t, rollout.condition, guidance)
+            return super().teacher_scores(inputs)
+        return guided(self.seen(self.teacher), inputs.x_t, inputs.t, inputs.rollout.condition, 1.0)
 
-    def match(
-        self, part: MicroBatch, rollout: Rollout, real: GuidedPrediction, fake: GuidedPrediction
-    ) -> dict[str, Tensor]:
-        x, w = rollout.x0, self.guidance.teacher
+    def matching_losses(self, part: MicroBatch) -> dict[str, Tensor]:
+        rollout, found = self.score_inputs(part).rollout, self.comparison(part)
+        real, fake, x, w = found.real, found.fake, rollout.x0, self.guidance.teacher
         matching = normalised(fake.x0 - real.conditional.x0, x, real.x0)
         losses = {"match": self.matching_weight * pseudo_loss(x, matching)}
         if w != 1.0:
@@ -91,5 +86,5 @@ class DecoupledDMD(DMD2):
     @torch.no_grad()
     def guidance_call(self, part: MicroBatch, rollout: Rollout) -> GuidedPrediction:
         """The teacher with and without condition, at the guidance term's own level."""
-        x_t, t, _ = self.renoised(rollout, part.draws.scoped("student/guidance"), self.guidance_time)
-        return guided(self.seen(self.teacher), x_t, t, rollout.condition, self.guidance.teacher)
+        inputs = Renoise(self.guidance_time)(self.student.process, rollout, part.draws.scoped("student/guidance"))
+        return guided(self.seen(self.teacher), inputs.x_t, inputs.t, rollout.condition, self.guidance.teacher)

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
 
 from fastgen.methods.score import ScoreDistiller
+from fastgen.objectives.score_forms import IKLForm
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.optimizers import BetasAdam
-from fastgen.sampling.guided import GuidedPrediction
-from fastgen.sampling.students import Rollout, StudentSampler
+from fastgen.sampling.students import StudentSampler
 from fastgen.times import LogNormalLevel, TimeLaw
 
 
@@ -38,6 +37,7 @@ class DiffInstruct(ScoreDistiller):
         **kwargs: Any,
     ) -> None:
         super().__init__(
+            form=IKLForm(),
             sampler=sampler or StudentSampler(level=1.0),
             renoise_time=renoise_time or LogNormalLevel(),
             critic_objective=critic_objective or DenoisingLoss(reduction="sum"),
@@ -45,6 +45,3 @@ class DiffInstruct(ScoreDistiller):
             critic_optimizer=critic_optimizer,
             **kwargs,
         )
-
-    def score_loss(self, rollout: Rollout, real: GuidedPrediction, fake: GuidedPrediction) -> Tensor:
-        return ((fake.x0 - real.x0).detach() * rollout.x0).flatten(1).sum(1).mean()

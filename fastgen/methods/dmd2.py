@@ -5,14 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
 
 from fastgen.methods.schedule import UpdateSchedule
 from fastgen.methods.score import ScoreDistiller
-from fastgen.objectives.distribution_matching import dmd_gradient, pseudo_loss
 from fastgen.optimizers import BetasAdamW
-from fastgen.processes import Prediction
-from fastgen.sampling.students import Rollout
 from fastgen.times import TimeLaw, UniformTime
 
 
@@ -44,6 +40,3 @@ class DMD2(ScoreDistiller):
             critic_optimizer=critic_optimizer,
             **kwargs,
         )
-
-    def score_loss(self, rollout: Rollout, real: Prediction, fake: Prediction) -> Tensor:
-        return pseudo_loss(rollout.x0, dmd_gradient(rollout.x0, real.x0, fake.x0))

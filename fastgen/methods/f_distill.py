@@ -15,12 +15,9 @@ from fastgen.extras.base import Extra
 from fastgen.extras.gan import GAN
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.dmd2 import DMD2
-from fastgen.objectives.distribution_matching import dmd_gradient, pseudo_loss
 from fastgen.objectives.divergences import WEIGHTS, Divergence, density_ratio
 from fastgen.optimizers import BetasAdamW
-from fastgen.processes import expand
-from fastgen.sampling.guided import GuidedPrediction
-from fastgen.sampling.students import Rollout
+from fastgen.sampling.scores import ScoreInputs
 
 EPSILON = 1e-6
 
@@ -78,10 +75,10 @@ class FDistill(DMD2):
         """The discriminator."""
         return next(extra for extra in self.each_extra() if isinstance(extra, GAN))
 
-    def ratio(self, rollout: Rollout, x_t: Tensor, t: Tensor) -> Tensor:
+    @torch.no_grad()
+    def ratio(self, inputs: ScoreInputs) -> Tensor:
         """Density ratio (B,) of teacher and student at x_t, fp64."""
-        with torch.no_grad():
-            return density_ratio(self.gan.judge(self, x_t, t, rollout.condition)).double()
+        return density_ratio(self.gan.judge(self, inputs.x_t, inputs.t, inputs.rollout.condition)).double()
 
     def bin(self, t: Tensor) -> Tensor:
         """Index (B,) of the noise-level bin of times ``t``."""
@@ -99,11 +96,11 @@ class FDistill(DMD2):
         ratios, times = [], []
         for part in parts:
             with torch.set_grad_enabled(len(parts) == 1):
-                prepared = super().compared(part)
-            if len(parts) == 1:
-                part.memory["prepared"] = prepared
-            ratios.append(self.ratio(*prepared))
-            times.append(prepared[2])
+                inputs = self.score_inputs(part)
+            ratios.append(self.ratio(inputs))
+            times.append(inputs.t)
+            if len(parts) > 1:  # the graphs of all pieces at once would not fit
+                part.forget_samples()
         ratio, t = torch.cat(ratios), torch.cat(times)
         sums = torch.zeros(2, len(self.ratio_means), dtype=torch.float64, device=ratio.device)
         sums.index_add_(1, self.bin(t), torch.stack([ratio, torch.ones_like(ratio)]))
@@ -119,16 +116,9 @@ class FDistill(DMD2):
         """The sum over all ranks."""
         return self.trainer.strategy.reduce(value, reduce_op="sum")
 
-    def compared(self, part: MicroBatch) -> tuple[Rollout, Tensor, Tensor]:
-        prepared = part.memory.pop("prepared", None)
-        return super().compared(part) if prepared is None else prepared
-
-    def match(
-        self, part: MicroBatch, rollout: Rollout, real: GuidedPrediction, fake: GuidedPrediction
-    ) -> dict[str, Tensor]:
-        with torch.no_grad():
-            ratio = density_ratio(self.gan.logits_at_scores(self, part)).double()
-        h = self.weight(ratio, real.t) / (self.weight_mean + EPSILON)
+    @torch.no_grad()
+    def sample_weight(self, part: MicroBatch) -> Tensor:
+        """``h(r)`` (B,) over its mean."""
+        ratio = density_ratio(self.gan.logits_at_scores(self, part)).double()
         self.record("health/density_ratio", ratio.mean())
-        gradient = dmd_gradient(rollout.x0, real.x0, fake.x0)
-        return {"match": pseudo_loss(rollout.x0, expand(h, gradient).to(gradient.dtype) * gradient)}
+        return self.weight(ratio, self.score_inputs(part).t) / (self.weight_mean + EPSILON)

@@ -6,15 +6,13 @@ import math
 from typing import Any, Literal
 
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
 
 from fastgen.conditions import Guidance
 from fastgen.methods.sid import SiD
-from fastgen.objectives.score_identity import FlowWeight, flow_weight, sid_loss
+from fastgen.objectives.score_identity import FlowWeight
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.optimizers import BetasAdam
-from fastgen.processes import Prediction
-from fastgen.sampling.students import Rollout, StudentSampler
+from fastgen.sampling.students import StudentSampler
 from fastgen.times import LogNormalLevel, TimeLaw
 
 LOG_LEVEL = math.log(2.0)
@@ -68,13 +66,9 @@ class FewStepSiD(SiD):
             critic_time=critic_time or LogNormalLevel(LOG_LEVEL, 1.6),
             critic_objective=critic_objective or DenoisingLoss("noise", "one", "sum"),
             guidance=guidance,
+            weight=weight,
             alpha=alpha,
             student_optimizer=student_optimizer,
             critic_optimizer=critic_optimizer,
             **kwargs,
         )
-        self.weight = weight
-
-    def score_loss(self, rollout: Rollout, real: Prediction, fake: Prediction) -> Tensor:
-        omega = None if self.weight == "distance" else flow_weight(self.weight, real.process.ratio(real.t))
-        return self.loss_scale * sid_loss(rollout.x0, real.x0, fake.x0, self.alpha, omega=omega)

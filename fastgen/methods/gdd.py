@@ -23,6 +23,7 @@ from fastgen.methods.batch import MicroBatch
 from fastgen.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
 from fastgen.optimizers import BetasAdam
 from fastgen.randomness import Draws, derive_seed
+from fastgen.sampling.students import StudentSampler
 from fastgen.times import TimeLaw, UniformTime
 
 
@@ -106,12 +107,12 @@ class GDD(Distiller):
             self.teacher(x_t, t, condition)
         return torch.stack([head(features[name]) for name, head in zip(self.taps, self.heads, strict=True)], dim=1)
 
+    def rollout_sampler(self) -> StudentSampler:
+        return self.sampler
+
     def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
         """Generate, and look real to every head."""
-        rollout = self.sampler.rollout(
-            self.student, part.draws.scoped("student/rollout"), part.condition, self.noise_dtype()
-        )
-        part.memory["student"] = rollout
+        rollout = self.rollout(part, "student")
         logits = self.logits(rollout.x0, part.condition, part.draws.scoped("student/fake"))
         return {"gan": len(self.taps) * generator_loss(logits)}
 
@@ -120,8 +121,7 @@ class GDD(Distiller):
         if part.x0 is None:
             raise UserError("GDD learns from real samples; the data module gives none ('x0' is missing).")
         draws = part.draws.scoped("discriminator")
-        with torch.no_grad():
-            fake = self.sampler.rollout(self.student, draws.scoped("rollout"), part.condition, self.noise_dtype()).x0
+        fake = self.rollout(part, "discriminator").x0
         penalised = self.r1_gamma > 0 and part.draws.step % self.r1_interval == 0
         # Validation runs without gradients, but R1 is one.
         with torch.inference_mode(False), torch.set_grad_enabled(penalised or torch.is_grad_enabled()):

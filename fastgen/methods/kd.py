@@ -6,9 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
+from fastgen.conditions import Condition
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.trajectory import TrajectoryDistiller
 from fastgen.objectives.regression import RegressionLoss
+from fastgen.sampling.students import Rollout, StudentSampler
 
 
 class KD(TrajectoryDistiller):
@@ -30,8 +32,13 @@ class KD(TrajectoryDistiller):
 
     def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
         """Generate from the pair's noise and compare."""
-        noise, x0 = self.pair(part)
-        draws = part.draws.scoped("student/rollout")
-        rollout = self.sampler.rollout(self.student, draws, part.condition, noise.dtype, noise)
-        part.memory["student"] = rollout
-        return {"regression": self.loss(rollout.x0, x0)}
+        _, x0 = self.pair(part)
+        return {"regression": self.loss(self.rollout(part, "student").x0, x0)}
+
+    def make_rollout(self, part: MicroBatch, role: str, condition: Condition) -> Rollout:
+        noise, _ = self.pair(part)
+        draws = part.draws.scoped(self.rollout_scope(role))
+        return self.sampler.rollout(self.student, draws, condition, noise.dtype, noise)
+
+    def rollout_sampler(self) -> StudentSampler:
+        return self.sampler

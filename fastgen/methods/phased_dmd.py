@@ -19,6 +19,7 @@ from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.objectives.trajectory import sub_interval_truth
 from fastgen.optimizers import BetasAdamW
 from fastgen.processes import Prediction
+from fastgen.sampling.scores import ScoreInputs
 from fastgen.sampling.students import PhasedSampler, Rollout
 from fastgen.times import TimeLaw, WithinChain
 
@@ -94,11 +95,8 @@ class PhasedDMD(DMD2):
     def critic_of(self, rollout: Rollout) -> Denoiser:
         return self.critic.expert(self.sampler.phase(cast(int, rollout.step)))
 
-    def renoise(self, rollout: Rollout, t: Tensor, noise: Tensor) -> Tensor:
-        return self.student.process.renoise(rollout.anchor, rollout.t_anchor, t, noise)
-
-    def denoising_loss(self, rollout: Rollout, prediction: Prediction, noise: Tensor) -> Tensor:
-        process, s, t = self.student.process, rollout.t_anchor, prediction.t
-        x0, effective = sub_interval_truth(process, rollout.anchor, s, t, noise)
+    def denoising_loss(self, inputs: ScoreInputs, prediction: Prediction) -> Tensor:
+        process, s, t = self.student.process, inputs.rollout.t_anchor, inputs.t
+        x0, effective = sub_interval_truth(process, inputs.rollout.anchor, s, t, inputs.noise)
         factor = (self.weight_cap * process.kernel(s, t)[1].square()).clamp(max=1.0)
         return self.critic_objective(prediction, x0, effective, factor)

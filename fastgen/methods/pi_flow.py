@@ -153,7 +153,7 @@ class PiFlow(TrajectoryDistiller):
         end = flow_time(process, s)
         policy = self.student.policy(x_t, t, part.condition, end)
         x0 = policy.x0(policy.x_source, policy.t_source)
-        part.memory["student"] = Rollout(x0, part.condition, t, segment, x0, torch.full_like(t, process.t_clean))
+        part.rollouts["student"] = Rollout(x0, part.condition, t, segment, x0, torch.full_like(t, process.t_clean))
         return {"imitation": self.loss_scale * self.imitation(policy, end, part.condition, draws)}
 
     def imitation(self, policy: Policy, end: Tensor, condition: Condition, draws: Draws) -> Tensor:

@@ -20,7 +20,7 @@ from fastgen.methods.trajectory import TrajectoryDistiller
 from fastgen.objectives.progressive import SNRWeight, ddim_target, snr_loss
 from fastgen.optimizers import BetasAdam
 from fastgen.sampling.guided import guided_as_sampled
-from fastgen.sampling.students import Rollout, StudentSampler
+from fastgen.sampling.students import StudentSampler
 
 
 class Progressive(TrajectoryDistiller):
@@ -148,6 +148,4 @@ class Progressive(TrajectoryDistiller):
         x_t = process.add_noise(part.x0, draws.normal("noise", part.x0.shape[1:], part.x0.dtype), t)
         target = ddim_target(process, x_t, t, self.two_steps(x_t, t, r, s, part), s)
         x0 = self.student(x_t, t, part.condition).x0
-        clean = torch.full_like(t, process.t_clean)
-        part.memory["student"] = Rollout(x0, part.condition, t, 0, x0, clean)
         return {"halving": snr_loss(process, t, x0, target.to(x0.dtype), self.weight)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
@@ -12,7 +11,6 @@ from fastgen.methods.batch import MicroBatch
 from fastgen.methods.trajectory import TrajectoryDistiller
 from fastgen.objectives.regression import RegressionLoss, flow_velocity
 from fastgen.optimizers import BetasAdam
-from fastgen.sampling.students import Rollout
 from fastgen.times import FlowTime, TimeLaw
 
 
@@ -49,6 +47,4 @@ class Reflow(TrajectoryDistiller):
         process = self.student.process
         t = self.time.sample(part.draws.scoped("student"), process)
         prediction = self.student(process.add_noise(x0, noise, t), t, part.condition)
-        clean = torch.full_like(t, process.t_clean)
-        part.memory["student"] = Rollout(prediction.x0, part.condition, t, 0, prediction.x0, clean)
         return {"straightness": self.loss(flow_velocity(prediction), noise - x0)}

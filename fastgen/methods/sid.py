@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
 
-from fastgen import checks
 from fastgen.methods.schedule import UpdateSchedule
 from fastgen.methods.score import ScoreDistiller
-from fastgen.objectives.score_identity import sid_loss
+from fastgen.objectives.score_forms import SiDForm
+from fastgen.objectives.score_identity import FlowWeight
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.optimizers import BetasAdam
-from fastgen.processes import Prediction
-from fastgen.sampling.students import Rollout, StudentSampler
+from fastgen.sampling.students import StudentSampler
 from fastgen.times import KarrasLevel, TimeLaw
 
 
@@ -29,6 +27,7 @@ class SiD(ScoreDistiller):
     Args:
         alpha: 1.2 is the paper's default; 1.0 and 0.5 are the unbiased choices. If samples turn to noise, lower it.
         loss_scale: Factor of the loss. With Adam it only matters beside extras and epsilon.
+        weight: ``distance``, SiD's ``1 / mean |x - mu_real|``, or another weight of the noise level.
         sampler: How the student generates; default one call at noise level (sigma / alpha) 2.5, which is step 625 of
             Stable Diffusion.
         renoise_time: Default positions 0-0.8 of the EDM grid, i.e. noise levels up to about 24.
@@ -36,12 +35,11 @@ class SiD(ScoreDistiller):
         schedule: Turns of critic and student; SiD updates the critic first, 1:1, on fresh samples.
     """
 
-    differentiate_scores = True
-
     def __init__(
         self,
         alpha: float = 1.2,
         loss_scale: float = 100.0,
+        weight: FlowWeight | Literal["distance"] = "distance",
         sampler: StudentSampler | None = None,
         renoise_time: TimeLaw | None = None,
         critic_objective: DenoisingLoss | None = None,
@@ -50,9 +48,8 @@ class SiD(ScoreDistiller):
         critic_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-5, beta1=0.0),
         **kwargs: Any,
     ) -> None:
-        checks.finite(self, alpha=alpha)
-        checks.positive(self, loss_scale=loss_scale)
         super().__init__(
+            form=SiDForm(alpha, loss_scale, weight),
             sampler=sampler or StudentSampler(level=2.5),
             renoise_time=renoise_time or KarrasLevel(0.0, 0.8),
             critic_objective=critic_objective or DenoisingLoss(reduction="sum"),
@@ -61,8 +58,3 @@ class SiD(ScoreDistiller):
             critic_optimizer=critic_optimizer,
             **kwargs,
         )
-        self.alpha = alpha
-        self.loss_scale = loss_scale
-
-    def score_loss(self, rollout: Rollout, real: Prediction, fake: Prediction) -> Tensor:
-        return self.loss_scale * sid_loss(rollout.x0, real.x0, fake.x0, self.alpha)

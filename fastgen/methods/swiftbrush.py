@@ -6,19 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor
 
 from fastgen.conditions import Guidance
 from fastgen.denoisers.adapters import Adapter, LoRA
 from fastgen.denoisers.base import Denoiser
 from fastgen.methods.schedule import UpdateSchedule
 from fastgen.methods.score import ScoreDistiller
-from fastgen.objectives.distribution_matching import pseudo_loss, vsd_gradient
+from fastgen.objectives.score_forms import VSDForm
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.optimizers import BetasAdam
-from fastgen.processes import expand
-from fastgen.sampling.guided import GuidedPrediction
-from fastgen.sampling.students import Rollout
 from fastgen.times import TimeLaw, UniformTime
 
 
@@ -52,6 +48,7 @@ class SwiftBrush(ScoreDistiller):
         **kwargs: Any,
     ) -> None:
         super().__init__(
+            form=VSDForm(),
             critic=critic,
             critic_time=critic_time or UniformTime(0.0, 1.0),
             critic_objective=critic_objective or DenoisingLoss("noise", "vp_alpha2"),
@@ -61,7 +58,3 @@ class SwiftBrush(ScoreDistiller):
             critic_optimizer=critic_optimizer,
             **kwargs,
         )
-
-    def score_loss(self, rollout: Rollout, real: GuidedPrediction, fake: GuidedPrediction) -> Tensor:
-        ratio = expand(self.student.process.ratio(real.t), rollout.x0)
-        return pseudo_loss(rollout.x0, vsd_gradient(real.x0, fake.x0, ratio))

@@ -11,12 +11,12 @@ from fastgen import checks
 from fastgen.conditions import Guidance
 from fastgen.methods.schedule import UpdateSchedule
 from fastgen.methods.score import ScoreDistiller
-from fastgen.objectives.distribution_matching import pseudo_huber_loss
+from fastgen.objectives.score_forms import HuberForm
 from fastgen.objectives.trajectory import trajectory_denoising_loss
 from fastgen.optimizers import BetasAdamW
 from fastgen.processes import Prediction
-from fastgen.sampling.guided import GuidedPrediction
-from fastgen.sampling.students import Rollout, StudentSampler, TrajectorySampler
+from fastgen.sampling.scores import ScoreInputs
+from fastgen.sampling.students import StudentSampler, TrajectorySampler
 from fastgen.times import TimeLaw, WithinChain
 
 
@@ -59,6 +59,7 @@ class TDM(ScoreDistiller):
     ) -> None:
         checks.positive(self, huber=huber, snr_cap=snr_cap)
         super().__init__(
+            form=HuberForm(huber),
             sampler=sampler or TrajectorySampler(),
             renoise_time=renoise_time or WithinChain("anchor", "student"),
             critic_time=critic_time or WithinChain("anchor", "student"),
@@ -68,14 +69,7 @@ class TDM(ScoreDistiller):
             critic_optimizer=critic_optimizer,
             **kwargs,
         )
-        self.huber = huber
         self.snr_cap = snr_cap
 
-    def renoise(self, rollout: Rollout, t: Tensor, noise: Tensor) -> Tensor:
-        return self.student.process.renoise(rollout.anchor, rollout.t_anchor, t, noise)
-
-    def score_loss(self, rollout: Rollout, real: GuidedPrediction, fake: GuidedPrediction) -> Tensor:
-        return pseudo_huber_loss(rollout.x0, fake.x0 - real.x0, real.x0, self.huber)
-
-    def denoising_loss(self, rollout: Rollout, prediction: Prediction, noise: Tensor) -> Tensor:
-        return trajectory_denoising_loss(prediction, rollout.x0, noise, self.snr_cap)
+    def denoising_loss(self, inputs: ScoreInputs, prediction: Prediction) -> Tensor:
+        return trajectory_denoising_loss(prediction, inputs.rollout.x0, inputs.noise, self.snr_cap)

@@ -15,6 +15,7 @@ from fastgen.methods.base import Distiller
 from fastgen.methods.batch import MicroBatch
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.randomness import Draws
+from fastgen.sampling.students import Rollout
 from fastgen.times import LogNormalLevel, TimeLaw
 
 
@@ -59,6 +60,9 @@ class TeacherTraining(Distiller):
             condition = where(keep, condition, self.student.null_condition(condition))
         prediction = self.student(process.add_noise(part.x0, noise, t), t, condition)
         return {"denoising": self.objective(prediction, part.x0, noise)}
+
+    def make_rollout(self, part: MicroBatch, role: str, condition: Condition) -> Rollout:
+        raise UserError("Training a teacher makes no few-step samples that an extra could judge; leave extras out.")
 
     def generate(self, denoiser: Denoiser, draws: Draws, condition: Condition, steps: int | None) -> Tensor:
         """A teacher generates with the solver."""

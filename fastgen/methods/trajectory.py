@@ -27,9 +27,15 @@ class TrajectoryDistiller(Distiller, ABC):
     def __init__(self, sampler: StudentSampler | None = None, **kwargs: Any) -> None:
         super().__init__(sampler=sampler or StudentSampler(stochastic=False), **kwargs)
 
-    @torch.no_grad()
     def pair(self, part: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Standard normal noise and the teacher's x0 for it, both (B, ...)."""
+        """Standard normal noise and the teacher's x0 for it, both (B, ...); made once."""
+        if part.pair is None:
+            part.pair = self.make_pair(part)
+        return part.pair
+
+    @torch.no_grad()
+    def make_pair(self, part: MicroBatch) -> tuple[Tensor, Tensor]:
+        """The pair of the data module, or what the solver makes of drawn noise."""
         if part.noise is not None and part.x0 is not None:
             return part.noise, part.x0
         if self.teacher is None:
@@ -42,4 +48,4 @@ class TrajectoryDistiller(Distiller, ABC):
 
     @abstractmethod
     def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
-        """The regression; leaves a ``Rollout`` in ``part.memory["student"]`` for the extras."""
+        """The regression."""

@@ -37,7 +37,13 @@ def flow_weight(kind: FlowWeight, ratio: Tensor, floor: float = 1e-5) -> Tensor:
 
 
 def sid_loss(
-    x: Tensor, real: Tensor, fake: Tensor, alpha: float, floor: float = 1e-5, omega: Tensor | None = None
+    x: Tensor,
+    real: Tensor,
+    fake: Tensor,
+    alpha: float,
+    floor: float = 1e-5,
+    omega: Tensor | None = None,
+    weight: Tensor | None = None,
 ) -> Tensor:
     """``mean_B sum omega (real - fake) [(real - x) - alpha (real - fake)]``, omega = 1 / max(mean |x - real|, floor).
 
@@ -53,8 +59,10 @@ def sid_loss(
             over-correction.
         floor: Lower bound of the normaliser.
         omega: Another weight, (B,).
+        weight: Constant factor of each sample, (B,).
     """
     distance = mean_absolute_gap(x, real).clamp(min=floor)
     omega = distance.reciprocal() if omega is None else expand(omega, x)
     gap = real - fake
-    return (omega * gap * ((real - x) - alpha * gap)).flatten(1).sum(1).mean()
+    loss = (omega * gap * ((real - x) - alpha * gap)).flatten(1).sum(1)
+    return (loss if weight is None else weight.to(loss.dtype) * loss).mean()

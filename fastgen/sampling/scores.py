@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,29 +11,68 @@ from fastgen.conditions import Condition, Guidance, where
 from fastgen.denoisers.base import Denoiser
 from fastgen.processes import Prediction, Process
 from fastgen.randomness import Draws
-from fastgen.sampling.guided import GuidedPrediction, guided
+from fastgen.sampling.guided import GuidedPrediction
 from fastgen.sampling.students import Rollout
 from fastgen.times import TimeLaw
 
 
-def level_and_noise(process: Process, rollout: Rollout, law: TimeLaw, draws: Draws) -> tuple[Tensor, Tensor]:
-    """Where a rollout is re-noised to, (B,), and with what, (B, ...)."""
-    t = law.given(rollout.t, rollout.t_anchor).sample(draws, process)
-    return t, draws.normal("noise", rollout.x0.shape[1:], rollout.x0.dtype)
+@dataclass(frozen=True)
+class ScoreInputs:
+    """Where scores are compared.
+
+    Attributes:
+        rollout: The student's samples.
+        x_t: These under noise, (B, ...).
+        t: Their times on the student's process, (B,).
+        noise: What was added, standard normal, (B, ...).
+    """
+
+    rollout: Rollout
+    x_t: Tensor
+    t: Tensor
+    noise: Tensor
 
 
-def scores(
-    teacher: Denoiser, critic: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, guidance: Guidance
-) -> tuple[GuidedPrediction, GuidedPrediction]:
-    """Predictions of teacher and critic at ``x_t``, guided; with and without condition they are in there too."""
-    return guided(teacher, x_t, t, condition, guidance.teacher), guided(critic, x_t, t, condition, guidance.critic)
+@dataclass(frozen=True)
+class Comparison:
+    """What teacher and critic see in the same noisy samples.
+
+    Attributes:
+        real: The teacher's prediction, guided; those with and without the condition are in there too.
+        fake: The critic's.
+    """
+
+    real: GuidedPrediction
+    fake: GuidedPrediction
 
 
-def critic_condition(critic: Denoiser, condition: Condition, guidance: Guidance, draws: Draws) -> Condition:
-    """The condition with some samples' dropped, for the critic's training."""
+@dataclass(frozen=True)
+class Renoise:
+    """Noise on the student's samples: a law says how much, and the Markov kernel of the process leads there.
+
+    From clean samples that is ``add_noise``. A student that stopped at a noisy anchor x_s is noised from there on,
+    by q(x_t | x_s).
+
+    Args:
+        law: Law of the noise levels.
+    """
+
+    law: TimeLaw
+
+    def __call__(self, process: Process, rollout: Rollout, draws: Draws) -> ScoreInputs:
+        """The samples at drawn levels of ``process``."""
+        t = self.law.given(rollout.t, rollout.t_anchor).sample(draws, process)
+        noise = draws.normal("noise", rollout.x0.shape[1:], rollout.x0.dtype)
+        return ScoreInputs(rollout, process.renoise(rollout.anchor, rollout.t_anchor, t, noise), t, noise)
+
+
+def critic_condition(
+    critic: Denoiser, condition: Condition, guidance: Guidance, draws: Draws, role: str = "critic"
+) -> Condition:
+    """The condition with some samples' dropped, for the training of the critic called ``role``."""
     if guidance.condition_dropout == 0.0 or not condition:
         return condition
-    keep = draws.uniform("critic/dropout") >= guidance.condition_dropout
+    keep = draws.uniform(f"{role}/dropout") >= guidance.condition_dropout
     return where(keep, condition, critic.null_condition(condition))
 
 

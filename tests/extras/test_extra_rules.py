@@ -21,7 +21,7 @@ LABEL = torch.arange(4) % CLASSES
 
 
 def part() -> MicroBatch:
-    return MicroBatch(torch.randn(4, 2), {"label": LABEL}, Draws(1, range(4), "train"), asked={"label": LABEL})
+    return MicroBatch(torch.randn(4, 2), {"label": LABEL}, Draws(1, range(4), "train"), raw_condition={"label": LABEL})
 
 
 def made(cls: type[Distiller], *extras: Any, **kwargs: Any) -> Any:
@@ -37,20 +37,20 @@ def test_a_score_term_records_gradients_of_the_student_alone():
     for network in (method.teacher, term.critic):
         network.register_forward_pre_hook(lambda *_: modes.append(torch.is_grad_enabled()))
     piece = part()
-    term.student_losses(method, piece)
-    assert modes == [False, False] and piece.memory["student"].x0.requires_grad
+    term.losses(method, "student", piece)
+    assert modes == [False, False] and piece.rollouts["student"].x0.requires_grad
     modes.clear()
-    term.critic_losses(method, piece)
-    assert modes == [True] and not piece.memory["critic"].x0.requires_grad
+    term.losses(method, "critic", piece)
+    assert modes == [True] and not piece.rollouts["critic"].x0.requires_grad
 
 
-def test_a_score_term_leaves_the_samples_of_the_method_to_others():
+def test_a_score_term_compares_the_samples_of_the_method():
     method, piece = made(KD, DistributionMatching()), part()
     own = method.student_loss(piece)
-    rollout = piece.memory["student"]
+    rollout = piece.rollouts["student"]
     (term,) = method.each_extra()
-    term.student_losses(method, piece)
-    assert own and piece.memory["student"] is rollout
+    term.losses(method, "student", piece)
+    assert own and piece.score_inputs["critic"].rollout is rollout
 
 
 def test_every_head_reads_its_own_layer():

@@ -68,13 +68,12 @@ def test_the_student_learns_through_the_features():
 
 
 def test_a_gradient_step_fools_the_head():
-    method, piece = made(gan=GAN(weight=1.0, time=KarrasLevel(0.2, 0.4)), critic=lambda: network(2)), part()
+    method = made(gan=GAN(weight=1.0, time=KarrasLevel(0.2, 0.4)), critic=lambda: network(2))
     optimizer = torch.optim.Adam(method.student.parameters(), lr=3e-3)
     values = []
     for _ in range(15):
         with method.only("student"):
-            method.student_loss(piece)
-            loss = method.extras[0].losses(method, "student", piece)["gan"]
+            loss = method.extras[0].losses(method, "student", part())["gan"]
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -292,7 +291,8 @@ def test_a_network_that_is_not_told_the_condition_judges_by_a_call_of_its_own():
     method, piece = made(DMD2, GAN(features="critic", at_scores=True), guidance=Guidance(critic=0.0)), part()
     logits = logits_of(method)
     loss = method.losses("student", piece)["gan"]
-    x_t, t = piece.memory["compared"]
+    inputs = piece.score_inputs["critic"]
+    x_t, t = inputs.x_t, inputs.t
     torch.testing.assert_close(loss, 3e-3 * F.softplus(-method.extras[0].judge(method, x_t, t, piece.condition)).mean())
     assert len(logits) == 2
 

@@ -53,7 +53,7 @@ def regressed(points: Tensor, targets: Tensor, **reward: Any) -> tuple[KD, Micro
     method = KD(student=partial(Points, points), extras=[Reward(Near, **reward)])
     method.configure_model()
     noise = torch.zeros(len(points), 2, dtype=torch.float64)
-    return method, MicroBatch(targets, {}, Draws(0, range(len(points))), noise=noise, asked={})
+    return method, MicroBatch(targets, {}, Draws(0, range(len(points))), noise=noise, raw_condition={})
 
 
 def total(method: KD, piece: MicroBatch) -> Tensor:
@@ -109,7 +109,7 @@ def test_the_judge_sees_what_was_asked_for_and_is_neither_trained_nor_saved():
             return {"prompt_embeds": torch.zeros(len(condition["prompt"]), 3)}
 
     first, second = split(batch, 2, Draws(0, range(2)), Words())
-    assert first.asked == {"prompt": ["a"]} and second.asked == {"prompt": ["b"]}
+    assert first.raw_condition == {"prompt": ["a"]} and second.raw_condition == {"prompt": ["b"]}
 
 
 @pytest.mark.parametrize("cls", [DMD2, GDD, KD, PiFlow, Progressive, Reflow, SiD])
@@ -133,7 +133,7 @@ def test_the_judge_is_built_in_fp32_whatever_the_precision_of_the_networks():
 
 def test_a_method_without_samples_says_so():
     method = build(TeacherTraining, extras=[Reward(Near)])
-    with pytest.raises(UserError, match="TeacherTraining leaves none"):
+    with pytest.raises(UserError, match="makes no few-step samples"):
         trainer(1).fit(method, ToyData(batch_size=4))
 
 

@@ -49,7 +49,7 @@ def test_losses_are_sums_over_heads():
     method = made(layers=["blocks.0", "blocks.1"], r1_gamma=0.0)
     piece = part()
     loss = method.student_loss(piece)["gan"]
-    fake = piece.memory["student"].x0
+    fake = piece.rollouts["student"].x0
     logits = method.logits(fake, piece.condition, piece.draws.scoped("student/fake"))
     assert logits.shape == (4, 2)
     torch.testing.assert_close(loss, torch.log1p(torch.exp(-logits)).sum(1).mean())

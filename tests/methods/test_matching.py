@@ -127,7 +127,7 @@ def test_decoupled_terms_by_hand(process: Process):
     (x_dm, t_dm), (x_ca, t_ca) = asked.calls
     assert len(x_dm) == 8 and len(x_ca) == 16, "matching needs one call, guidance two"
     x_ca, t_ca = x_ca[:8], t_ca[:8]
-    rollout = part.memory["student"]
+    rollout = part.rollouts["student"]
     assert bool((t_ca <= rollout.t).all()), "guidance acts below the student's input"
     noise = [
         (x_t - alpha * x) / sigma
@@ -179,7 +179,7 @@ def test_few_step_sid_is_sid_on_a_random_step(process: Process):
         (real, _), (_, fake) = laws("teacher", x_t, alpha, sigma), laws("critic", x_t, alpha, sigma)
         slopes = [alpha[:, None, None] * oracles.gain(cov, alpha, sigma) for cov in (COVARIANCE, LAWS["critic"][1][1])]
         assert_generator_gradient(few, 100 * oracles.sid_x_gradient(x, real, fake, *slopes, 1.0), z)
-        counts[part.memory["student"].step] += 1
+        counts[part.rollouts["student"].step] += 1
     assert min(counts.values()) >= 4, counts
 
 
@@ -255,7 +255,7 @@ def test_swiftbrush_on_vp_by_hand():
     loss = method.critic_loss(part)["denoising"]
     ((x_t, t),) = asked.calls
     alpha, sigma = process.coefficients(t)
-    x = part.memory["critic"].x0
+    x = part.rollouts["critic"].x0
     fake, _ = laws("critic", x_t, alpha, sigma)
     error = (x_t - alpha[:, None] * fake) / sigma[:, None] - (x_t - alpha[:, None] * x) / sigma[:, None]
     torch.testing.assert_close(loss, (alpha[:, None] * error).square().mean(), rtol=1e-9, atol=0.0)
@@ -336,7 +336,7 @@ def test_tdm_by_hand(process: Process, index: int):
     method = on_two_gaussians(TDM, process, sampler=TrajectorySampler(times), guidance=Guidance(teacher=w))
     asked, part = Asked(method.teacher), labelled(24, index)
     gradients(method, part)
-    rollout = part.memory["student"]
+    rollout = part.rollouts["student"]
     z, x = output(method)
     ((x_t, t),) = asked.calls
     x_t, t = x_t[:24], t[:24]
@@ -361,7 +361,7 @@ def test_tdm_critic_by_hand(process: Process):
     asked, part = Asked(method.critic), labelled(16)
     loss = method.critic_loss(part)["denoising"]
     ((x_t, t),) = asked.calls
-    rollout = part.memory["critic"]
+    rollout = part.rollouts["critic"]
     alpha, sigma = process.coefficients(t)
     alpha_s, sigma_s = process.coefficients(rollout.t_anchor)
     beta = (sigma.square() - (alpha / alpha_s * sigma_s).square()).sqrt()[:, None]
@@ -436,11 +436,12 @@ def x_gradients(method: FDistill, parts: list[MicroBatch]) -> tuple[Tensor, Tens
         method.before_update("student", parts)
         for part in parts:
             loss = method.student_loss(part)["match"]
-            rollout, (x_t, t) = part.memory["student"], part.memory["compared"]
-            (gradient,) = torch.autograd.grad(loss, rollout.x0)
-            real, fake = method.scores(x_t, t, rollout)
-            found.append(gradient * len(t) / 24)
-            plain.append(dmd_gradient(rollout.x0.detach(), real.x0, fake.x0) / (24 * 2))
+            inputs = part.score_inputs["critic"]
+            x = inputs.rollout.x0
+            (gradient,) = torch.autograd.grad(loss, x)
+            asked = method.scores(inputs)
+            found.append(gradient * len(x) / 24)
+            plain.append(dmd_gradient(x.detach(), asked.real.x0, asked.fake.x0) / (24 * 2))
     return torch.cat(found), torch.cat(plain)
 
 
@@ -459,7 +460,8 @@ def test_f_distill_by_hand(divergence: str, pieces: int):
     found, plain = x_gradients(method, parts)
     ratios, bins = [], []
     for part in parts:
-        x_t, t = part.memory["compared"]
+        inputs = part.score_inputs["critic"]
+        x_t, t = inputs.x_t, inputs.t
         with torch.no_grad():
             logits = method.gan.judge(method, x_t, t, part.condition)[:, 0]
         ratios += [min(max(r, 0.1), 20.0) for r in logits.clamp(-10, 10).exp().tolist()]

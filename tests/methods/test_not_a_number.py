@@ -12,6 +12,7 @@ from toys import ToyData, build, network, trainer
 from fastgen.extras import GAN
 from fastgen.methods import DMD2, Distiller, FDistill
 from fastgen.processes import EDM, Prediction
+from fastgen.sampling.scores import Comparison, ScoreInputs
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -56,11 +57,11 @@ def test_a_perfect_critic_leaves_the_student_alone():
     """X = teacher's = critic's prediction: no direction and no length, and no update that is skipped."""
 
     class Perfect(DMD2):
-        def scores(self, x_t, t, rollout):  # type: ignore[no-untyped-def]
-            real, fake = super().scores(x_t, t, rollout)
-            for one in (real, fake):
-                one.value, one.kind = rollout.x0.detach(), "x0"
-            return real, fake
+        def scores(self, inputs: ScoreInputs) -> Comparison:
+            found = super().scores(inputs)
+            for one in (found.real, found.fake):
+                one.value, one.kind = inputs.rollout.x0.detach(), "x0"
+            return found
 
     method = build(Perfect)
     run = trainer(2)

@@ -139,7 +139,7 @@ def test_the_student_by_hand(process: Process):
         asked = Asked(method.teacher)
         with method.only("student"):
             method.student_loss(part)["match"].backward()
-        rollout, ((x_t, t),) = part.memory["student"], asked.calls
+        rollout, ((x_t, t),) = part.rollouts["student"], asked.calls
         phase, times = rollout.step // 2, [*method.sampler.schedule(process), process.t_clean]
         seen.add(rollout.step)
         x_t, t, end = x_t[:8], t[:8], times[2 * phase + 2]
@@ -205,7 +205,7 @@ def test_the_critic_by_hand(cap: float):
         with method.only("critic"):
             loss = method.critic_loss(part)["denoising"]
             loss.backward()
-        rollout, draws = part.memory["critic"], part.draws.scoped("critic")
+        rollout, draws = part.rollouts["critic"], part.draws.scoped("critic")
         phase, s = rollout.step // 2, rollout.t_anchor[0].item()
         seen.add(phase)
         low = max(s, 0.02)

@@ -207,7 +207,7 @@ def test_segments_join_and_data_free_training_reaches_them(process: Process):
         part = MicroBatch(None, {}, Draws(0, range(4), "train", step=step))
         loss = method.student_loss(part)["imitation"]
         assert loss.isfinite() and loss.requires_grad
-        seen.add(part.memory["student"].step)
+        seen.add(part.rollouts["student"].step)
     assert seen == {0, 1, 2}
 
 

@@ -137,7 +137,7 @@ def test_real_samples_and_conditions_are_encoded_once(cls: type[Distiller]):
     for part in parts:
         rows = [int((codec.encode(source.x0) - x0).square().sum(1).argmin()) for x0 in part.x0]  # type: ignore
         torch.testing.assert_close(part.x0, codec.encode(source.x0[rows]))
-        assert torch.equal(part.asked["label"], source.label[rows])  # type: ignore[index]
+        assert torch.equal(part.raw_condition["label"], source.label[rows])  # type: ignore[index]
         assert torch.equal(part.condition["label"], -source.label[rows] % CLASSES)  # type: ignore[index]
     encoded = {**batch, "encoded": True}
     (part,) = method.parts("train", encoded, 0)
@@ -176,7 +176,7 @@ def test_a_reward_judges_pictures_in_eval_mode_and_full_precision(precision: str
 
     def student_loss(part: MicroBatch) -> dict[str, Tensor]:
         found = original(part)
-        label.append((part.memory["student"].x0, part.asked["label"]))
+        label.append((part.rollouts["student"].x0, part.raw_condition["label"]))
         return found
 
     method.student_loss = student_loss  # type: ignore[method-assign]
@@ -367,9 +367,9 @@ def test_f_distill_weighs_by_the_means_of_all_ranks():
     method.trainer.strategy.reduce = reduce
     piece = MicroBatch(torch.randn(4, 2), {"label": LABEL}, Draws(0, range(4), "train"))
     method.before_update("student", [piece])
-    bins = torch.bincount(method.bin(piece.memory["prepared"][2]), minlength=len(method.ratio_means))
+    bins = torch.bincount(method.bin(piece.score_inputs["critic"].t), minlength=len(method.ratio_means))
     torch.testing.assert_close(method.ratio_means, (2.0 * bins.double() + 6.0) / (bins + 2.0))
-    own = method.weight(torch.full((4,), 2.0, dtype=torch.float64), piece.memory["prepared"][2]).sum()
+    own = method.weight(torch.full((4,), 2.0, dtype=torch.float64), piece.score_inputs["critic"].t).sum()
     torch.testing.assert_close(method.weight_mean, (own + 6.0) / 6.0)
     assert asked == ["sum", "sum"]
 

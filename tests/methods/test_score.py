@@ -12,6 +12,7 @@ from fastgen.methods.batch import MicroBatch
 from fastgen.objectives.score_identity import sid_loss
 from fastgen.processes import PREDICTION_KINDS, PredictionKind, RectifiedFlow
 from fastgen.randomness import Draws
+from fastgen.sampling.scores import critic_condition
 from fastgen.times import UniformTime
 
 LABEL = torch.arange(6) % CLASSES
@@ -43,20 +44,20 @@ class Calls:
 def test_dmd2_shares_the_samples_of_before_the_update():
     method, piece = made(DMD2), part()
     method.student_loss(piece)
-    student = piece.memory["student"].x0
+    student = piece.rollouts["student"].x0
     with torch.no_grad():
         method.student.head.bias += 1.0
     calls = Calls(method.student)
     method.critic_loss(piece)
-    assert not calls.labels and torch.equal(piece.memory["critic"].x0, student.detach())
-    assert student.requires_grad and not piece.memory["critic"].x0.requires_grad
+    assert not calls.labels and torch.equal(piece.rollouts["critic"].x0, student.detach())
+    assert student.requires_grad and not piece.rollouts["critic"].x0.requires_grad
 
 
 def test_sid_draws_fresh_samples_for_each():
     method, piece = made(SiD), part()
     method.critic_loss(piece)
     method.student_loss(piece)
-    critic, student = piece.memory["critic"].x0, piece.memory["student"].x0
+    critic, student = piece.rollouts["critic"].x0, piece.rollouts["student"].x0
     assert not torch.isclose(critic, student).any() and not critic.requires_grad and student.requires_grad
 
 
@@ -65,7 +66,7 @@ def test_the_critic_alone_samples_without_a_graph(cls: type[ScoreDistiller]):
     method, piece = made(cls), part()
     calls = Calls(method.student)
     method.critic_loss(piece)
-    assert calls.grad == [False] and not piece.memory["critic"].x0.requires_grad
+    assert calls.grad == [False] and not piece.rollouts["critic"].x0.requires_grad
 
 
 @pytest.mark.parametrize(("cls", "second_order"), [(DMD2, False), (SiD, True)])
@@ -91,9 +92,9 @@ def test_second_order_gradients_whatever_the_networks_predict(kind: PredictionKi
     method, piece = made(SiD, renoise_time=UniformTime(0.4, 0.6), **roles), part()
     parameters = list(method.student.parameters())
     found = torch.autograd.grad(method.student_loss(piece)["match"], parameters, retain_graph=True)
-    x0, (x_t, t) = piece.memory["student"].x0, piece.memory["compared"]
-    real, fake = (net(x_t, t, piece.condition).x0 for net in (method.teacher, method.critic))
-    loss = method.loss_scale * sid_loss(x0, real, fake, method.alpha)
+    inputs = piece.score_inputs["critic"]
+    real, fake = (net(inputs.x_t, inputs.t, piece.condition).x0 for net in (method.teacher, method.critic))
+    loss = 100.0 * sid_loss(inputs.rollout.x0, real, fake, 1.2)
     for gradient, expected in zip(found, torch.autograd.grad(loss, parameters), strict=True):
         torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-9)
 
@@ -112,7 +113,7 @@ def test_other_iterations_have_other_noise():
     pieces = [MicroBatch(None, {"label": LABEL}, Draws(1, range(6 * n, 6 * n + 6), "train", step=n)) for n in range(2)]
     for piece in pieces:
         method.student_loss(piece)
-    assert not torch.isclose(pieces[0].memory["student"].x0, pieces[1].memory["student"].x0).any()
+    assert not torch.isclose(pieces[0].rollouts["student"].x0, pieces[1].rollouts["student"].x0).any()
 
 
 def test_a_dropped_condition_is_dropped_for_critic_and_sample():
@@ -128,7 +129,8 @@ def test_a_dropped_condition_is_dropped_for_critic_and_sample():
 def test_conditions_are_dropped_at_the_given_rate():
     method = made(SiD, guidance=Guidance(condition_dropout=0.25))
     piece = MicroBatch(None, {"label": torch.zeros(2000, dtype=torch.int64)}, Draws(1, range(2000), "train"))
-    rate = (method.critic_condition(piece)["label"] == CLASSES).double().mean()
+    dropped = critic_condition(method.critic, piece.condition, method.guidance, piece.draws)
+    rate = (dropped["label"] == CLASSES).double().mean()
     assert abs(rate - 0.25) < 4 * (0.25 * 0.75 / 2000) ** 0.5
 
 

@@ -144,7 +144,7 @@ def test_kd_of_several_calls_regresses_every_call_of_the_deterministic_chain():
     for step in range(12):
         part = MicroBatch(z @ a.T + b, {}, Draws(0, range(16), step=step), noise=z)
         loss = method.student_loss(part)["regression"].item()
-        at = part.memory["student"].step
+        at = part.rollouts["student"].step
         seen.add(at)
         assert abs(loss - expected[at]) < 1e-12
     assert seen == {0, 1, 2} and expected[2] < expected[0]

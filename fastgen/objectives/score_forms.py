@@ -1,0 +1,123 @@
+"""Forms of score distillation: how what teacher and critic see in a sample becomes a loss of that sample."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from fastgen import checks
+from fastgen.objectives.distribution_matching import dmd_gradient, pseudo_huber_loss, pseudo_loss, vsd_gradient
+from fastgen.objectives.score_identity import FlowWeight, flow_weight, sid_loss
+from fastgen.processes import Prediction, expand
+
+Network = Literal["teacher", "critic"]
+
+
+class ScoreForm(ABC):
+    """A loss of the student's samples from the predictions of teacher and critic at noisy copies of them.
+
+    Attributes:
+        differentiates: The networks through which the gradient runs into the noisy sample; the others are asked
+            without a graph.
+    """
+
+    differentiates: ClassVar[frozenset[Network]] = frozenset()
+
+    @abstractmethod
+    def __call__(self, x: Tensor, real: Prediction, fake: Prediction, weight: Tensor | None = None) -> Tensor:
+        """The scalar loss.
+
+        Args:
+            x: Student samples with their graph, (B, ...).
+            real: What the (guided) teacher predicts.
+            fake: What the (guided) critic predicts.
+            weight: Factor of each sample, (B,), constant; default 1.
+        """
+
+
+def weighted(value: Tensor, weight: Tensor | None) -> Tensor:
+    """``value`` (B, ...) times ``weight`` (B,) per sample, in the dtype of ``value``."""
+    return value if weight is None else expand(weight, value).to(value.dtype) * value
+
+
+@dataclass(frozen=True)
+class DMDForm(ScoreForm):
+    """``0.5 mean (x - sg[x - g])^2`` with ``g = (mu_fake - mu_real) / mean |x - mu_real|``.
+
+    DMD (Yin et al. 2023, arXiv 2311.18828, eqs. 7-8), without an epsilon as in DMD2 (arXiv 2405.14867).
+    """
+
+    def __call__(self, x: Tensor, real: Prediction, fake: Prediction, weight: Tensor | None = None) -> Tensor:
+        return pseudo_loss(x, weighted(dmd_gradient(x, real.x0, fake.x0), weight))
+
+
+@dataclass(frozen=True)
+class VSDForm(ScoreForm):
+    """``0.5 mean (x - sg[x - g])^2`` with ``g = sigma^2 (noise_real - noise_fake)``.
+
+    Variational score distillation (Wang et al. 2023, arXiv 2305.16213) with SwiftBrush's weight (arXiv 2312.05239);
+    sigma is that of the variance-preserving process at the same noise level.
+    """
+
+    def __call__(self, x: Tensor, real: Prediction, fake: Prediction, weight: Tensor | None = None) -> Tensor:
+        ratio = expand(real.process.ratio(real.t), x)
+        return pseudo_loss(x, weighted(vsd_gradient(real.x0, fake.x0, ratio), weight))
+
+
+@dataclass(frozen=True)
+class IKLForm(ScoreForm):
+    """``mean_B sum sg[mu_fake - mu_real] . x``: an integral Kullback-Leibler divergence without a normaliser.
+
+    Diff-Instruct (Luo et al. 2023, arXiv 2305.18455).
+    """
+
+    def __call__(self, x: Tensor, real: Prediction, fake: Prediction, weight: Tensor | None = None) -> Tensor:
+        return (weighted((fake.x0 - real.x0).detach(), weight) * x).flatten(1).sum(1).mean()
+
+
+@dataclass(frozen=True)
+class SiDForm(ScoreForm):
+    """``scale mean_B sum omega (mu_real - mu_fake) [(mu_real - x) - alpha (mu_real - mu_fake)]``.
+
+    SiD (Zhou et al. 2024, arXiv 2404.04057, eq. 23); the gradient runs through both networks.
+
+    Args:
+        alpha: 1 drops the derivative of the sampling distribution, 1/2 is the exact Fisher divergence, 1.2 is SiD's.
+        scale: Factor of the loss.
+        omega: ``distance`` for ``1 / mean |x - mu_real|`` (SiD), or a weight of the noise level (SiD-DiT).
+    """
+
+    differentiates: ClassVar[frozenset[Network]] = frozenset({"teacher", "critic"})
+    alpha: float = 1.2
+    scale: float = 100.0
+    omega: FlowWeight | Literal["distance"] = "distance"
+
+    def __post_init__(self) -> None:
+        checks.finite(self, alpha=self.alpha)
+        checks.positive(self, scale=self.scale)
+
+    def __call__(self, x: Tensor, real: Prediction, fake: Prediction, weight: Tensor | None = None) -> Tensor:
+        omega = None if self.omega == "distance" else flow_weight(self.omega, real.process.ratio(real.t))
+        return self.scale * sid_loss(x, real.x0, fake.x0, self.alpha, omega=omega, weight=weight)
+
+
+@dataclass(frozen=True)
+class HuberForm(ScoreForm):
+    """A pseudo-Huber distance between x and ``sg[x - (mu_fake - mu_real)]``, over ``mean |x - mu_real|``.
+
+    TDM (Luo et al. 2025, arXiv 2503.06674).
+
+    Args:
+        c: Where the distance turns from squares to absolute values.
+    """
+
+    c: float = 1e-3
+
+    def __post_init__(self) -> None:
+        checks.positive(self, c=self.c)
+
+    def __call__(self, x: Tensor, real: Prediction, fake: Prediction, weight: Tensor | None = None) -> Tensor:
+        return pseudo_huber_loss(x, fake.x0 - real.x0, real.x0, self.c, weight)
