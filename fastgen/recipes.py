@@ -17,15 +17,13 @@ from fastgen.extras.reward import RewardModel
 from fastgen.masking import without_masks
 from fastgen.messages import one_sentence
 from fastgen.objectives.score_forms import ScoreForm
-from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.parsing import ClassesOnly
-from fastgen.times import TimeLaw
 from fastgen.trust import Trust
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
 
-FOR_TRAINING = (Optimizer, LRScheduler, Extra, RewardModel, ScoreForm, DenoisingLoss, TimeLaw)
+FOR_TRAINING = (Optimizer, LRScheduler, Extra, RewardModel, ScoreForm)
 """What samples never need."""
 
 
