@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen import checks
+from fastgen.shapes import where_rows
 
 Condition = Mapping[str, Tensor]
 """Named tensors, all with the same leading batch size, e.g. ``{"label": (B,)}`` or ``{"prompt_embeds": (B, L, D)}``.
@@ -27,10 +28,7 @@ def concatenate(conditions: Sequence[Condition]) -> dict[str, Tensor]:
 
 def where(mask: Tensor, chosen: Condition, otherwise: Condition) -> dict[str, Tensor]:
     """Per sample ``chosen`` where ``mask`` (B,) is true, else ``otherwise``."""
-    return {
-        name: torch.where(mask.reshape(-1, *[1] * (value.ndim - 1)), value, otherwise[name])
-        for name, value in chosen.items()
-    }
+    return {name: where_rows(mask, value, otherwise[name]) for name, value in chosen.items()}
 
 
 @dataclass(frozen=True)

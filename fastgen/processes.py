@@ -25,14 +25,11 @@ from torch import Tensor
 
 from fastgen import checks
 from fastgen.errors import UserError
+from fastgen.randomness import Draws
+from fastgen.shapes import expand as expand
 
 PredictionKind = Literal["x0", "noise", "v", "velocity", "score"]
 PREDICTION_KINDS: tuple[PredictionKind, ...] = ("x0", "noise", "v", "velocity", "score")
-
-
-def expand(value: Tensor, like: Tensor) -> Tensor:
-    """``(B,)`` reshaped to broadcast over ``like`` (B, ...), in the dtype of ``like`` but at least fp32."""
-    return value.to(torch.promote_types(like.dtype, torch.float32)).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -79,6 +76,10 @@ class Process(ABC):
         """``x_t = alpha(t) x0 + sigma(t) noise``."""
         alpha, sigma = (expand(c, x0) for c in self.coefficients(t))
         return alpha * x0 + sigma * noise
+
+    def prior(self, draws: Draws, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """What generation starts from, (B, *shape), before :meth:`start` scales it: standard normal noise."""
+        return draws.normal("noise", shape, dtype)
 
     def start(self, noise: Tensor, t: Tensor) -> Tensor:
         """The input of a sampler that begins at ``t``: noise around the zero sample, ``sigma(t) noise``."""
@@ -398,6 +399,10 @@ class VP(Process):
         (alpha_t, _), (alpha_s, _) = self.coefficients(t), self.coefficients(s)
         slope = 0.5 * (first.noise + second.noise)
         return expand(alpha_s, x_t) * (x_t / expand(alpha_t, x_t) + expand(self.ratio(s) - self.ratio(t), x_t) * slope)
+
+    def prior(self, draws: Draws, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """What generation starts from, (B, *shape), before :meth:`start` scales it: standard normal noise."""
+        return draws.normal("noise", shape, dtype)
 
     def start(self, noise: Tensor, t: Tensor) -> Tensor:
         """``sigma(t) noise``, but pure noise at the last step: networks were trained to take N(0, I) for x_T there."""

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastgen.errors import UserError
+
 WORD = 0xFFFFFFFF
 
 
@@ -81,6 +83,23 @@ class Draws:
     def part(self, start: int, stop: int) -> Draws:
         """The draws of samples ``start:stop`` of this batch."""
         return Draws(self.seed, self.indices[start:stop], self.scope, self.device, self.step)
+
+    def shared(self) -> Draws:
+        """Numbers that all samples of the step share, equal on all ranks and in all micro-batches."""
+        return Draws(self.seed, [self.step] * len(self), f"{self.scope}/shared", self.device, self.step)
+
+    def grouped(self, size: int) -> Draws:
+        """Numbers that every ``size`` consecutive samples share, e.g. the times of particles that are compared.
+
+        Raises:
+            UserError: If the samples are no whole number of groups.
+        """
+        if len(self) % size:
+            raise UserError(
+                f"{len(self)} samples cannot be grouped by {size}; make batch_size / micro_batches a multiple of it."
+            )
+        first = [self.indices[i - i % size] for i in range(len(self))]
+        return Draws(self.seed, first, f"{self.scope}/grouped", self.device, self.step)
 
     def _words(self, name: str, blocks: int) -> tuple[Tensor, ...]:
         """Four words (B, blocks) for each sample and block."""

@@ -80,6 +80,9 @@ class Extra(nn.Module):
         """
         return {}
 
+    def after_update(self, method: Distiller, role: str) -> None:
+        """What follows an update of ``role`` that was made."""
+
     def losses(self, method: Distiller, role: str, part: MicroBatch) -> dict[str, Tensor]:
         """Terms to add to the losses of ``role``, weighted."""
         return {}

@@ -424,6 +424,8 @@ class Distiller(MethodState, LightningModule):
         if schedule is not None:
             schedule.step()
         self.after_update(role)
+        for extra in self.active_extras():
+            extra.after_update(self, role)
 
     def after_update(self, role: str) -> None:
         """What follows an update of ``role`` that was made, e.g. the motion of a network's own average."""
@@ -458,6 +460,10 @@ class Distiller(MethodState, LightningModule):
             with torch.set_grad_enabled(role == "student" and torch.is_grad_enabled()):
                 part.rollouts[role] = self.make_rollout(part, role, part.condition if condition is None else condition)
         return part.rollouts[role]
+
+    def role_condition(self, part: MicroBatch, role: str, condition: Condition) -> Condition:
+        """What ``role`` is told where the student is asked for ``condition``; a method may know more for some roles."""
+        return condition
 
     def make_rollout(self, part: MicroBatch, role: str, condition: Condition) -> Rollout:
         """Samples for the turn of ``role``; a method that knows what they are made from overrides it."""
@@ -592,7 +598,8 @@ class Distiller(MethodState, LightningModule):
         denoiser.eval()
         try:
             if role == "teacher":
-                return self.solver.solve(denoiser, draws.normal("noise", denoiser.sample_shape), condition, steps)
+                noise = denoiser.process.prior(draws, denoiser.sample_shape)
+                return self.solver.solve(denoiser, noise, condition, steps)
             return self.generate(denoiser, draws, condition, steps)
         finally:
             for module, mode in modes:

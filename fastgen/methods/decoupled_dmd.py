@@ -64,10 +64,10 @@ class DecoupledDMD(DMD2):
         self.matching_weight = matching_weight
         self.guidance_weight = guidance_weight
 
-    def teacher_scores(self, inputs: ScoreInputs) -> GuidedPrediction:
+    def teacher_scores(self, part: MicroBatch, inputs: ScoreInputs) -> GuidedPrediction:
         """Matching alone asks the teacher for nothing but its conditional prediction."""
         if self.coupled:
-            return super().teacher_scores(inputs)
+            return super().teacher_scores(part, inputs)
         return guided(self.seen(self.teacher), inputs.x_t, inputs.t, inputs.rollout.condition, 1.0)
 
     def matching_losses(self, part: MicroBatch) -> dict[str, Tensor]:

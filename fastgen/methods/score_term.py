@@ -101,30 +101,31 @@ class ScoreTerm(ABC):
         if self.critic_role not in part.comparisons:
             inputs = self.score_inputs(part)
             with self.watched(part, inputs.x_t):
-                found = part.comparisons[self.critic_role] = self.scores(inputs)
+                found = part.comparisons[self.critic_role] = self.scores(part, inputs)
             for name, value in health(inputs.rollout, found.real, found.fake).items():
                 self.method.record(name, value)
         return part.comparisons[self.critic_role]
 
-    def scores(self, inputs: ScoreInputs) -> Comparison:
+    def scores(self, part: MicroBatch, inputs: ScoreInputs) -> Comparison:
         """What both say; a graph is recorded of those through which the form differentiates."""
         learning = torch.is_grad_enabled()
         with torch.set_grad_enabled(learning and "teacher" in self.form.differentiates):
-            real = self.teacher_scores(inputs)
+            real = self.teacher_scores(part, inputs)
         with torch.set_grad_enabled(learning and "critic" in self.form.differentiates):
-            fake = self.critic_scores(inputs)
+            fake = self.critic_scores(part, inputs)
         return Comparison(real, fake)
 
-    def teacher_scores(self, inputs: ScoreInputs) -> GuidedPrediction:
+    def teacher_scores(self, part: MicroBatch, inputs: ScoreInputs) -> GuidedPrediction:
         """The teacher's prediction at ``inputs.x_t``, guided."""
-        teacher = self.method.teacher
+        teacher, condition = self.method.teacher, self.method.role_condition(part, "teacher", inputs.rollout.condition)
         assert teacher is not None  # refused when roles are built
-        return guided(self.seen(teacher), inputs.x_t, inputs.t, inputs.rollout.condition, self.guidance.teacher)
+        return guided(self.seen(teacher), inputs.x_t, inputs.t, condition, self.guidance.teacher)
 
-    def critic_scores(self, inputs: ScoreInputs) -> GuidedPrediction:
+    def critic_scores(self, part: MicroBatch, inputs: ScoreInputs) -> GuidedPrediction:
         """The critic's prediction at ``inputs.x_t``, guided."""
+        condition = self.method.role_condition(part, self.critic_role, inputs.rollout.condition)
         critic = self.seen(self.critic_of(inputs.rollout))
-        return guided(critic, inputs.x_t, inputs.t, inputs.rollout.condition, self.guidance.critic)
+        return guided(critic, inputs.x_t, inputs.t, condition, self.guidance.critic)
 
     def sample_weight(self, part: MicroBatch) -> Tensor | None:
         """A constant factor of each sample's loss, (B,), e.g. a density ratio; ``None`` for 1."""
@@ -145,7 +146,8 @@ class ScoreTerm(ABC):
         """
         role, student = self.critic_role, self.method.student
         critic = getattr(self.method, role)
-        condition = critic_condition(critic, part.condition, self.guidance, part.draws, role)
+        own = self.method.role_condition(part, role, part.condition)
+        condition = critic_condition(critic, own, self.guidance, part.draws, role)
         rollout = self.method.rollout(part, role, condition)
         inputs = Renoise(self.critic_time)(student.process, rollout, part.draws.scoped(role))
         asked = self.seen(self.critic_of(rollout))

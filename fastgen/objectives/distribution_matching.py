@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgen.processes import expand
+from fastgen.shapes import expand, pad_axes
 
 
 def pseudo_loss(x: Tensor, gradient: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def pseudo_huber_loss(
 
 def mean_absolute_gap(x: Tensor, real: Tensor) -> Tensor:
     """Per sample ``mean |x - real|``, shape (B, 1, ...), without gradient: DMD's normaliser (2311.18828, eq. 8)."""
-    return (x - real).detach().abs().flatten(1).mean(1).reshape(-1, *[1] * (x.ndim - 1))
+    return pad_axes((x - real).detach().abs().flatten(1).mean(1), x)
 
 
 def over_gap(value: Tensor, gap: Tensor) -> Tensor:

@@ -439,7 +439,7 @@ def x_gradients(method: FDistill, parts: list[MicroBatch]) -> tuple[Tensor, Tens
             inputs = part.score_inputs["critic"]
             x = inputs.rollout.x0
             (gradient,) = torch.autograd.grad(loss, x)
-            asked = method.scores(inputs)
+            asked = method.scores(part, inputs)
             found.append(gradient * len(x) / 24)
             plain.append(dmd_gradient(x.detach(), asked.real.x0, asked.fake.x0) / (24 * 2))
     return torch.cat(found), torch.cat(plain)

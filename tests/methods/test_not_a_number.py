@@ -11,6 +11,7 @@ from toys import ToyData, build, network, trainer
 
 from fastgen.extras import GAN
 from fastgen.methods import DMD2, Distiller, FDistill
+from fastgen.methods.batch import MicroBatch
 from fastgen.processes import EDM, Prediction
 from fastgen.sampling.scores import Comparison, ScoreInputs
 
@@ -57,8 +58,8 @@ def test_a_perfect_critic_leaves_the_student_alone():
     """X = teacher's = critic's prediction: no direction and no length, and no update that is skipped."""
 
     class Perfect(DMD2):
-        def scores(self, inputs: ScoreInputs) -> Comparison:
-            found = super().scores(inputs)
+        def scores(self, part: MicroBatch, inputs: ScoreInputs) -> Comparison:
+            found = super().scores(part, inputs)
             for one in (found.real, found.fake):
                 one.value, one.kind = inputs.rollout.x0.detach(), "x0"
             return found
