@@ -162,6 +162,13 @@ def not_empty(owner: Owner, /, **arguments: Any) -> None:
             raise UserError(f"{name_of(owner)}: {argument} must not be empty; name at least one.")
 
 
+def kind(owner: Owner, wanted: type, /, **arguments: Any) -> None:
+    """Objects of a class."""
+    for argument, value in arguments.items():
+        if value is not None and not isinstance(value, wanted):
+            raise UserError(f"{name_of(owner)}: {argument} must be a {wanted.__name__}, got {type(value).__name__}.")
+
+
 def distinct(owner: Owner, /, **arguments: Any) -> None:
     """Lists that name nothing twice."""
     for argument, value in arguments.items():

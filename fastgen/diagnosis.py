@@ -22,6 +22,7 @@ from fastgen.documents import read_yaml
 from fastgen.errors import ParserError, UserError
 from fastgen.given import OF_CLASSES, given
 from fastgen.messages import cause_of, named, near, short, shown
+from fastgen.renamed import class_now, option_now
 from fastgen.type_hints import described, members, suits
 
 
@@ -179,12 +180,17 @@ def in_class(value: Any, hint: Any, place: str) -> Iterator[str]:
     slots = arguments_of(kind)
     if not slots and arguments:
         yield f"{place}.init_args must be empty, because {kind.__name__} takes no arguments."
+    for name in (name for name in arguments or {} if name not in slots):
+        if said := option_now(kind, str(name)):
+            yield f"{place}.init_args.{name} {said}."
     yield from in_arguments(arguments or {}, slots, f"{place}.init_args", skipped)
 
 
 def found_class(name: str, hint: Any, place: str) -> type | str:
     """The class of a name, or what is wrong with it."""
     bases = classes(hint)
+    if said := class_now(name):
+        return f"{place}: {name.rpartition('.')[2]} {said}."
     wanted = " or ".join(kind.__name__ for kind in bases)
     if "." not in name:
         kinds = [kind for base in bases for kind in subclasses(base) if kind.__name__ == name]

@@ -196,7 +196,8 @@ def sampling_of(method: Distiller, role: str = "average", steps: int | None = No
             f"{type(network).__name__} is no network of a diffusers pipeline, so there is no pipeline to export it "
             "into; take student.safetensors beside the checkpoint."
         )
-    if type(method).generate is not Distiller.generate:
+    moves = method.sampler.moves
+    if moves is None or type(method).generate is not Distiller.generate:
         raise UserError(
             f"{name} samples in a way of its own, which no scheduler of diffusers knows; take "
             "student.safetensors beside the checkpoint, or 'fastgen sample'."
@@ -209,8 +210,8 @@ def sampling_of(method: Distiller, role: str = "average", steps: int | None = No
         )
     told = method.told({}, Draws(0, [0], "export")).get("guidance")
     facts = {"method": name, "role": role, "student_updates": method.student_updates}
-    times = method.sampler.schedule(student.process, steps)
-    sampling = Sampling(times, method.sampler.stochastic, facts, None if told is None else float(told[0]))
+    times = method.sampler.schedule(student, steps)
+    sampling = Sampling(times, moves == "renoise", facts, None if told is None else float(told[0]))
     sampling.scheduler(network)
     return sampling
 

@@ -122,7 +122,7 @@ def mixture(folder: Path, method: str = "SiD", steps: int = 4, batch_size: int =
                 "teacher": RING,
                 "student": MLP,
                 "critic": MLP,
-                "sampler": {"class_path": "StudentSampler", "init_args": {"times": [5.0]}},
+                "sampler": {"class_path": "RenoiseSampler", "init_args": {"times": [5.0]}},
                 "student_optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
                 "critic_optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 2e-3}},
                 **more,

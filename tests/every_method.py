@@ -13,24 +13,26 @@ import fastgen.methods  # noqa: F401
 from fastgen.denoisers.base import Denoiser
 from fastgen.extras import GAN, DistributionMatching
 from fastgen.methods import SCM, Distiller
-from fastgen.sampling.students import PhasedSampler, TrajectorySampler
+from fastgen.sampling.samplers import GridSampler, PhasedSampler, PolicySampler, TrajectorySampler
 
 SPECIAL: dict[str, dict[str, Any]] = {
     "SwiftBrush": {"critic": StirredLoRA(rank=4)},
     "TDM": {"sampler": TrajectorySampler([20.0, 2.0])},
     "OptimalSteps": {"student": None, "fine_steps": 24},
     # The toys' random networks make steep policies, whose gradients are large and lose digits in fp32.
-    "PiFlow": {"loss_scale": 0.6, "substeps": 16},
+    "PiFlow": {"loss_scale": 0.6, "sampler": PolicySampler(substeps=16)},
     "Progressive": {"stage_updates": 2},
 }
 """Constructor arguments by class name, for methods that the defaults of ``toys.build`` do not fit."""
 
 FEW_STEPS: dict[str, dict[str, Any]] = {
-    "OptimalSteps": {"steps": 3},
+    "OptimalSteps": {"sampler": GridSampler(3)},
     "PhasedDMD": {"sampler": PhasedSampler([80.0, 5.0, 0.5], phases=3)},
+    "PiFlow": {"sampler": PolicySampler([80.0, 5.0, 0.5], substeps=16)},
     "Progressive": {"steps": [4, 2]},
+    "TDM": {"sampler": TrajectorySampler([80.0, 5.0, 0.5])},
 }
-"""How methods train for several steps whose steps are not those of a ``StudentSampler``."""
+"""How methods train for several steps whose steps are not those of a ``RenoiseSampler``."""
 
 GRADIENT_FREE = {"OptimalSteps"}
 """Methods whose updates are searches."""

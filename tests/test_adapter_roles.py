@@ -29,7 +29,7 @@ def test_adapters_from_the_command_line(method: str, tmp_path: Path):
         "student": LORA,
         "critic": LORA,
         "guidance": {"teacher": 1.0, "critic": 1.0},
-        "sampler": {"class_path": "StudentSampler", "init_args": {"times": [5.0]}},
+        "sampler": {"class_path": "RenoiseSampler", "init_args": {"times": [5.0]}},
         "student_optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-2}},
         "critic_optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-2}},
     }

@@ -41,7 +41,7 @@ NOT_FROM_CONFIGS = (
     "run_facts",  # what a trainer and a config say
     "randomness",
     "report",
-    "sampling.students.Rollout",
+    "sampling.rollout.Rollout",
     "strategies",
     "denoisers.adapters.LowRank",
     "denoisers.dit.Attention",

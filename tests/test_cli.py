@@ -42,6 +42,7 @@ from fastgen.methods import Distiller, SiD
 from fastgen.methods.schedule import UpdateSchedule
 from fastgen.pictures import CELL, GAP
 from fastgen.randomness import Draws
+from fastgen.sampling.samplers import RenoiseSampler
 
 names = {"argvalues": CONFIGS, "ids": [path.stem for path in CONFIGS]}
 LIGHT = """
@@ -216,7 +217,7 @@ def test_stable_diffusion_has_the_numbers_of_the_paper(pipeline: Path):
     assert isinstance(method, SiD) and method.alpha == 1.0
     assert method.guidance == Guidance(teacher=2.0, critic=2.0, critic_training=2.0, condition_dropout=0.1)
     assert method.schedule == UpdateSchedule(critic_updates=1, critic_first=True, reuse_rollout=False)
-    assert method.sampler.times == [625.0] and method.sampler.stochastic
+    assert method.sampler == RenoiseSampler([625.0])
     objective = method.critic_objective
     assert (objective.target, objective.weight, objective.reduction) == ("noise", "one", "sum")
     method.configure_model()
@@ -231,7 +232,7 @@ def test_stable_diffusion_has_the_numbers_of_the_paper(pipeline: Path):
     begin = process.start(noise, torch.tensor([625.0], dtype=torch.float64))
     torch.testing.assert_close(begin, sigma * noise, rtol=1e-5, atol=0)
     # N steps are 625 (1 - i / N), with fresh noise; here the last one leads to step -1, where there is no noise.
-    times = torch.tensor(method.sampler.schedule(process, 4))
+    times = torch.tensor(method.sampler.schedule(method.student, 4))
     torch.testing.assert_close(times, torch.tensor([625.0, 468.75, 312.5, 156.25]), rtol=0, atol=1.0)
     optimizers = [entry["optimizer"] for entry in method.configure_optimizers()]
     for optimizer in optimizers:
@@ -358,7 +359,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                     "weights": "asset:teacher_digits.safetensors",
                 },
             }
-            config["model"]["init_args"]["sampler"] = {"class_path": "StudentSampler", "init_args": {"times": [2.5]}}
+            config["model"]["init_args"]["sampler"] = {"class_path": "RenoiseSampler", "init_args": {"times": [2.5]}}
         assert fastgen("fit", "--config", write(folder / "config.yaml", config)) == 0
         found[name] = folder / f"{name}.ckpt"
         shutil.move(last(folder / name), found[name])

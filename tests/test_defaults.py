@@ -33,11 +33,11 @@ from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.objectives.tangents import Derivative, FiniteDifference
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.sampling.policies import DX, GMFlow
+from fastgen.sampling.samplers import Sampler
 from fastgen.sampling.solvers import Solver
-from fastgen.sampling.students import StudentSampler
 from fastgen.times import TimeLaw
 
-PARTS = (TimeLaw, JumpLaw, StudentSampler, Solver, DenoisingLoss, RegressionLoss, Metric, Velocity, Transition, Process)
+PARTS = (TimeLaw, JumpLaw, Sampler, Solver, DenoisingLoss, RegressionLoss, Metric, Velocity, Transition, Process)
 
 
 def shown(value: Any) -> Any:
@@ -51,15 +51,15 @@ def shown(value: Any) -> Any:
 EDM_LAW = "LogNormalLevel(mean=-1.2, std=1.2)"
 DMD_LAW = "UniformTime(high=0.98, low=0.02)"
 ALL_LEVELS = "UniformTime(high=1.0, low=0.0)"
-ONE_CALL = "StudentSampler(level=None, steps=1, stochastic={}, times=None)"
-AT = "StudentSampler(level={}, steps=1, stochastic=True, times=None)"
+ONE_CALL = "{}Sampler(gradient_calls=1, level=max, steps=1, stop=random, times=grid)"
+AT = "RenoiseSampler(gradient_calls=1, level={}, steps=1, stop=random, times=grid)"
 EDM_LOSS = "DenoisingLoss(reduction={}, sigma_data=0.5, target=x0, weight=edm)"
 TURNS = "UpdateSchedule(critic_first={}, critic_updates={}, exclusive=False, reuse_rollout={}, student_start=0)"
 SCALES = "Guidance(condition_dropout={}, critic={}, critic_training={}, teacher={})"
 UNGUIDED = SCALES.format(0.0, 1.0, 1.0, 1.0)
 TEACHER_UNGUIDED = "TeacherGuidance(embedded=False, high=None, low=1.0, sampling=None)"
 SEGMENT = "WithinChain(floor=0.02, high={}, low={})"
-CODE = {"renoise_time": DMD_LAW, "critic_time": ALL_LEVELS, "sampler": ONE_CALL.format(True)}
+CODE = {"renoise_time": DMD_LAW, "critic_time": ALL_LEVELS, "sampler": ONE_CALL.format("Renoise")}
 DMD2 = CODE | {
     "critic_objective": EDM_LOSS.format("mean"),
     "guidance": UNGUIDED,
@@ -68,9 +68,9 @@ DMD2 = CODE | {
 MEAN_FLOW_LAW = "SortedTimes(diagonal=0.75, law=LogitNormalTime(mean=-0.4, std=1.0), middle=0.5, to_data=0.0)"
 UNIFORM_PAIRS = "SortedTimes(diagonal=0.75, law=FlowTime(high=1.0, low=0.01, shift=1.0), middle=0.5, to_data=0.0)"
 MAP = {"velocity": "DataVelocity()", "guidance": TEACHER_UNGUIDED, "condition_dropout": 0.0, "target": None}
-JUMP = MAP | {"sampler": ONE_CALL.format(False), "coordinates": "RectifiedFlow(shift=1.0)"}
+JUMP = MAP | {"sampler": ONE_CALL.format("Jump"), "coordinates": "RectifiedFlow(shift=1.0)"}
 EASY = "EasyTimes(b=1.0, double=25000, k=8.0, largest_ratio=0.999, law=LogNormalLevel(mean=-1.1, std=2.0), q=2.0)"
-PAIRS = {"sampler": ONE_CALL.format(False), "solver": "Heun(guidance=1.0, steps=18)"}
+PAIRS = {"sampler": ONE_CALL.format("Jump"), "solver": "Heun(guidance=1.0, steps=18)"}
 SCM = MAP | {
     "times": "ToData(law=LogNormalLevel(mean=-1.0, std=1.4))",
     "velocity": "TeacherVelocity()",
@@ -79,7 +79,7 @@ SCM = MAP | {
     "c": 0.1,
     "per_element": False,
     "learned_weight": True,
-    "sampler": ONE_CALL.format(True),
+    "sampler": ONE_CALL.format("Renoise"),
 }
 REGRESSION = "RegressionLoss(c=0.03, metric=l2, reduction=mean)"
 
@@ -116,7 +116,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "schedule": TURNS.format(False, 1, True),
     },
     "TDM": {  # 2503.06674, Luo-Yihong/TDM
-        "sampler": "TrajectorySampler(level=None, steps=4, stochastic=False, times=None)",
+        "sampler": "TrajectorySampler(level=max, steps=4, times=grid)",
         "renoise_time": SEGMENT.format("student", "anchor"),
         "critic_time": SEGMENT.format("student", "anchor"),
         "guidance": SCALES.format(0.0, 1.0, 1.0, 4.5),
@@ -125,7 +125,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "snr_cap": 5.0,
     },
     "PhasedDMD": {  # 2510.27684, ModelTC/LightX2V
-        "sampler": "PhasedSampler(level=None, phases=2, steps=4, stochastic=False, times=None)",
+        "sampler": "PhasedSampler(level=max, phases=2, steps=4, times=grid)",
         "renoise_time": SEGMENT.format(1.0, "anchor"),
         "critic_time": SEGMENT.format(1.0, "anchor"),
         "critic_objective": "DenoisingLoss(reduction=mean, sigma_data=0.5, target=velocity, weight=one)",
@@ -139,7 +139,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "transition": "SameNoise()",
         "metric": "PseudoHuber(c=0.0)",
         "weight": "step",
-        "sampler": ONE_CALL.format(True),
+        "sampler": ONE_CALL.format("Renoise"),
     },
     "LCM": MAP
     | {  # 2310.04378, diffusers' scripts
@@ -162,8 +162,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "KD": PAIRS | {"loss": REGRESSION},  # 2101.02388
     "Reflow": PAIRS | {"loss": REGRESSION, "time": "FlowTime(high=1.0, low=0.001, shift=1.0)"},  # 2209.03003
     "Progressive": {"steps": [4, 2, 1], "weight": "truncated_snr"},  # 2202.00512
-    "PiFlow": {"window": 3 / 128, "policy": "GMFlow(components=8, offset=0.05, shift=1.0, std=0.05)"},  # 2510.14974
-    "OptimalSteps": {"steps": 4, "fine_steps": 100},  # 2503.21774
+    "PiFlow": {  # 2510.14974
+        "window": 3 / 128,
+        "policy": "GMFlow(components=8, offset=0.05, shift=1.0, std=0.05)",
+        "sampler": "PolicySampler(last_segment=1.0, level=max, steps=1, substeps=128, times=grid)",
+    },
+    "OptimalSteps": {"sampler": "GridSampler(steps=4)", "fine_steps": 100},  # 2503.21774
     "GDD": {"time": "UniformTime(high=0.5, low=0.0)", "r1_gamma": 1e-4, "r1_interval": 16, "frozen": []},  # 2405.20750
     "TeacherTraining": {"objective": EDM_LOSS.format("mean"), "time": EDM_LAW, "condition_dropout": 0.1},  # 2206.00364
 }

@@ -100,9 +100,10 @@ WIDE = {
 VP_TIMES, FLOW_TIMES = [999.0, 749.0, 499.0, 249.0], [1.0, 0.9, 0.75, 0.5]
 
 
-def four(family: str, **sampler: Any) -> dict[str, Any]:
+def four(family: str, kind: str = "RenoiseSampler") -> dict[str, Any]:
     """A sampler of four steps."""
-    return {"times": VP_TIMES if family in ("sd15", "sdxl", "wide sdxl") else FLOW_TIMES, **sampler}
+    times = VP_TIMES if family in ("sd15", "sdxl", "wide sdxl") else FLOW_TIMES
+    return {"class_path": kind, "init_args": {"times": times}}
 
 
 def train(folder: Path, family: str, adapters: bool) -> Path:
@@ -119,7 +120,7 @@ def train(folder: Path, family: str, adapters: bool) -> Path:
             "class_path": "SiD",
             "init_args": {
                 "teacher": teacher,
-                "sampler": {"class_path": "StudentSampler", "init_args": four(family)},
+                "sampler": four(family),
                 "student_optimizer": optimizer,
                 "critic_optimizer": optimizer,
                 **({"student": lora, "critic": lora} if adapters else {}),
@@ -168,9 +169,13 @@ def diffusers_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callab
 def resampled(checkpoint: Path, out: Path, sampler: dict[str, Any]) -> Path:
     """The checkpoint with another sampler in its recipe."""
     saved = load(checkpoint)
-    saved["fastgen"]["recipe"]["init_args"]["sampler"]["init_args"] = sampler
+    saved["fastgen"]["recipe"]["init_args"]["sampler"] = sampler
     torch.save(saved, out)
     return out
+
+
+SID = {"class_path": "RenoiseSampler", "init_args": {"times": [625.0]}}
+EULER = {"class_path": "JumpSampler", "init_args": {"steps": 4}}
 
 
 class Case(NamedTuple):
@@ -185,10 +190,10 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "sd15, as trained by SiD": Case("sd15", 1, sampler={"times": [625.0]}),
+    "sd15, as trained by SiD": Case("sd15", 1, sampler=SID),
     "sd15, one step": Case("sd15", 1),
     "sd15, four steps": Case("sd15"),
-    "sd15, four steps of DDIM": Case("sd15", sampler=four("sd15", stochastic=False)),
+    "sd15, four steps of DDIM": Case("sd15", sampler=four("sd15", "JumpSampler")),
     "sd15, LoRA, one step": Case("sd15", 1, adapters=True, format="lora"),
     "sd15, LoRA, four steps": Case("sd15", adapters=True, format="lora"),
     "sd15, kohya's LoRA": Case("sd15", adapters=True, format="kohya"),
@@ -198,12 +203,12 @@ CASES = {
     "sdxl, kohya's LoRA": Case("sdxl", adapters=True, format="kohya", slow=True),
     "sd3, one step": Case("sd3", 1),
     "sd3, four steps": Case("sd3"),
-    "sd3, four steps of Euler": Case("sd3", sampler=four("sd3", stochastic=False)),
+    "sd3, four steps of Euler": Case("sd3", sampler=four("sd3", "JumpSampler")),
     "sd3, LoRA, one step": Case("sd3", 1, adapters=True, format="lora"),
     "sd3, LoRA, four steps": Case("sd3", adapters=True, format="lora"),
     "flux, one step": Case("flux", 1, adapters=True),
     "flux, four steps": Case("flux", adapters=True),
-    "flux, four steps of Euler": Case("flux", adapters=True, sampler={"steps": 4, "stochastic": False}),
+    "flux, four steps of Euler": Case("flux", adapters=True, sampler=EULER),
     "flux, not square": Case("wide flux", adapters=True),
     "flux, LoRA": Case("flux", adapters=True, format="lora", slow=True),
     "qwenimage, one step": Case("qwenimage", 1, adapters=True),
@@ -232,7 +237,7 @@ def test_diffusers_alone_makes_the_same_images(
     method = method_from_checkpoint(checkpoint, with_teacher=True)
     ours = 0.5 * method.sample(SEEDS, {"prompt": PROMPTS}, case.steps) + 0.5
     draws = Draws(0, SEEDS, "sample")
-    names = ["noise", *(f"noise{i}" for i in range(1, case.steps if method.sampler.stochastic else 1))]
+    names = ["noise", *(f"noise{i}" for i in range(1, case.steps if method.sampler.moves == "renoise" else 1))]
     noises = [draws.normal(key, method.student.sample_shape) for key in names]
     theirs = diffusers_alone(out, Path(method.teacher.pipeline.pretrained), noises)
     torch.testing.assert_close(theirs, ours.clamp(0, 1), rtol=0, atol=1e-3)

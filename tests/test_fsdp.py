@@ -51,7 +51,7 @@ def sid_on_sd15(inputs: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     model = {
         "teacher": {"class_path": "StableDiffusion", "init_args": {"pretrained": str(inputs / "sd15")}},
         "guidance": {"teacher": 2.0, "critic": 2.0, "critic_training": 2.0},
-        "sampler": {"class_path": "StudentSampler", "init_args": {"times": [625.0]}},
+        "sampler": {"class_path": "RenoiseSampler", "init_args": {"times": [625.0]}},
         "critic_objective": {"class_path": "DenoisingLoss", "init_args": {"target": "noise", "weight": "one"}},
     }
     data = {"class_path": "Prompts", "init_args": {"path": "asset:prompts_toy.txt"}}
@@ -64,7 +64,7 @@ def dmd2_on_sd3(inputs: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     model = {
         "teacher": {"class_path": "StableDiffusion3", "init_args": teacher},
         "guidance": {"teacher": 2.0},
-        "sampler": {"class_path": "StudentSampler", "init_args": {"times": [1.0, 0.5]}},
+        "sampler": {"class_path": "RenoiseSampler", "init_args": {"times": [1.0, 0.5]}},
         "critic_objective": {"class_path": "DenoisingLoss", "init_args": {"target": "velocity", "weight": "one"}},
         "schedule": {"critic_updates": 1},
         "extras": [{"class_path": "GAN", "init_args": {"weight": 1.0, "critic_weight": 1.0, "time": UNIFORM}}],

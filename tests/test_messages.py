@@ -103,6 +103,18 @@ FAULTS = [
     (f"{M}.zzz", 1.0, "model.init_args has no option 'zzz'; known are alpha, "),
     (f"{M}.sampler.init_args.times", "soon", "model.init_args.sampler.init_args.times must be a list "),
     (f"{M}.sampler.init_args.times", ["soon"], "model.init_args.sampler.init_args.times[0] must be a number, got"),
+    (
+        f"{M}.sampler.class_path",
+        "StudentSampler",
+        "model.init_args.sampler.class_path: StudentSampler is Renoise",
+    ),
+    (
+        f"{M}.sampler.class_path",
+        "fastgen.sampling.students.StudentSampler",
+        "StudentSampler is RenoiseSampler now, ",
+    ),
+    (f"{M}.sampler.init_args.stochastic", False, "sampler.init_args.stochastic is the class now: RenoiseSampler moves"),
+    (f"{M}.sampler.init_args.steps", "many", "model.init_args.sampler.init_args.steps must be an integer, got 'many'."),
     (f"{M}.critic_objective.init_args.reduction", "max", "reduction must be one of "),
     ("model.class_path", "SID", "model.class_path: there is no Distiller called 'SID' (did you mean 'SiD'?)"),
     ("model.class_path", 3, "model.class_path must be the name of a class, got 3."),

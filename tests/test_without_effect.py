@@ -24,8 +24,8 @@ from fastgen.methods.flow_map import TeacherGuidance
 from fastgen.methods.schedule import UpdateSchedule
 from fastgen.methods.velocity import TeacherVelocity
 from fastgen.processes import EDM
+from fastgen.sampling.samplers import RenoiseSampler
 from fastgen.sampling.solvers import Heun
-from fastgen.sampling.students import StudentSampler
 
 
 class Unconditional(FreeData):
@@ -164,12 +164,12 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_tiny_pipeline(tmp_path_factory.mktemp("pipeline")))
 
 
-FOUR = StudentSampler(times=[999.0, 749.0, 499.0, 249.0])
+FOUR = RenoiseSampler(times=[999.0, 749.0, 499.0, 249.0])
 EXPORTS: dict[str, tuple[type[Distiller], dict[str, Any], str | None]] = {
     "whole": (SiD, {"sampler": FOUR}, None),
     "level": (SiD, {}, "steps of diffusers are whole numbers"),
     "LoRA": (SiD, {"student": LoRA(rank=2), "sampler": FOUR}, None),
-    "times": (SiD, {"sampler": StudentSampler(times=[999.0, 800.0, 300.0])}, "schedulers of diffusers call at"),
+    "times": (SiD, {"sampler": RenoiseSampler(times=[999.0, 800.0, 300.0])}, "schedulers of diffusers call at"),
     "second time": (MeanFlow, {"velocity": TeacherVelocity()}, "an input that no pipeline of diffusers has"),
     "guidance of a LoRA": (
         MeanFlow,

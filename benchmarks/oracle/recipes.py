@@ -61,7 +61,7 @@ def cosine(updates: int) -> Config:
 
 def one_call(problem: Problem) -> Config:
     """One call at the level from which score distillation generates."""
-    return part("StudentSampler", times=[problem.levels[0]])
+    return part("RenoiseSampler", times=[problem.levels[0]])
 
 
 def from_high(problem: Problem) -> tuple[float, ...]:
@@ -92,7 +92,7 @@ def summed(problem: Problem) -> Config:
 
 
 def four_calls(problem: Problem) -> Config:
-    return part("StudentSampler", times=list(problem.levels))
+    return part("RenoiseSampler", times=list(problem.levels))
 
 
 def f_distill(problem: Problem, updates: int) -> Config:
@@ -169,7 +169,7 @@ def mean_flow(problem: Problem, updates: int) -> Config:
         "velocity": part("TeacherVelocity"),
         "guidance": teacher_guidance(problem),
         "times": part("SortedTimes", law=part("LogitNormalTime", mean=0.4, std=1.6), diagonal=0.25, to_data=0.25),
-        "sampler": part("StudentSampler", level=10.0, stochastic=False),
+        "sampler": part("JumpSampler", level=10.0),
         "student_optimizer": adam(5e-4),
         "student_lr_scheduler": cosine(updates),
     }
@@ -180,7 +180,7 @@ def self_distillation(problem: Problem, updates: int, **more: Any) -> Config:
         "velocity": part("TeacherVelocity"),
         "guidance": teacher_guidance(problem),
         "times": part("SortedTimes", law=part("FlowTime", low=0.01), diagonal=0.5, middle=None),
-        "sampler": part("StudentSampler", level=10.0, stochastic=False),
+        "sampler": part("JumpSampler", level=10.0),
         "learned_weight": False,
         "student_optimizer": adam(1e-3),
         "student_lr_scheduler": cosine(updates),

@@ -25,8 +25,8 @@ from fastgen.denoisers.base import Denoiser
 from fastgen.files import write_atomically
 from fastgen.methods import Distiller
 from fastgen.randomness import Draws
+from fastgen.sampling.samplers import RenoiseSampler
 from fastgen.sampling.solvers import Euler, Heun, Solver
-from fastgen.sampling.students import StudentSampler
 
 POINTS = 4
 """Evaluations during a training, evenly spaced; the last is the result."""
@@ -160,7 +160,7 @@ def student_samples(method: Distiller, problem: Problem, recipe: Recipe, steps: 
     own = method.sampler
     if recipe.levels is not None:
         levels = recipe.levels(problem)
-        method.sampler = StudentSampler([levels[i] for i in {1: (0,), 2: (0, 2), 4: (0, 1, 2, 3)}[steps]])
+        method.sampler = RenoiseSampler([levels[i] for i in {1: (0,), 2: (0, 2), 4: (0, 1, 2, 3)}[steps]])
     try:
         return torch.cat(
             [

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
     from fastgen.methods.batch import MicroBatch
     from fastgen.methods.score_term import ScoreTerm
-    from fastgen.sampling.students import StudentSampler
+    from fastgen.sampling.samplers import Sampler
 
 
 class Extra(nn.Module):
@@ -32,7 +32,7 @@ class Extra(nn.Module):
     """
 
     reads_others: bool = False
-    sampler: StudentSampler | None = None
+    sampler: Sampler | None = None
 
     def __init__(self, weight: float = 1.0, start: int = 0) -> None:
         checks.not_negative(self, weight=weight)

@@ -19,7 +19,7 @@ from fastgen.objectives.score_forms import DMDForm, ScoreForm
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.optimizers import BetasAdamW
 from fastgen.run_facts import RunFacts, idle_guidance
-from fastgen.sampling.students import StudentSampler
+from fastgen.sampling.samplers import Sampler
 from fastgen.times import LogNormalLevel, TimeLaw, UniformTime
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class DistributionMatching(ScoreTerm, Extra):
         critic: Callable[[], Denoiser] | Adapter | None = None,
         critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=4e-7, beta1=0.0),
         critic_updates: int = 4,
-        sampler: StudentSampler | None = None,
+        sampler: Sampler | None = None,
         renoise_time: TimeLaw | None = None,
         critic_time: TimeLaw | None = None,
         critic_objective: DenoisingLoss | None = None,

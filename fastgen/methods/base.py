@@ -32,8 +32,9 @@ from fastgen.methods.state import MethodState
 from fastgen.precision import Averages, FrozenInBFloat16, at_least_float32, built_to_learn
 from fastgen.randomness import Draws, derive_seed
 from fastgen.run_facts import RunFacts
+from fastgen.sampling.rollout import Rollout
+from fastgen.sampling.samplers import RenoiseSampler, Sampler
 from fastgen.sampling.solvers import Heun, Solver
-from fastgen.sampling.students import Rollout, StudentSampler
 from fastgen.schedules import RunLength
 from fastgen.sharding import parameters_without_storage, whole
 
@@ -87,7 +88,7 @@ class Distiller(MethodState, LightningModule):
         student: Callable[[], Denoiser] | Adapter | None = None,
         student_optimizer: OptimizerCallable = torch.optim.Adam,
         student_lr_scheduler: LRSchedulerCallable | None = None,
-        sampler: StudentSampler | None = None,
+        sampler: Sampler | None = None,
         solver: Solver | None = None,
         extras: list[Extra] | None = None,
         gradient_clip: float | dict[str, float] | None = None,
@@ -104,7 +105,7 @@ class Distiller(MethodState, LightningModule):
         self.factories: dict[str, Callable[[], Denoiser] | Adapter | None] = {"teacher": teacher, "student": student}
         self.optimizer_factories: dict[str, OptimizerCallable] = {"student": student_optimizer}
         self.lr_scheduler_factories: dict[str, LRSchedulerCallable | None] = {"student": student_lr_scheduler}
-        self.sampler = sampler or StudentSampler()
+        self.sampler = sampler or RenoiseSampler()
         self.solver = solver or Heun()
         self.extras = nn.ModuleList(extras or [])
         self.gradient_clip = gradient_clip
@@ -169,10 +170,10 @@ class Distiller(MethodState, LightningModule):
     def build_student(self) -> None:
         """The student as it generates, and the codec if it has no teacher."""
         self.student = self.build_role("student")
-        self.sampler.schedule(self.student.process)  # refuses times that the student's process does not have
         if self.teacher is None:
             self.codec = self.student.make_codec().requires_grad_(False).eval()
         self.prepare_student()
+        self.sampler.schedule(self.student)  # refuses times that the student's process does not have
 
     def prepare_student(self) -> None:
         """What a method changes about its student before it learns and before it generates, e.g. a new input."""
@@ -476,7 +477,7 @@ class Distiller(MethodState, LightningModule):
         """The scope of the random numbers of such samples."""
         return f"{role}/rollout"
 
-    def rollout_sampler(self) -> StudentSampler:
+    def rollout_sampler(self) -> Sampler:
         """How the student generates what losses judge: as an extra wants, else as it generates afterwards."""
         wanted = (extra.sampler for extra in self.each_extra() if extra.sampler is not None)
         return next(wanted, self.sampler)
@@ -617,7 +618,7 @@ class Distiller(MethodState, LightningModule):
         """Network calls per sample (NFE) of :meth:`sample`."""
         if role == "teacher":
             return self.solver.evaluations(steps or self.solver.steps)
-        return steps or self.sampler.trained_steps()
+        return self.sampler.evaluations(steps)
 
     def noise_dtype(self) -> torch.dtype:
         """The dtype of noise in training: fp32, or fp64 for fp64 networks."""

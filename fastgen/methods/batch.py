@@ -13,8 +13,8 @@ from fastgen.conditions import Condition
 from fastgen.denoisers.base import Codec
 from fastgen.errors import UserError
 from fastgen.randomness import Draws
+from fastgen.sampling.rollout import Rollout
 from fastgen.sampling.scores import Comparison, ScoreInputs
-from fastgen.sampling.students import Rollout
 
 
 @dataclass

@@ -16,8 +16,8 @@ from fastgen.methods.dmd2 import DMD2
 from fastgen.objectives.distribution_matching import guidance_gradient, normalised, pseudo_loss
 from fastgen.optimizers import BetasAdamW
 from fastgen.sampling.guided import GuidedPrediction, guided
+from fastgen.sampling.rollout import Rollout
 from fastgen.sampling.scores import Renoise, ScoreInputs
-from fastgen.sampling.students import Rollout
 from fastgen.times import TimeLaw, WithinChain
 
 

@@ -10,7 +10,7 @@ from fastgen.methods.score import ScoreDistiller
 from fastgen.objectives.score_forms import IKLForm
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.optimizers import BetasAdam
-from fastgen.sampling.students import StudentSampler
+from fastgen.sampling.samplers import RenoiseSampler, Sampler
 from fastgen.times import LogNormalLevel, TimeLaw
 
 
@@ -29,7 +29,7 @@ class DiffInstruct(ScoreDistiller):
 
     def __init__(
         self,
-        sampler: StudentSampler | None = None,
+        sampler: Sampler | None = None,
         renoise_time: TimeLaw | None = None,
         critic_objective: DenoisingLoss | None = None,
         student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-5),
@@ -38,7 +38,7 @@ class DiffInstruct(ScoreDistiller):
     ) -> None:
         super().__init__(
             form=IKLForm(),
-            sampler=sampler or StudentSampler(level=1.0),
+            sampler=sampler or RenoiseSampler(level=1.0),
             renoise_time=renoise_time or LogNormalLevel(),
             critic_objective=critic_objective or DenoisingLoss(reduction="sum"),
             student_optimizer=student_optimizer,

@@ -12,7 +12,7 @@ from fastgen.methods.sid import SiD
 from fastgen.objectives.score_identity import FlowWeight
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.optimizers import BetasAdam
-from fastgen.sampling.students import StudentSampler
+from fastgen.sampling.samplers import RenoiseSampler, Sampler
 from fastgen.times import LogNormalLevel, TimeLaw
 
 LOG_LEVEL = math.log(2.0)
@@ -49,7 +49,7 @@ class FewStepSiD(SiD):
 
     def __init__(
         self,
-        sampler: StudentSampler | None = None,
+        sampler: Sampler | None = None,
         renoise_time: TimeLaw | None = None,
         critic_time: TimeLaw | None = None,
         critic_objective: DenoisingLoss | None = None,
@@ -61,7 +61,7 @@ class FewStepSiD(SiD):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            sampler=sampler or StudentSampler(level=2.5, steps=4),
+            sampler=sampler or RenoiseSampler(level=2.5, steps=4),
             renoise_time=renoise_time or LogNormalLevel(LOG_LEVEL, 1.6),
             critic_time=critic_time or LogNormalLevel(LOG_LEVEL, 1.6),
             critic_objective=critic_objective or DenoisingLoss("noise", "one", "sum"),

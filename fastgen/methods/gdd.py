@@ -23,7 +23,7 @@ from fastgen.methods.batch import MicroBatch
 from fastgen.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty
 from fastgen.optimizers import BetasAdam
 from fastgen.randomness import Draws, derive_seed
-from fastgen.sampling.students import StudentSampler
+from fastgen.sampling.samplers import Sampler
 from fastgen.times import TimeLaw, UniformTime
 
 
@@ -107,7 +107,7 @@ class GDD(Distiller):
             self.teacher(x_t, t, condition)
         return torch.stack([head(features[name]) for name, head in zip(self.taps, self.heads, strict=True)], dim=1)
 
-    def rollout_sampler(self) -> StudentSampler:
+    def rollout_sampler(self) -> Sampler:
         return self.sampler
 
     def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:

@@ -10,7 +10,8 @@ from fastgen.conditions import Condition
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.trajectory import TrajectoryDistiller
 from fastgen.objectives.regression import RegressionLoss
-from fastgen.sampling.students import Rollout, StudentSampler
+from fastgen.sampling.rollout import Rollout
+from fastgen.sampling.samplers import Sampler
 
 
 class KD(TrajectoryDistiller):
@@ -19,7 +20,7 @@ class KD(TrajectoryDistiller):
     Loss: ``1/2 |f(noise) - x|^2`` over pairs of noise and the solver's x. The solver's guidance is distilled too.
 
     Several steps (``sampler.times``) are the student's own chain, stopped at a random call whose x0 is regressed on the
-    pair's. Keep ``stochastic: false`` there: fresh noise has no pair, so a stochastic chain learns averages.
+    pair's. Keep to deterministic samplers there: fresh noise has no pair, so a ``RenoiseSampler`` learns averages.
     The paper knows one step only; NVlabs/FastGen stores inner states of the teacher for several.
 
     Args:
@@ -40,5 +41,5 @@ class KD(TrajectoryDistiller):
         draws = part.draws.scoped(self.rollout_scope(role))
         return self.sampler.rollout(self.student, draws, condition, noise.dtype, noise)
 
-    def rollout_sampler(self) -> StudentSampler:
+    def rollout_sampler(self) -> Sampler:
         return self.sampler

@@ -14,7 +14,7 @@ from fastgen.methods.flow_map import MapState
 from fastgen.objectives.flow_maps import adaptive_weight, rms_weight
 from fastgen.optimizers import BetasAdam
 from fastgen.processes import Process, RectifiedFlow
-from fastgen.sampling.students import StudentSampler
+from fastgen.sampling.samplers import JumpSampler, Sampler
 
 
 class MeanFlow(EulerianDistiller):
@@ -41,7 +41,7 @@ class MeanFlow(EulerianDistiller):
         self,
         times: JumpLaw | None = None,
         coordinates: Process | None = None,
-        sampler: StudentSampler | None = None,
+        sampler: Sampler | None = None,
         weight: Literal["error", "rms"] = "error",
         c: float = 1e-2,
         power: float = 1.0,
@@ -53,7 +53,7 @@ class MeanFlow(EulerianDistiller):
         super().__init__(
             times=times or SortedTimes(),
             coordinates=coordinates or RectifiedFlow(),
-            sampler=sampler or StudentSampler(stochastic=False),
+            sampler=sampler or JumpSampler(),
             student_optimizer=student_optimizer,
             **kwargs,
         )

@@ -16,9 +16,8 @@ from fastgen.denoisers.borrowed import Borrowed
 from fastgen.errors import UserError
 from fastgen.methods.base import Distiller
 from fastgen.methods.batch import MicroBatch
-from fastgen.randomness import Draws
 from fastgen.sampling.optimal_steps import lower_median, optimal_steps
-from fastgen.sampling.students import StudentSampler
+from fastgen.sampling.samplers import GridSampler
 from fastgen.sharding import sharded_like, whole
 
 
@@ -34,33 +33,33 @@ class OptimalSteps(Distiller):
     A checkpoint holds the grid alone; whoever samples from it needs the teacher's weights.
 
     Args:
-        steps: Network calls of the student.
+        sampler: Its ``steps`` are the network calls of the student.
         fine_steps: Euler steps of the teacher's trajectory, from which the student's times are chosen.
     """
 
     samples_with_teacher = True
     teacher: Denoiser
     student: Borrowed
+    sampler: GridSampler
     counts: Tensor
 
-    def __init__(self, steps: int = 4, fine_steps: int = 100, **kwargs: Any) -> None:
-        checks.whole(self, 1, checks.MOST_STEPS, steps=steps, fine_steps=fine_steps)
-        checks.ascending(self, steps=steps, fine_steps=fine_steps)
-        super().__init__(**kwargs)
+    def __init__(self, sampler: GridSampler = GridSampler(steps=4), fine_steps: int = 100, **kwargs: Any) -> None:
+        checks.kind(self, GridSampler, sampler=sampler)
+        checks.whole(self, 1, checks.MOST_STEPS, fine_steps=fine_steps)
+        checks.ascending(self, steps=sampler.steps, fine_steps=fine_steps)
+        super().__init__(sampler=sampler, **kwargs)
         if self.factories["student"] is not None:
             raise UserError("OptimalSteps trains no network; leave model.init_args.student out.")
-        if self.sampler.times is not None or self.sampler.level is not None:
-            raise UserError("OptimalSteps finds its times itself; leave model.init_args.sampler out.")
         unused = {"extras": self.extras, "gradient_clip": self.gradient_clip is not None}
         unused["student_lr_scheduler"] = self.lr_scheduler_factories["student"] is not None
         if given := [name for name, is_given in unused.items() if is_given]:
             raise UserError(f"OptimalSteps follows no gradient; leave model.init_args.{given[0]} out.")
-        self.steps, self.fine_steps = steps, fine_steps
-        self.register_buffer("counts", torch.zeros(steps, fine_steps, dtype=torch.int64))
+        self.fine_steps = fine_steps
+        self.register_buffer("counts", torch.zeros(sampler.steps, fine_steps, dtype=torch.int64))
 
     def copy_of_teacher(self) -> Denoiser:
         """The teacher itself on its own grid of so many steps, until a better one is found."""
-        times = torch.tensor(self.teacher.process.solver_grid(self.steps), dtype=torch.float64)
+        times = torch.tensor(self.teacher.process.solver_grid(self.sampler.steps), dtype=torch.float64)
         return Borrowed(self.teacher, times, self.solver.guidance)
 
     def trajectory(self, part: MicroBatch) -> tuple[list[float], list[Tensor]]:
@@ -90,7 +89,7 @@ class OptimalSteps(Distiller):
             states,
             predict=lambda x, i: self.student(x, at(i), part.condition),
             move=lambda prediction, j: self.teacher.process.jump(prediction, at(j)),
-            steps=self.steps,
+            steps=self.sampler.steps,
         )
         return torch.nn.functional.one_hot(calls, self.fine_steps).sum(0)
 
@@ -116,12 +115,3 @@ class OptimalSteps(Distiller):
         for start, end in pairwise(grid):
             x = self.moved(x, start, end, part.condition)
         return {"distance": (x - states[-1]).square().mean()}
-
-    def generate(self, denoiser: Denoiser, draws: Draws, condition: Condition, steps: int | None) -> Tensor:
-        """Euler steps on the grid that was found, or on the process's own if another number is asked for."""
-        assert isinstance(denoiser, Borrowed)
-        sampler = StudentSampler(whole(denoiser.times).tolist(), stochastic=False)
-        return sampler.sample(denoiser, draws, condition, steps)
-
-    def evaluations(self, role: str, steps: int | None = None) -> int:
-        return super().evaluations(role, steps if role == "teacher" else steps or self.steps)

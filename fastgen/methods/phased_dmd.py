@@ -19,8 +19,9 @@ from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.objectives.trajectory import sub_interval_truth
 from fastgen.optimizers import BetasAdamW
 from fastgen.processes import Prediction
+from fastgen.sampling.rollout import Rollout
+from fastgen.sampling.samplers import PhasedSampler
 from fastgen.sampling.scores import ScoreInputs
-from fastgen.sampling.students import PhasedSampler, Rollout
 from fastgen.times import TimeLaw, WithinChain
 
 
@@ -65,6 +66,7 @@ class PhasedDMD(DMD2):
         **kwargs: Any,
     ) -> None:
         checks.positive(self, weight_cap=weight_cap)
+        checks.kind(self, PhasedSampler, sampler=sampler)
         super().__init__(
             sampler=sampler or PhasedSampler(),
             renoise_time=renoise_time or WithinChain("anchor", 1.0),
@@ -78,8 +80,8 @@ class PhasedDMD(DMD2):
 
     def build_role(self, role: str) -> Denoiser:
         network = super().build_role(role)
-        process = network.process if role == "student" else self.student.process
-        boundaries = self.sampler.boundaries(process)
+        caller = network if role == "student" else self.student
+        process, boundaries = caller.process, self.sampler.boundaries(caller)
         if not same_process(process, network.process):
             levels = process.ratio(torch.tensor(boundaries, dtype=torch.float64, device="cpu"))
             boundaries = network.process.time_within(levels).tolist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from fastgen.processes import expand
 from fastgen.randomness import Draws
 from fastgen.sampling.guided import guided_as_sampled
 from fastgen.sampling.policies import GMFlow, Policy, PolicyFamily, shifted, unshifted
-from fastgen.sampling.students import Rollout
+from fastgen.sampling.samplers import PolicySampler
 
 EARLIEST = 1e-3
 """The teacher is asked no nearer than this to the end of a segment."""
@@ -36,11 +35,10 @@ class PiFlow(TrajectoryDistiller):
     teacher is asked for its velocity there, and the policy's mean velocity over a short window is regressed on it. At
     first the teacher leads between these times; its share falls to zero over ``mixing_updates``.
 
-    Segments begin at ``sampler.times``. With real samples in the batch a segment begins at a noised one; without, at
-    the end of the student's own earlier segments, of which one is drawn per update (the paper updates after each in
-    turn). Everything happens in the time of rectified flow, before the policy's shift: with a shift or a shorter last
-    segment, and without ``sampler.times``, segments are even there too. Not here: dropout of components, the sampler's
-    temperature and fresh noise between segments.
+    Segments are the sampler's. With real samples in the batch a segment begins at a noised one; without, at the end of
+    the student's own earlier segments, of which one is drawn per update (the paper updates after each in turn).
+    Everything happens in the time of rectified flow, before the policy's shift. Not here: dropout of components, the
+    sampler's temperature and fresh noise between segments.
 
     The loss is ``loss_scale / 2`` times the mean squared error, as in the code.
 
@@ -49,14 +47,14 @@ class PiFlow(TrajectoryDistiller):
         head: Module path of the network's last layer.
         states: Times of a segment at which the teacher is asked; 4 on FLUX.1.
         window: Length over which the policy's velocity is averaged.
-        substeps: Substeps of a policy from pure noise to data.
         mixing_updates: Student updates until the student alone leads.
         loss_scale: Factor of half the mean squared error.
-        last_segment: Length of the last segment, in units of the others'; 1/2 on FLUX.1 and Qwen-Image.
+        sampler: Where segments begin, and in how many substeps their policies are followed.
     """
 
     teacher: Denoiser
     student: PolicyDenoiser
+    sampler: PolicySampler
 
     def __init__(
         self,
@@ -64,23 +62,21 @@ class PiFlow(TrajectoryDistiller):
         head: str = "head",
         states: int = 2,
         window: float = 3 / 128,
-        substeps: int = 128,
         mixing_updates: int = 2000,
         loss_scale: float = 30.0,
-        last_segment: float = 1.0,
+        sampler: PolicySampler | None = None,
         student_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=5e-5, beta2=0.95),
         **kwargs: Any,
     ) -> None:
-        checks.whole(self, states=states, substeps=substeps)
+        checks.whole(self, states=states)
         checks.whole(self, 0, mixing_updates=mixing_updates)
         checks.fraction(self, window=window)
         checks.positive(self, loss_scale=loss_scale)
-        super().__init__(student_optimizer=student_optimizer, **kwargs)
+        checks.kind(self, PolicySampler, sampler=sampler)
+        super().__init__(sampler=sampler or PolicySampler(), student_optimizer=student_optimizer, **kwargs)
         self.policy = policy or GMFlow()
-        self.head, self.states, self.window, self.substeps = head, states, window, substeps
+        self.head, self.states, self.window = head, states, window
         self.mixing_updates, self.loss_scale = mixing_updates, loss_scale
-        checks.positive(self, last_segment=last_segment)
-        self.last_segment = last_segment
 
     def build_roles(self) -> None:
         if self.teacher is None:
@@ -94,66 +90,25 @@ class PiFlow(TrajectoryDistiller):
         """The part of a segment in which the teacher leads: 1 at first, 0 from ``mixing_updates`` on."""
         return max(0.0, 1.0 - self.student_updates / self.mixing_updates) if self.mixing_updates else 0.0
 
-    def substeps_of(self, length: float) -> int:
-        """Substeps for a stretch of unshifted time; a function of settings alone: no sample depends on its batch."""
-        return max(1, math.ceil(self.substeps * length - 1e-9))
-
-    def edges(self, denoiser: Denoiser, steps: int | None = None) -> list[float]:
-        """The ends of the segments in the process's time, from noise to data."""
-        process, sampler = denoiser.process, self.sampler
-        given = sampler.times is not None or sampler.level is not None
-        if given or (self.policy.shift, self.last_segment) == (1.0, 1.0):
-            return [*sampler.schedule(process, steps), process.t_clean]
-        count = steps or sampler.steps
-        even = 1.0 - torch.arange(count, dtype=torch.float64) / (count - 1 + self.last_segment)
-        flow = shifted(even, self.policy.shift)
-        return [*process.time(flow / (1.0 - flow)).clamp(max=process.t_max).tolist(), process.t_clean]
-
     def velocity_of_teacher(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """The guided teacher's velocity in rectified flow."""
         teacher = seen_on(self.teacher, FLOW)
         return guided_as_sampled(teacher, x, time, condition, self.solver.guidance).velocity
 
-    def chain(self, denoiser: Denoiser, noise: Tensor, condition: Condition, edges: list[float], stop: int) -> Tensor:
-        """From noise through the first ``stop`` segments, one call and its policy each; in the process's own scale."""
-        assert isinstance(denoiser, PolicyDenoiser)
-        process = denoiser.process
-        t = noise.new_full((len(noise),), edges[0], dtype=torch.float64)
-        x_t = process.start(noise, t)
-        for end in edges[1 : stop + 1]:
-            s = torch.full_like(t, end)
-            start_time, end_time = flow_time(process, t), flow_time(process, s)
-            policy = denoiser.policy(x_t, t, condition, end_time)
-            substeps = self.substeps_of(self.length(start_time, end_time))
-            x, _ = policy.follow(policy.x_source, start_time, end_time, substeps)
-            (x_t, _), t = FLOW.warp(x, end_time, process), s
-        return x_t
-
-    def length(self, start: Tensor, end: Tensor) -> float:
-        """Unshifted length of a segment that is the same for all samples."""
-        return float((unshifted(start, self.policy.shift) - unshifted(end, self.policy.shift))[0])
-
-    def generate(self, denoiser: Denoiser, draws: Draws, condition: Condition, steps: int | None) -> Tensor:
-        """One call per segment."""
-        edges = self.edges(denoiser, steps)
-        return self.chain(denoiser, draws.normal("noise", denoiser.sample_shape), condition, edges, len(edges) - 1)
-
     def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
         """Imitate the teacher at states that the policy reaches itself."""
-        process, draws, edges = self.student.process, part.draws.scoped("student"), self.edges(self.student)
+        process, draws, edges = self.student.process, part.draws.scoped("student"), self.sampler.edges(self.student)
         segment = part.draws.shared_integer("segment", len(edges) - 1)
         noise = draws.normal("noise", self.student.sample_shape, self.noise_dtype())
         t = noise.new_full((len(noise),), edges[segment], dtype=torch.float64)
         s = torch.full_like(t, edges[segment + 1])
         if part.x0 is None:
             with torch.no_grad():
-                x_t = self.chain(self.student, noise, part.condition, edges, segment)
+                x_t = self.sampler.chain(self.student, noise, part.condition, edges[: segment + 1])
         else:
             x_t = process.add_noise(part.x0, noise, t)
         end = flow_time(process, s)
         policy = self.student.policy(x_t, t, part.condition, end)
-        x0 = policy.x0(policy.x_source, policy.t_source)
-        part.rollouts["student"] = Rollout(x0, part.condition, t, segment, x0, torch.full_like(t, process.t_clean))
         return {"imitation": self.loss_scale * self.imitation(policy, end, part.condition, draws)}
 
     def imitation(self, policy: Policy, end: Tensor, condition: Condition, draws: Draws) -> Tensor:
@@ -170,10 +125,10 @@ class PiFlow(TrajectoryDistiller):
             asked = torch.minimum(torch.maximum(asked, end + EARLIEST), time)
             left = torch.maximum(shifted(unshifted(asked, shift) - length * share / self.states, shift), end)
             with torch.no_grad():
-                x, _ = frozen.follow(x, time, asked, self.substeps_of((1.0 - share) * whole))
+                x, _ = frozen.follow(x, time, asked, self.sampler.substeps_of((1.0 - share) * whole))
                 target = self.velocity_of_teacher(x, asked, condition).to(x.dtype)
             until = torch.maximum(shifted((unshifted(left, shift) - self.window).clamp(min=0.0), shift), end)
-            stretch = self.substeps_of(share * whole / self.states + self.window)
+            stretch = self.sampler.substeps_of(share * whole / self.states + self.window)
             _, velocity = policy.follow(x, asked, until, stretch)
             errors.append(0.5 * (velocity - target).square().mean())
             x, time = x - expand(asked - left, x) * target, left

@@ -20,7 +20,7 @@ from fastgen.methods.trajectory import TrajectoryDistiller
 from fastgen.objectives.progressive import SNRWeight, ddim_target, snr_loss
 from fastgen.optimizers import BetasAdam
 from fastgen.sampling.guided import guided_as_sampled
-from fastgen.sampling.students import StudentSampler
+from fastgen.sampling.samplers import JumpSampler
 
 
 class Progressive(TrajectoryDistiller):
@@ -64,7 +64,7 @@ class Progressive(TrajectoryDistiller):
                 f"model.init_args.stage_updates must be a number, or {len(self.steps)} of them (one per stage), "
                 f"got {stage_updates}."
             )
-        if self.sampler.times is not None or self.sampler.level is not None:
+        if self.sampler != JumpSampler():
             raise UserError("Progressive samples at the times of its stages; give 'steps' and leave 'sampler' out.")
         self.ends = list(accumulate(updates))
         self.weight: SNRWeight = weight
@@ -84,7 +84,7 @@ class Progressive(TrajectoryDistiller):
     def enter(self, stage: int) -> None:
         """Sample and train with the steps of ``stage``."""
         self.stage.fill_(stage)
-        self.sampler = StudentSampler(self.times(self.steps[stage]), stochastic=False)
+        self.sampler = JumpSampler(self.times(self.steps[stage]))
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
         result = super().load_state_dict(state_dict, strict, assign)

@@ -20,7 +20,8 @@ from fastgen.methods.score_term import ScoreTerm
 from fastgen.objectives.score_forms import DMDForm, ScoreForm
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.run_facts import RunFacts, idle_guidance
-from fastgen.sampling.students import Rollout, StudentSampler
+from fastgen.sampling.rollout import Rollout
+from fastgen.sampling.samplers import Sampler
 from fastgen.times import LogNormalLevel, TimeLaw, UniformTime
 
 
@@ -99,7 +100,7 @@ class ScoreDistiller(ScoreTerm, Distiller):
             part.rollouts.setdefault("critic", made.detach())
         return made
 
-    def rollout_sampler(self) -> StudentSampler:
+    def rollout_sampler(self) -> Sampler:
         return self.sampler
 
     def rollout_scope(self, role: str) -> str:

@@ -17,8 +17,8 @@ from fastgen.objectives.score_forms import ScoreForm
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.processes import Prediction
 from fastgen.sampling.guided import GuidedPrediction, guided
+from fastgen.sampling.rollout import Rollout
 from fastgen.sampling.scores import Comparison, Renoise, ScoreInputs, critic_condition, health
-from fastgen.sampling.students import Rollout
 from fastgen.times import TimeLaw
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from fastgen.methods.scm import LogWeight
 from fastgen.objectives.flow_maps import head, lagrangian_target, two_leg_target, uncertainty_weighted
 from fastgen.objectives.tangents import same_randomness, value_and_jvp
 from fastgen.processes import Process, RectifiedFlow
-from fastgen.sampling.students import StudentSampler
+from fastgen.sampling.samplers import JumpSampler, Sampler
 from fastgen.times import FlowTime
 
 
@@ -43,14 +43,14 @@ class SelfDistillation(FlowMapDistiller, ABC):
         self,
         times: JumpLaw | None = None,
         coordinates: Process | None = None,
-        sampler: StudentSampler | None = None,
+        sampler: Sampler | None = None,
         learned_weight: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(
             times=times or SortedTimes(FlowTime(1e-2, 1.0)),
             coordinates=coordinates or RectifiedFlow(),
-            sampler=sampler or StudentSampler(stochastic=False),
+            sampler=sampler or JumpSampler(),
             **kwargs,
         )
         self.learned_weight = learned_weight

@@ -16,7 +16,7 @@ from fastgen.objectives.flow_maps import two_leg_target
 from fastgen.objectives.tangents import same_randomness
 from fastgen.optimizers import BetasAdamW
 from fastgen.processes import Process, RectifiedFlow
-from fastgen.sampling.students import StudentSampler
+from fastgen.sampling.samplers import JumpSampler, Sampler
 
 
 class Shortcut(FlowMapDistiller):
@@ -45,7 +45,7 @@ class Shortcut(FlowMapDistiller):
         self,
         times: DyadicTimes | None = None,
         coordinates: Process | None = None,
-        sampler: StudentSampler | None = None,
+        sampler: Sampler | None = None,
         guidance_scale: float = 1.0,
         bound: float | None = None,
         student_optimizer: OptimizerCallable = lambda parameters: BetasAdamW(parameters, lr=1e-4, decay=0.1),
@@ -56,7 +56,7 @@ class Shortcut(FlowMapDistiller):
         super().__init__(
             times=times or DyadicTimes(),
             coordinates=coordinates or RectifiedFlow(),
-            sampler=sampler or StudentSampler(stochastic=False),
+            sampler=sampler or JumpSampler(),
             student_optimizer=student_optimizer,
             **kwargs,
         )

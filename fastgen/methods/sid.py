@@ -12,7 +12,7 @@ from fastgen.objectives.score_forms import SiDForm
 from fastgen.objectives.score_identity import FlowWeight
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.optimizers import BetasAdam
-from fastgen.sampling.students import StudentSampler
+from fastgen.sampling.samplers import RenoiseSampler, Sampler
 from fastgen.times import KarrasLevel, TimeLaw
 
 
@@ -40,7 +40,7 @@ class SiD(ScoreDistiller):
         alpha: float = 1.2,
         loss_scale: float = 100.0,
         weight: FlowWeight | Literal["distance"] = "distance",
-        sampler: StudentSampler | None = None,
+        sampler: Sampler | None = None,
         renoise_time: TimeLaw | None = None,
         critic_objective: DenoisingLoss | None = None,
         schedule: UpdateSchedule = UpdateSchedule(critic_first=True),
@@ -50,7 +50,7 @@ class SiD(ScoreDistiller):
     ) -> None:
         super().__init__(
             form=SiDForm(alpha, loss_scale, weight),
-            sampler=sampler or StudentSampler(level=2.5),
+            sampler=sampler or RenoiseSampler(level=2.5),
             renoise_time=renoise_time or KarrasLevel(0.0, 0.8),
             critic_objective=critic_objective or DenoisingLoss(reduction="sum"),
             schedule=schedule,

@@ -15,8 +15,8 @@ from fastgen.objectives.score_forms import HuberForm
 from fastgen.objectives.trajectory import trajectory_denoising_loss
 from fastgen.optimizers import BetasAdamW
 from fastgen.processes import Prediction
+from fastgen.sampling.samplers import TrajectorySampler
 from fastgen.sampling.scores import ScoreInputs
-from fastgen.sampling.students import StudentSampler, TrajectorySampler
 from fastgen.times import TimeLaw, WithinChain
 
 
@@ -44,7 +44,7 @@ class TDM(ScoreDistiller):
 
     def __init__(
         self,
-        sampler: StudentSampler | None = None,
+        sampler: TrajectorySampler | None = None,
         renoise_time: TimeLaw | None = None,
         critic_time: TimeLaw | None = None,
         guidance: Guidance = Guidance(teacher=4.5),
@@ -58,6 +58,7 @@ class TDM(ScoreDistiller):
         **kwargs: Any,
     ) -> None:
         checks.positive(self, huber=huber, snr_cap=snr_cap)
+        checks.kind(self, TrajectorySampler, sampler=sampler)
         super().__init__(
             form=HuberForm(huber),
             sampler=sampler or TrajectorySampler(),

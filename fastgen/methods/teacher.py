@@ -15,7 +15,7 @@ from fastgen.methods.base import Distiller
 from fastgen.methods.batch import MicroBatch
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.randomness import Draws
-from fastgen.sampling.students import Rollout
+from fastgen.sampling.rollout import Rollout
 from fastgen.times import LogNormalLevel, TimeLaw
 
 

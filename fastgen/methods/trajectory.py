@@ -11,7 +11,7 @@ from torch import Tensor
 from fastgen.errors import UserError
 from fastgen.methods.base import Distiller
 from fastgen.methods.batch import MicroBatch
-from fastgen.sampling.students import StudentSampler
+from fastgen.sampling.samplers import JumpSampler, Sampler
 
 
 class TrajectoryDistiller(Distiller, ABC):
@@ -24,8 +24,8 @@ class TrajectoryDistiller(Distiller, ABC):
         sampler: How the student generates; default one call at ``t_max``, more without fresh noise.
     """
 
-    def __init__(self, sampler: StudentSampler | None = None, **kwargs: Any) -> None:
-        super().__init__(sampler=sampler or StudentSampler(stochastic=False), **kwargs)
+    def __init__(self, sampler: Sampler | None = None, **kwargs: Any) -> None:
+        super().__init__(sampler=sampler or JumpSampler(), **kwargs)
 
     def pair(self, part: MicroBatch) -> tuple[Tensor, Tensor]:
         """Standard normal noise and the teacher's x0 for it, both (B, ...); made once."""

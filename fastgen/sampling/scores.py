@@ -12,7 +12,7 @@ from fastgen.denoisers.base import Denoiser
 from fastgen.processes import Prediction, Process
 from fastgen.randomness import Draws
 from fastgen.sampling.guided import GuidedPrediction
-from fastgen.sampling.students import Rollout
+from fastgen.sampling.rollout import Rollout
 from fastgen.times import TimeLaw
 
 

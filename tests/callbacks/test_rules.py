@@ -19,8 +19,8 @@ from fastgen.callbacks import evaluation as evaluation_module
 from fastgen.callbacks.rows import ratios
 from fastgen.callbacks.unfinished import Unfinished, weights_digest
 from fastgen.files import save_tensors
+from fastgen.sampling.samplers import JumpSampler, RenoiseSampler
 from fastgen.sampling.solvers import Euler, Heun
-from fastgen.sampling.students import StudentSampler
 
 
 def world(folder: Path, rank: int = 0, size: int = 1, **more: Any) -> Any:
@@ -55,7 +55,7 @@ def method() -> TinyDistiller:
     result = TinyDistiller()
     result.configure_model()
     result.recipe = {"class_path": "TinyDistiller"}
-    result.sampler = StudentSampler([50.0])
+    result.sampler = RenoiseSampler([50.0])
     return result
 
 
@@ -74,9 +74,9 @@ CHANGES: dict[str, tuple[Callable[[Any, Any, Any], None], bool, bool]] = {
     "steps of the solver": (lambda t, m, e: setattr(m, "solver", Euler(steps=4)), True, False),
     "guidance of the solver": (lambda t, m, e: setattr(m, "solver", Euler(steps=3, guidance=2.0)), True, False),
     "the solver": (lambda t, m, e: setattr(m, "solver", Heun(steps=3)), True, False),
-    "times of the sampler": (lambda t, m, e: setattr(m, "sampler", StudentSampler([60.0])), False, True),
-    "noise of the sampler": (lambda t, m, e: setattr(m, "sampler", StudentSampler(stochastic=False)), False, True),
-    "level of the sampler": (lambda t, m, e: setattr(m, "sampler", StudentSampler(level=2.0)), False, True),
+    "times of the sampler": (lambda t, m, e: setattr(m, "sampler", RenoiseSampler([60.0])), False, True),
+    "noise of the sampler": (lambda t, m, e: setattr(m, "sampler", JumpSampler()), False, True),
+    "level of the sampler": (lambda t, m, e: setattr(m, "sampler", RenoiseSampler(level=2.0)), False, True),
     "weights": (lambda t, m, e: m.student.layer.bias.data.add_(1.0), False, True),
     "a buffer": (lambda t, m, e: m.student.calls.add_(1.0), False, True),
     "the recipe": (lambda t, m, e: setattr(m, "recipe", {"class_path": "Other"}), True, True),

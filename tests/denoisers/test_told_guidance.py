@@ -21,7 +21,7 @@ from fastgen.methods import LCM
 from fastgen.methods.flow_map import TeacherGuidance
 from fastgen.randomness import Draws
 from fastgen.sampling.guided import Guided, guided, guided_as_sampled
-from fastgen.sampling.students import StudentSampler
+from fastgen.sampling.samplers import RenoiseSampler
 
 UNETS = {"sd15": (write_tiny_pipeline, StableDiffusion), "sdxl": (write_tiny_sdxl, StableDiffusionXL)}
 
@@ -144,7 +144,7 @@ def test_an_exported_lcm_is_told_its_scale_and_makes_the_students_samples(tmp_pa
     method = LCM(
         teacher=lambda: StableDiffusion(str(folder)),
         guidance=TeacherGuidance(6.0, 16.0, embedded=True, sampling=8.5),
-        sampler=StudentSampler(times=[999.0]),
+        sampler=RenoiseSampler(times=[999.0]),
     )
     method.configure_model()
     student = method.student

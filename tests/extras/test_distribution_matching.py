@@ -24,7 +24,7 @@ from fastgen.objectives.flow_maps import normalised
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.processes import EDM, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
-from fastgen.sampling.students import AnytimeSampler, StudentSampler
+from fastgen.sampling.samplers import AnytimeSampler, RenoiseSampler
 from fastgen.times import FlowTime, LogNormalLevel
 
 LABEL = torch.arange(6) % CLASSES
@@ -34,7 +34,7 @@ LAWS: dict[str, Any] = {
     "critic_objective": DenoisingLoss(sigma_data=1.0),
     "guidance": Guidance(teacher=2.5, condition_dropout=0.5),
 }
-SAMPLER = StudentSampler([5.0, 0.8])
+SAMPLER = RenoiseSampler([5.0, 0.8])
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -199,7 +199,7 @@ def test_networks_of_another_process_are_seen_on_the_student_s():
 
 
 def test_a_student_with_a_second_time_is_told_where_it_jumps():
-    method = made(MeanFlow, term(sampler=StudentSampler([5.0, 0.8], stochastic=True)))
+    method = made(MeanFlow, term(sampler=RenoiseSampler([5.0, 0.8])))
     asked: list[tuple[Any, ...]] = []
     method.student.register_forward_pre_hook(lambda _, args: asked.append(args))
     method.extras[0].losses(method, "student", part())

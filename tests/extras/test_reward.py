@@ -21,6 +21,7 @@ from fastgen.methods import DMD2, GDD, KD, PiFlow, Progressive, Reflow, SiD, Tea
 from fastgen.methods.batch import MicroBatch, split
 from fastgen.processes import EDM
 from fastgen.randomness import Draws
+from fastgen.sampling.samplers import PolicySampler
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 GOAL = torch.tensor([0.7, -0.2], dtype=torch.float64)
@@ -114,7 +115,8 @@ def test_the_judge_sees_what_was_asked_for_and_is_neither_trained_nor_saved():
 
 @pytest.mark.parametrize("cls", [DMD2, GDD, KD, PiFlow, Progressive, Reflow, SiD])
 def test_every_method_that_makes_samples_can_carry_it(cls: type):
-    method = build(cls, extras=[Reward(Near, weight=0.1, start=0)], **({"substeps": 8} if cls is PiFlow else {}))
+    given = {"sampler": PolicySampler(substeps=8)} if cls is PiFlow else {}
+    method = build(cls, extras=[Reward(Near, weight=0.1, start=0)], **given)
     run = trainer(6)
     run.fit(method, ToyData(batch_size=4))
     assert torch.isfinite(run.callback_metrics["student/reward"])

@@ -18,7 +18,7 @@ from fastgen.methods import DMD2, ScoreDistiller, SiD
 from fastgen.methods.batch import MicroBatch
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
-from fastgen.sampling.students import StudentSampler
+from fastgen.sampling.samplers import RenoiseSampler
 from fastgen.times import UniformTime
 
 TOLERANCE = 1e-10
@@ -140,7 +140,7 @@ def scores(x_t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
 @by_process
 @pytest.mark.parametrize("times", [None, [0.9, 0.5, 0.2]], ids=["one-step", "three-steps"])
 def test_dmd2_student(process: Process, times: list[float] | None):
-    sampler = StudentSampler(times and [fraction * process.t_max for fraction in times])
+    sampler = RenoiseSampler([fraction * process.t_max for fraction in times or (1.0,)])
     for step in range(1 if times is None else 4):
         method = on_gaussians(DMD2, process, sampler=sampler)
         loss, z, x, x_t, t = student_step(method, micro_batch(step=step))

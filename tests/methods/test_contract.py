@@ -17,7 +17,7 @@ from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.mlp import MLP
 from fastgen.errors import UserError
 from fastgen.methods import Distiller
-from fastgen.sampling.students import StudentSampler
+from fastgen.sampling.samplers import RenoiseSampler
 
 every_method = pytest.mark.parametrize("cls", METHODS, ids=lambda cls: cls.__name__)
 BY_GRADIENT = [cls for cls in METHODS if cls.__name__ not in GRADIENT_FREE]
@@ -338,7 +338,7 @@ def test_the_run_is_a_function_of_the_seed(cls: type[Distiller]):
 
 @every_method
 def test_few_step_students(cls: type[Distiller]):
-    method = make(cls, **FEW_STEPS.get(cls.__name__, {"sampler": StudentSampler([80.0, 5.0, 0.5])}))
+    method = make(cls, **FEW_STEPS.get(cls.__name__, {"sampler": RenoiseSampler([80.0, 5.0, 0.5])}))
     metrics = fit(method, iterations(cls))
     assert all(torch.tensor(v).isfinite() for v in metrics.values())
     assert method.sample([1, 2], {"label": torch.tensor([0, 1])}).shape == (2, 2)

@@ -33,8 +33,8 @@ from fastgen.objectives.tangents import Derivative, FiniteDifference, ForwardMod
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.guided import Guided, guided
+from fastgen.sampling.samplers import JumpSampler, RenoiseSampler
 from fastgen.sampling.solvers import Heun
-from fastgen.sampling.students import StudentSampler
 from fastgen.times import LogNormalLevel
 
 by_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
@@ -550,7 +550,7 @@ def test_a_flow_map_samples_exactly_in_any_number_of_jumps(process: Process, ste
     times = [float(process.time(torch.tensor(level, dtype=torch.float64))) for level in (5.0, 1.0, 0.2)[:steps]]
     student = ExactMap(process).requires_grad_(False)
     draws = Draws(0, range(5), "sample")
-    x0 = StudentSampler(times, stochastic=False).sample(student, draws, {}, dtype=torch.float64)
+    x0 = JumpSampler(times).sample(student, draws, {}, dtype=torch.float64)
     t = torch.full((5,), times[0], dtype=torch.float64)
     start = process.start(draws.normal("noise", (3,), torch.float64), t)
     torch.testing.assert_close(
@@ -562,8 +562,8 @@ def test_a_stochastic_sampler_jumps_to_data():
     asked = []
     student = ExactMap(RectifiedFlow()).requires_grad_(False)
     student.register_forward_pre_hook(lambda _, args: asked.append(args[3][0].item()))
-    StudentSampler([0.9, 0.5]).sample(student, Draws(0, range(2)), {}, dtype=torch.float64)
-    StudentSampler([0.9, 0.5], stochastic=False).sample(student, Draws(0, range(2)), {}, dtype=torch.float64)
+    RenoiseSampler([0.9, 0.5]).sample(student, Draws(0, range(2)), {}, dtype=torch.float64)
+    JumpSampler([0.9, 0.5]).sample(student, Draws(0, range(2)), {}, dtype=torch.float64)
     assert asked == [0.0, 0.0, 0.5, 0.0]
 
 

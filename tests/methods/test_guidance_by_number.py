@@ -272,7 +272,6 @@ def labels_in_training(cls: type[Distiller], role: str, **kwargs: Any) -> Tensor
 def test_conditions_are_dropped_as_often_as_asked(cls: type[Distiller]):
     """The student of a flow map, the teacher in training, the critic of a score method."""
     role = "critic" if issubclass(cls, ScoreDistiller) else "student"
-    plain: dict[str, Any] = {"substeps": 4} if "substeps" in arguments(cls) else {}
     for share, low, high in ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.2, 0.08, 0.33)):
-        labels = labels_in_training(cls, role, **plain, **dropping(cls, share))
+        labels = labels_in_training(cls, role, **dropping(cls, share))
         assert low <= (labels == CLASSES).double().mean() <= high, (share, labels.tolist())

@@ -26,6 +26,7 @@ from toys import CLASSES, StirredLoRA, StopAfter, ToyData, build, network, train
 
 from fastgen.conditions import Guidance
 from fastgen.denoisers.adapters import AdaptedDenoiser
+from fastgen.denoisers.mlp import MLP
 from fastgen.errors import UserError
 from fastgen.extras import GAN
 from fastgen.methods import (
@@ -45,7 +46,8 @@ from fastgen.objectives.divergences import WEIGHTS
 from fastgen.processes import EDM, VP, Process, RectifiedFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.guided import conditional_pair, guided
-from fastgen.sampling.students import StudentSampler, TrajectorySampler
+from fastgen.sampling.samplers import RenoiseSampler, TrajectorySampler
+from fastgen.sampling.samplers.chain import first_time
 from fastgen.times import UniformTime, WithinChain
 
 LABEL = torch.arange(6) % CLASSES
@@ -117,7 +119,7 @@ def test_the_two_terms_add_up_to_the_guided_gradient():
 @by_process
 def test_decoupled_terms_by_hand(process: Process):
     w = 3.5
-    sampler = StudentSampler([0.9 * process.t_max, 0.5 * process.t_max])
+    sampler = RenoiseSampler([0.9 * process.t_max, 0.5 * process.t_max])
     method = on_two_gaussians(
         DecoupledDMD, process, guidance=Guidance(teacher=w), sampler=sampler, matching_weight=0.7, guidance_weight=1.3
     )
@@ -166,7 +168,7 @@ def test_few_step_sid_is_sid_on_a_random_step(process: Process):
         few = on_two_gaussians(
             FewStepSiD,
             process,
-            sampler=StudentSampler(times),
+            sampler=RenoiseSampler(times),
             renoise_time=law,
             weight="distance",
             guidance=Guidance(teacher=1.0, critic=0.0, critic_training=0.0),
@@ -185,7 +187,7 @@ def test_few_step_sid_is_sid_on_a_random_step(process: Process):
 
 @by_process
 def test_one_step_with_a_conditional_critic_is_sid(process: Process):
-    same = {"sampler": StudentSampler(level=2.5), "renoise_time": UniformTime(0.1, 0.9), "guidance": Guidance()}
+    same = {"sampler": RenoiseSampler(level=2.5), "renoise_time": UniformTime(0.1, 0.9), "guidance": Guidance()}
     one = gradients(on_two_gaussians(FewStepSiD, process, weight="distance", **same), labelled())
     other = gradients(on_two_gaussians(SiD, process, alpha=1.0, **same), labelled())
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
@@ -529,12 +531,12 @@ def test_laws_within_the_chain(process: Process):
 
 
 def test_a_number_of_steps_is_the_process_own_grid():
-    vp = VP()
-    assert StudentSampler(level=2.5, steps=4).schedule(vp) == vp.grid(4, StudentSampler(level=2.5).first_time(vp))
-    assert StudentSampler(steps=3).trained_steps() == 3 and len(StudentSampler(steps=3).schedule(EDM())) == 3
-    assert StudentSampler(steps=2).schedule(RectifiedFlow(), 1) == [1.0]
-    assert TrajectorySampler().trained_steps() == 4 and TrajectorySampler([9.0, 1.0]).schedule(EDM()) == [9.0, 1.0]
+    vp, edm, flow = MLP(VP()), MLP(EDM()), MLP(RectifiedFlow())
+    assert RenoiseSampler(level=2.5, steps=4).schedule(vp) == VP().grid(4, first_time(VP(), 2.5))
+    assert RenoiseSampler(steps=3).trained_steps() == 3 and len(RenoiseSampler(steps=3).schedule(edm)) == 3
+    assert RenoiseSampler(steps=2).schedule(flow, 1) == [1.0]
+    assert TrajectorySampler().trained_steps() == 4 and TrajectorySampler([9.0, 1.0]).schedule(edm) == [9.0, 1.0]
     with pytest.raises(UserError, match="not both"):
-        StudentSampler([9.0, 1.0], steps=4)
+        RenoiseSampler([9.0, 1.0], steps=4)
     with pytest.raises(UserError, match="steps must be an integer from 1"):
-        StudentSampler(steps=0)
+        RenoiseSampler(steps=0)

@@ -20,6 +20,7 @@ from fastgen.methods.batch import MicroBatch
 from fastgen.processes import EDM, Process, RectifiedFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.optimal_steps import lower_median, optimal_steps
+from fastgen.sampling.samplers import GridSampler
 from fastgen.sampling.solvers import Euler
 
 MEAN = torch.tensor([0.5, -0.3], dtype=torch.float64)
@@ -103,7 +104,7 @@ def test_lower_medians_of_grids_are_a_grid():
 
 def gaussian(**kwargs) -> OptimalSteps:
     teacher = partial(GaussianDenoiser, EDM(), MEAN, COVARIANCE)
-    method = OptimalSteps(teacher=teacher, **({"steps": 3, "fine_steps": 40} | kwargs))
+    method = OptimalSteps(teacher=teacher, **({"sampler": GridSampler(3), "fine_steps": 40} | kwargs))
     method.configure_model()
     return method
 
@@ -145,15 +146,23 @@ def test_what_it_does_not_train_is_refused():
     with pytest.raises(UserError, match=r"leave model\.init_args\.student out"):
         OptimalSteps(teacher=teacher, student=teacher)
     with pytest.raises(UserError, match="steps must be at most fine_steps"):
-        OptimalSteps(teacher=teacher, steps=5, fine_steps=4)
+        OptimalSteps(teacher=teacher, sampler=GridSampler(5), fine_steps=4)
 
 
 def test_fit_and_sample_through_the_command_line(tmp_path: Path):
     law = {"class_path": "RingMixture", "init_args": {"process": {"class_path": "EDM"}}}
+    sampler = {"class_path": "GridSampler", "init_args": {"steps": 3}}
     config = {
         "threads": 1,
         "trainer": trainer(tmp_path, 2, checkpoint(1)),
-        "model": {"class_path": "OptimalSteps", "init_args": {"teacher": law, "steps": 3, "fine_steps": 20}},
+        "model": {
+            "class_path": "OptimalSteps",
+            "init_args": {
+                "teacher": law,
+                "sampler": sampler,
+                "fine_steps": 20,
+            },
+        },
         "data": {"class_path": "Mixture", "init_args": {"distribution": law, "batch_size": 16}},
     }
     assert fastgen("fit", "--config", write(tmp_path / "config.yaml", config)) == 0

@@ -32,7 +32,7 @@ from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.objectives.trajectory import sub_interval_truth
 from fastgen.processes import EDM, Prediction, Process, RectifiedFlow
 from fastgen.randomness import Draws
-from fastgen.sampling.students import PhasedSampler, StudentSampler
+from fastgen.sampling.samplers import PhasedSampler, RenoiseSampler
 from fastgen.times import UniformTime
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -111,7 +111,8 @@ def made(process: Process, phases: int = 2, **kwargs: object) -> PhasedDMD:
     sampler = PhasedSampler(times, phases=phases)
 
     def critic() -> Experts:
-        return Experts([TwoGaussians(process, law) for law in CRITICS[:phases]], sampler.boundaries(process))
+        experts = [TwoGaussians(process, law) for law in CRITICS[:phases]]
+        return Experts(experts, sampler.boundaries(experts[0]))
 
     method = PhasedDMD(
         teacher=partial(TwoGaussians, process, TEACHER),
@@ -140,7 +141,7 @@ def test_the_student_by_hand(process: Process):
         with method.only("student"):
             method.student_loss(part)["match"].backward()
         rollout, ((x_t, t),) = part.rollouts["student"], asked.calls
-        phase, times = rollout.step // 2, [*method.sampler.schedule(process), process.t_clean]
+        phase, times = rollout.step // 2, [*method.sampler.schedule(method.student), process.t_clean]
         seen.add(rollout.step)
         x_t, t, end = x_t[:8], t[:8], times[2 * phase + 2]
         assert bool((rollout.t == times[rollout.step]).all() and (rollout.t_anchor == end).all())
@@ -196,7 +197,7 @@ def test_the_critic_by_hand(cap: float):
         sampler = PhasedSampler([0.9, 0.7, 0.5, 0.3])
 
         def critic(sampler: PhasedSampler = sampler) -> Experts:
-            return Experts([Known(flow, b=CRITIC_MEAN), Known(flow, b=MEAN)], sampler.boundaries(flow))
+            return Experts([Known(flow, b=CRITIC_MEAN), Known(flow, b=MEAN)], sampler.boundaries(Known(flow, b=MEAN)))
 
         teacher, student = partial(TwoGaussians, flow, TEACHER), partial(Generator, flow)
         method = PhasedDMD(teacher=teacher, critic=critic, student=student, sampler=sampler, weight_cap=cap)
@@ -236,7 +237,7 @@ def test_one_phase_of_one_call_is_dmd2(process: Process):
         "schedule": UpdateSchedule(),
     }
     found = []
-    for cls, sampler in ((PhasedDMD, PhasedSampler(steps=1, phases=1)), (DMD2, StudentSampler())):
+    for cls, sampler in ((PhasedDMD, PhasedSampler(steps=1, phases=1)), (DMD2, RenoiseSampler())):
         method = cls(sampler=sampler, **{"weight_cap": 1e9} if cls is PhasedDMD else {}, **same)
         method.configure_model()
         part = labelled(8, 0)

@@ -18,8 +18,8 @@ from fastgen.methods.batch import MicroBatch
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.policies import DX, GMFlow, GridPolicy, MixturePolicy
+from fastgen.sampling.samplers import JumpSampler, PolicySampler
 from fastgen.sampling.solvers import Euler
-from fastgen.sampling.students import StudentSampler
 
 MEANS = torch.tensor([[1.0, 0.2], [-0.8, 0.5], [0.1, -1.1]], dtype=torch.float64)
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
@@ -149,7 +149,9 @@ def test_the_exact_policy_leaves_nothing_to_imitate(process: Process, mixing_upd
     """
     losses = []
     for asked in (4, 16):
-        method = built(process, window=0.0, mixing_updates=mixing_updates, states=asked, substeps=512)
+        method = built(
+            process, window=0.0, mixing_updates=mixing_updates, states=asked, sampler=PolicySampler(substeps=512)
+        )
         start = float(FLOW.time(process.ratio(torch.tensor(process.t_max, dtype=torch.float64))))
         t = torch.full((12,), start, dtype=torch.float64)
         policy = posterior_policy(start * states(), t)
@@ -189,25 +191,26 @@ def test_the_teacher_leads_first_and_the_student_later():
 @by_process
 def test_segments_join_and_data_free_training_reaches_them(process: Process):
     times = [fraction * process.t_max for fraction in (1.0, 0.6, 0.2)]
-    method = built(process, sampler=StudentSampler(times, stochastic=False))
+    method = built(process, sampler=PolicySampler(times))
     assert method.evaluations("student") == 3
     method.request_average("ema")
     label = torch.tensor([0, 1, 2, 0])
     calls: list[float] = []
     method.student.network.register_forward_pre_hook(lambda _, args: calls.append(float(args[1][0])))
-    edges = method.edges(method.student)
+    sampler, edges = method.sampler, method.sampler.edges(method.student)
     noise = states(4)
-    x = method.chain(method.student, noise, {"label": label}, edges, 3)
+    x = sampler.chain(method.student, noise, {"label": label}, edges)
     assert calls == times and x.shape == (4, 2)
     for stop in (1, 2):
-        part = method.chain(method.student, noise, {"label": label}, edges, stop)
+        part = sampler.chain(method.student, noise, {"label": label}, edges[: stop + 1])
         assert part.isfinite().all() and not torch.allclose(part, x)
     seen = set()
     for step in range(12):
         part = MicroBatch(None, {}, Draws(0, range(4), "train", step=step))
+        calls.clear()
         loss = method.student_loss(part)["imitation"]
         assert loss.isfinite() and loss.requires_grad
-        seen.add(part.rollouts["student"].step)
+        seen.add(len(calls) - 1)
     assert seen == {0, 1, 2}
 
 
@@ -238,22 +241,21 @@ def test_a_shift_makes_substeps_and_grids_even_in_the_time_before_it():
 @by_process
 def test_segments_of_the_released_flux_students(process: Process):
     """Four calls, shift 3.2, the last segment half as long: raw times 1, 5/7, 3/7, 1/7."""
-    method = built(
-        process, policy=DX(2, shift=3.2), last_segment=0.5, sampler=StudentSampler(steps=4, stochastic=False)
-    )
+    method = built(process, policy=DX(2, shift=3.2), sampler=PolicySampler(steps=4, last_segment=0.5))
     raw = torch.tensor([5, 3, 1], dtype=torch.float64) / 7
     flow = 3.2 * raw / (1 + 2.2 * raw)
-    first, *found, last = method.edges(method.student)
+    first, *found, last = method.sampler.edges(method.student)
     assert first == process.t_max and last == process.t_clean
     found_times = torch.tensor(found, dtype=torch.float64)
     torch.testing.assert_close(found_times, process.time(flow / (1 - flow)), rtol=1e-9, atol=1e-9)
-    plain = built(process, policy=DX(2), sampler=StudentSampler(steps=4, stochastic=False))
-    assert plain.edges(plain.student) == [*plain.sampler.schedule(process), process.t_clean]
+    plain = built(process, policy=DX(2), sampler=PolicySampler(steps=4))
+    even = JumpSampler(steps=4).schedule(plain.student)
+    assert plain.sampler.edges(plain.student) == [*even, process.t_clean]
 
 
 def test_the_exact_policy_imitates_at_any_shift():
     """The window is short in unshifted time, so what is left is of its order."""
-    method = built(FLOW, policy=GMFlow(3, shift=3.2), states=3, window=1e-4, substeps=400)
+    method = built(FLOW, policy=GMFlow(3, shift=3.2), states=3, window=1e-4, sampler=PolicySampler(substeps=400))
     t = torch.ones(12, dtype=torch.float64)
     policy = posterior_policy(states(), t)
     object.__setattr__(policy, "shift", 3.2)

@@ -1,6 +1,7 @@
 import pytest
 
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.mlp import MLP
 from fastgen.errors import UserError
 from fastgen.methods import DMD2, SiD
 from fastgen.methods.schedule import UpdateSchedule
@@ -58,8 +59,8 @@ def test_the_levels_of_sid():
     law = method.renoise_time
     assert isinstance(law, KarrasLevel) and (law.low, law.high) == (0.0, 0.8)
     assert (law.sigma_min, law.sigma_max, law.rho) == (0.002, 80.0, 7.0)
-    assert method.sampler.schedule(EDM()) == [2.5]
-    assert method.sampler.schedule(VP())[0] == pytest.approx(625, abs=0.5)  # init_timestep of SiD-LSG
+    assert method.sampler.schedule(MLP(EDM())) == [2.5]
+    assert method.sampler.schedule(MLP(VP()))[0] == pytest.approx(625, abs=0.5)  # init_timestep of SiD-LSG
 
 
 def test_the_constants_of_sid():

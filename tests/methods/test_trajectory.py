@@ -21,8 +21,8 @@ from fastgen.methods.batch import MicroBatch
 from fastgen.objectives.progressive import ddim_target
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
+from fastgen.sampling.samplers import JumpSampler, RenoiseSampler
 from fastgen.sampling.solvers import Euler, Heun
-from fastgen.sampling.students import StudentSampler
 
 MEAN = torch.tensor([0.5, -0.3, 0.1], dtype=torch.float64)
 COVARIANCE = torch.tensor([[0.9, 0.3, 0.0], [0.3, 0.5, -0.1], [0.0, -0.1, 0.2]], dtype=torch.float64)
@@ -129,7 +129,7 @@ def test_kd_of_several_calls_regresses_every_call_of_the_deterministic_chain():
         KD,
         teacher=teacher(process),
         student=partial(GaussianDenoiserWithParameter, process),
-        sampler=StudentSampler(times, stochastic=False),
+        sampler=JumpSampler(times),
     )
     z = torch.randn(16, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     a, b = exact_map(process)
@@ -230,8 +230,7 @@ def test_stages_lie_on_one_grid_and_sampling_follows_them():
     fine = EDM().grid(8)
     for stage, stride in enumerate((2, 4, 8)):
         method.enter(stage)
-        assert method.sampler.times == fine[::stride] and method.evaluations("student") == 8 // stride
-        assert not method.sampler.stochastic
+        assert method.sampler == JumpSampler(fine[::stride]) and method.evaluations("student") == 8 // stride
 
 
 def progressive(**kwargs: Any) -> Progressive:
@@ -284,7 +283,7 @@ def test_progressive_resumes_bit_identically_anywhere_around_a_stage(at: int, tm
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"steps": [4, 3]}, {"steps": []}, {"stage_updates": [1, 2]}, {"sampler": StudentSampler([80.0])}]
+    "wrong", [{"steps": [4, 3]}, {"steps": []}, {"stage_updates": [1, 2]}, {"sampler": RenoiseSampler([80.0])}]
 )
 def test_wrong_stages_are_refused(wrong: dict[str, Any]):
     with pytest.raises(UserError, match=r"steps|stage_updates|sampler"):

@@ -36,8 +36,8 @@ from fastgen.methods.transition import TeacherStep
 from fastgen.methods.velocity import TeacherVelocity
 from fastgen.processes import EDM, VP, Prediction, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
+from fastgen.sampling.samplers import PhasedSampler, RenoiseSampler, TrajectorySampler
 from fastgen.sampling.solvers import Euler
-from fastgen.sampling.students import PhasedSampler, StudentSampler, TrajectorySampler
 from fastgen.times import UniformStep, UniformTime
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
@@ -219,9 +219,9 @@ def test_tables_that_end_at_different_steps_are_different_processes():
 def test_times_that_the_student_s_process_does_not_have_are_refused():
     cut = VP.from_betas(BETAS[:626])
     with pytest.raises(UserError, match=r"\[999.0\].*up to 625"):
-        made(DMD2, partial(_double, 0, VP()), cut, sampler=StudentSampler([999.0]))
+        made(DMD2, partial(_double, 0, VP()), cut, sampler=RenoiseSampler([999.0]))
     with pytest.raises(UserError, match=r"above 0 "):
-        made(DMD2, partial(_double, 0, EDM()), EDM(), sampler=StudentSampler([5.0, 0.0]))
+        made(DMD2, partial(_double, 0, EDM()), EDM(), sampler=RenoiseSampler([5.0, 0.0]))
     method = made(DMD2, partial(_double, 0, VP()), cut, renoise_time=UniformStep(600, 979))
     with pytest.raises(UserError, match="ends at 625"):
         method.losses("student", batch())

@@ -1,0 +1,25 @@
+"""How students generate; one sampler per file."""
+
+from fastgen.sampling.samplers.anytime import AnytimeSampler
+from fastgen.sampling.samplers.base import Sampler
+from fastgen.sampling.samplers.chain import ChainSampler
+from fastgen.sampling.samplers.grid import GridSampler
+from fastgen.sampling.samplers.jump import JumpSampler
+from fastgen.sampling.samplers.phased import PhasedSampler
+from fastgen.sampling.samplers.policy import PolicySampler
+from fastgen.sampling.samplers.renoise import RenoiseSampler
+from fastgen.sampling.samplers.simulation import BackwardSimulation
+from fastgen.sampling.samplers.trajectory import TrajectorySampler
+
+__all__ = [
+    "AnytimeSampler",
+    "BackwardSimulation",
+    "ChainSampler",
+    "GridSampler",
+    "JumpSampler",
+    "PhasedSampler",
+    "PolicySampler",
+    "RenoiseSampler",
+    "Sampler",
+    "TrajectorySampler",
+]
