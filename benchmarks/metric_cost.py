@@ -55,7 +55,10 @@ class Same(nn.Module):
         return features
 
 
-def ours(metric: Any, x: Tensor, y: Tensor) -> dict[str, float]:
+def ours(component: Any, x: Tensor, y: Tensor) -> dict[str, float]:
+    from fastgen.metrics import Pixels
+
+    metric = component.build(Pixels(size=1, channels=x.shape[1]))  # a space of as many features
     metric.set_reference(y)
     for part in batches(x):
         metric.update(part)
@@ -72,7 +75,7 @@ def torchmetrics_of(metric: Any, x: Tensor, y: Tensor) -> Any:
 def frechet(x: Tensor, y: Tensor) -> float:
     from fastgen.metrics import FrechetDistance
 
-    return ours(FrechetDistance(x.shape[1]), x, y)["frechet"]
+    return ours(FrechetDistance(), x, y)["frechet"]
 
 
 def frechet_torchmetrics(x: Tensor, y: Tensor) -> float:
@@ -90,7 +93,7 @@ def frechet_clean_fid(x: Tensor, y: Tensor) -> float:
 def kid(x: Tensor, y: Tensor) -> float:
     from fastgen.metrics import KernelDistance
 
-    return ours(KernelDistance(x.shape[1]), x, y)["kid"]
+    return ours(KernelDistance(), x, y)["kid"]
 
 
 def kid_torchmetrics(x: Tensor, y: Tensor) -> float:
@@ -108,25 +111,25 @@ def kid_clean_fid(x: Tensor, y: Tensor) -> float:
 def ratio(x: Tensor, y: Tensor) -> float:
     from fastgen.metrics import FrechetRatio
 
-    return ours(FrechetRatio(x.shape[1]), x, y)["frechet_over_floor"]
+    return ours(FrechetRatio(), x, y)["frechet_over_floor"]
 
 
 def recall(x: Tensor, y: Tensor) -> float:
     from fastgen.metrics import PrecisionRecall
 
-    return ours(PrecisionRecall(x.shape[1]), x, y)["recall"]
+    return ours(PrecisionRecall(), x, y)["recall"]
 
 
 def vendi(x: Tensor, y: Tensor) -> float:
     from fastgen.metrics import VendiScore
 
-    return ours(VendiScore(x.shape[1]), x, y)["vendi"]
+    return ours(VendiScore(), x, y)["vendi"]
 
 
 def cmmd(x: Tensor, y: Tensor) -> float:
     from fastgen.metrics import CMMD
 
-    return ours(CMMD(x.shape[1]), x, y)["cmmd"]
+    return ours(CMMD(), x, y)["cmmd"]
 
 
 MEASURED: dict[str, tuple[str, str, Callable[[Tensor, Tensor], float]]] = {

@@ -33,10 +33,36 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastgen.data.digits import load_digits_split
-from fastgen.metrics import CombinedMetrics, DigitsClassifier, ImageMetrics, MetricSuite, Pixels
+from fastgen.metrics import (
+    CMMD,
+    ClassAccuracy,
+    CombinedMetrics,
+    DigitsClassifier,
+    DuplicateRate,
+    FeatureMetric,
+    FrechetDistance,
+    FrechetRatio,
+    ImageMetrics,
+    InceptionScore,
+    KernelDistance,
+    MetricSuite,
+    Pixels,
+    PrecisionRecall,
+    VendiScore,
+)
 
 RESULTS = Path(__file__).parent / "results"
-NAMES = ["frechet", "floor", "kid", "precision_recall", "duplicates", "accuracy", "inception_score", "cmmd", "vendi"]
+METRICS: list[FeatureMetric] = [
+    FrechetDistance(),
+    FrechetRatio(),
+    KernelDistance(),
+    PrecisionRecall(),
+    DuplicateRate(),
+    ClassAccuracy(),
+    InceptionScore(),
+    CMMD(),
+    VendiScore(),
+]
 
 DIRECTION = {
     "frechet_over_floor": -1,
@@ -64,8 +90,8 @@ def make_suite() -> MetricSuite:
     """Everything on the classifier's features; of the pixels the Fréchet distance, as a warning."""
     return CombinedMetrics(
         [
-            ImageMetrics(DigitsClassifier(), metrics=NAMES),
-            ImageMetrics(Pixels(8, 1), metrics=["frechet"], prefix="pixel_"),
+            ImageMetrics(DigitsClassifier(), metrics=METRICS),
+            ImageMetrics(Pixels(8, 1), metrics=[FrechetDistance()], prefix="pixel_"),
         ]
     )
 
@@ -160,7 +186,13 @@ def verdict(name: str, clean: list[float], fault: list[float]) -> str:
 def evaluate_config(every: int) -> dict[str, Any]:
     """An Evaluate callback with the suite of this page, as many samples as there are training images."""
     suites = [
-        {"class_path": "ImageMetrics", "init_args": {"extractor": {"class_path": "DigitsClassifier"}, "metrics": NAMES}}
+        {
+            "class_path": "ImageMetrics",
+            "init_args": {
+                "extractor": {"class_path": "DigitsClassifier"},
+                "metrics": [type(metric).__name__ for metric in METRICS],
+            },
+        }
     ]
     return {
         "class_path": "Evaluate",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
@@ -46,8 +48,41 @@ class ClassesOnly(Base):
         return super().instantiate(namespace, *args, **kwargs)
 
     def dump(self, cfg: Any, *args: Any, **kwargs: Any) -> str:
-        """What is written into files and shown: without keys, tokens and passwords."""
-        return super().dump(masked(cfg), *args, **kwargs)
+        """What is written into files and shown: without keys, tokens and passwords, and with defaults spelled out."""
+        return super().dump(spelled_out(masked(cfg)), *args, **kwargs)
+
+
+def spelled_out(value: Any) -> Any:
+    """A parsed configuration in which components that stand in lists as objects, as defaults do, are written as
+    classes with their arguments.
+    """
+    if isinstance(value, Namespace):
+        return Namespace({key: spelled_out(part) for key, part in vars(value).items()})
+    if isinstance(value, list | tuple):
+        return [as_class(part) if is_component(part) else spelled_out(part) for part in value]
+    if isinstance(value, dict):
+        return {key: spelled_out(part) for key, part in value.items()}
+    return value
+
+
+def is_component(value: Any) -> bool:
+    """Whether a value is an object of a dataclass."""
+    return is_dataclass(value) and not isinstance(value, type)
+
+
+def as_class(value: Any) -> Namespace:
+    """A component as its class and arguments."""
+    given = {part.name: getattr(value, part.name) for part in fields(value) if part.init}
+    spelled = {k: as_class(v) if is_component(v) else spelled_out(v) for k, v in given.items()}
+    path = public_path(type(value))
+    return Namespace(class_path=path, init_args=Namespace(spelled)) if spelled else Namespace(class_path=path)
+
+
+def public_path(kind: type) -> str:
+    """Where a class is exported from: the module of its own, or the room above it."""
+    home, _, _ = kind.__module__.rpartition(".")
+    exported = home and getattr(sys.modules.get(home), kind.__name__, None) is kind
+    return f"{home if exported else kind.__module__}.{kind.__qualname__}"
 
 
 def refuse_nulls(values: Mapping[str, Any], slots: Mapping[str, Slot], place: str = "") -> None:

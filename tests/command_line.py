@@ -102,6 +102,11 @@ def unplug(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
 EMA = {"class_path": "EMA", "init_args": {"rule": {"class_path": "ConstantEMA", "init_args": {"decay": 0.9}}}}
 EDM = {"class_path": "EDM"}
 RING = {"class_path": "RingMixture", "init_args": {"process": EDM}}
+FEWER = [
+    {"class_path": "WassersteinDistance", "init_args": {"exact_count": 300}},
+    *("LawKernelDistance", "LawLikelihood", "ModeCoverage", "LawAccuracy"),
+]
+"""The metrics of a mixture, with fewer samples transported."""
 MLP = {"class_path": "MLP", "init_args": {"process": EDM, "width": 16, "depth": 1}}
 UNET = {"class_path": "UNet", "init_args": {"process": EDM, "width": 8, "num_classes": 10}}
 

@@ -27,6 +27,18 @@ from fastgen.extras import GAN, DistributionMatching, Reward
 from fastgen.map_times import JumpLaw
 from fastgen.methods.transition import Transition
 from fastgen.methods.velocity import MixedVelocity, Velocity
+from fastgen.metrics import (
+    ClassAccuracy,
+    FrechetDistance,
+    FrechetRatio,
+    KernelDistance,
+    LawAccuracy,
+    LawKernelDistance,
+    LawLikelihood,
+    ModeCoverage,
+    PrecisionRecall,
+    WassersteinDistance,
+)
 from fastgen.objectives.consistency import Metric
 from fastgen.objectives.regression import RegressionLoss
 from fastgen.objectives.score_matching import DenoisingLoss
@@ -238,6 +250,8 @@ def _metrics() -> dict[str, dict[str, Any]]:
     return found
 
 
+IMAGE_METRICS = (FrechetDistance(), FrechetRatio(), KernelDistance(), PrecisionRecall(), ClassAccuracy())
+LAW_METRICS = (WassersteinDistance(), LawKernelDistance(), LawLikelihood(), ModeCoverage(), LawAccuracy())
 METRICS: dict[str, dict[str, Any]] = {
     "CentreCrop": {"size": 299},
     "CLIPScore": {"model": "ViT-g-14", "tag": "laion2b_s12b_b42k", "prefix": "", "styles": ()},
@@ -248,12 +262,12 @@ METRICS: dict[str, dict[str, Any]] = {
     "DuplicateRate": {"quantile": 0.05},
     "FrechetRatio": {"splits": 4},
     "HPSv2": {"version": "v2.1", "styles": (), "antialias": True, "model": "ViT-H-14"},
-    "ImageMetrics": {"neighbours": 5, "floor_splits": 4, "score_splits": 10, "prefix": "", "batch_size": 256},
+    "ImageMetrics": {"metrics": IMAGE_METRICS, "prefix": "", "batch_size": 256},
     "Inception": {"resize": "tf1"},
     "InceptionScore": {"splits": 10},  # 1606.03498
     "LawKernelDistance": {"bandwidths": (0.1, 0.3, 1.0)},
     "Lpips": {"backbone": "alex"},
-    "MixtureMetrics": {"exact_count": 1000, "radius": 3.0, "found_share": 0.2},
+    "MixtureMetrics": {"metrics": LAW_METRICS},
     "ModeCoverage": {"radius": 3.0, "found_share": 0.2},
     "NvidiaInception": {"resize": "tf1"},
     "OpenClipFeatures": {"model": "ViT-L-14-336-quickgelu", "tag": "openai", "resize": "model", "normalise": False},
@@ -264,8 +278,8 @@ METRICS: dict[str, dict[str, Any]] = {
     "RandomConvolutions": {"channels": 3, "width": 64},
     "Reference": {"name": ""},
     "Resized": {"size": 256},
-    "TeacherAlignment": {"backbone": "alex"},
-    "TextImageMetrics": {"alignment_count": 64, "batch_size": 64},
+    "TeacherAlignment": {"backbone": "alex", "count": 64},
+    "TextImageMetrics": {"batch_size": 64},
     "TimmFeatures": {"resize": "bicubic"},
     "WassersteinDistance": {"exact_count": 1000},
 }

@@ -12,6 +12,7 @@ import pytest
 from command_line import (
     EDM,
     EMA,
+    FEWER,
     RING,
     assert_same_training,
     checkpoint,
@@ -79,7 +80,7 @@ def test_the_number_of_processes_may_change_on_resume(method: str, tmp_path: Pat
 def test_two_processes_measure_what_one_does(tmp_path: Path):
     rows = []
     for name, words in (("one", ONE), ("two", TWO)):
-        suite = {"class_path": "MixtureMetrics", "init_args": {"distribution": RING, "exact_count": 300}}
+        suite = {"class_path": "MixtureMetrics", "init_args": {"distribution": RING, "metrics": FEWER}}
         evaluate = {"class_path": "Evaluate", "init_args": {"suite": suite, "count": 301, "batch_size": 64}}
         config = problem("SiD", steps=2)
         config["trainer"]["callbacks"] = [EMA, evaluate, checkpoint()]

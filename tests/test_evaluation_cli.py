@@ -27,25 +27,25 @@ def images(extractor: dict[str, Any], **options: Any) -> dict[str, Any]:
 
 
 def score(kind: str, **options: Any) -> dict[str, Any]:
-    return named("TextImageMetrics", scores=[named(kind, **options)])
+    return named("TextImageMetrics", metrics=[named(kind, **options)])
 
 
 GREY = named("Pixels", channels=1)
 LPIPS = named("PairwiseLPIPS")
-BOTH = named("CombinedMetrics", suites=[images(GREY), named("TextImageMetrics", diversity=LPIPS)])
-ALIGNED = named("TextImageMetrics", diversity=LPIPS, alignment=named("TeacherAlignment", backbone="vgg"))
+BOTH = named("CombinedMetrics", suites=[images(GREY), named("TextImageMetrics", metrics=[LPIPS])])
+ALIGNED = named("TextImageMetrics", metrics=[LPIPS, named("TeacherAlignment", backbone="vgg")])
 OFFLINE = {
     "Inception": (images(named("Inception")), "weights-inception-2015-12-05-6726825d.pth"),
     "NvidiaInception": (images(named("NvidiaInception")), "inception-2015-12-05.pt"),
     "patch": (images(named("CentreCrop", extractor=named("NvidiaInception"))), "inception-2015-12-05.pt"),
     "DINOv2": (images(named("DinoV2")), "model.safetensors"),
     "timm": (images(named("TimmFeatures", model="resnet18.a1_in1k")), "model.safetensors"),
-    "open_clip": (images(named("OpenClipFeatures"), metrics=["cmmd", "vendi"]), "open_clip_model.safetensors"),
+    "open_clip": (images(named("OpenClipFeatures"), metrics=["CMMD", "VendiScore"]), "open_clip_model.safetensors"),
     "CLIP score": (score("CLIPScore"), "open_clip_model.safetensors"),
     "HPSv2": (score("HPSv2"), "HPS_v2.1_compressed.pt"),
     "PickScore": (score("PickScore"), "model.safetensors"),
     "aesthetic": (score("AestheticScore"), "open_clip_model.safetensors"),
-    "LPIPS": (named("TextImageMetrics", diversity=LPIPS), "alexnet-owt-7be5be79.pth"),
+    "LPIPS": (named("TextImageMetrics", metrics=[LPIPS]), "alexnet-owt-7be5be79.pth"),
     "LPIPS beside others": (BOTH, "alexnet-owt-7be5be79.pth"),
     "alignment": (ALIGNED, "alexnet-owt-7be5be79.pth"),
 }
@@ -141,12 +141,19 @@ def test_bad_references(name: str, nothing_is_made: None, tmp_path: Path, capfd)
 
 @pytest.mark.parametrize("file", [False, True])
 def test_fidelity_without_coverage_is_refused(file: bool, nothing_is_made: None, tmp_path: Path, capfd):
-    """By choice, or because the reference holds moments only."""
+    """By choice, or because the reference holds moments only and the rest was left out."""
     moments = tmp_path / "moments.npz"
     np.savez(moments, mu=np.zeros(64), sigma=np.eye(64))
-    suite = images(GREY, reference=str(moments)) if file else images(GREY, metrics=["frechet", "kid"])
-    said = sentence(capfd, fastgen("fit", "--config", evaluation(tmp_path, suite)))
-    assert "no coverage" in said and "vendi" in said
+    chosen = {"reference": str(moments), "metrics": ["FrechetDistance"]} if file else {"metrics": ["KernelDistance"]}
+    said = sentence(capfd, fastgen("fit", "--config", evaluation(tmp_path, images(GREY, **chosen))))
+    assert "no coverage" in said and "VendiScore" in said
+
+
+def test_moments_alone_are_not_enough_for_the_default_metrics(nothing_is_made: None, tmp_path: Path, capfd):
+    moments = tmp_path / "moments.npz"
+    np.savez(moments, mu=np.zeros(64), sigma=np.eye(64))
+    said = sentence(capfd, fastgen("fit", "--config", evaluation(tmp_path, images(GREY, reference=str(moments)))))
+    assert "FrechetRatio, KernelDistance, PrecisionRecall need the features of single images" in said
 
 
 def test_scores_of_prompts_without_prompts(nothing_is_made: None, tmp_path: Path, capfd):
@@ -160,7 +167,7 @@ def test_scores_of_prompts_without_prompts(nothing_is_made: None, tmp_path: Path
 def test_two_evaluations_stand_side_by_side(tmp_path: Path, capfd):
     """Each under its own name; one name for both is one sentence."""
     config = digits(tmp_path)
-    first = named("Evaluate", suite=images(GREY, metrics=["vendi"]), count=20, name="eval")
+    first = named("Evaluate", suite=images(GREY, metrics=["VendiScore"]), count=20, name="eval")
     second = named("Evaluate", suite=images(named("DigitsClassifier")), count=30, name="digits", teacher=False)
     config["trainer"] = trainer(tmp_path, 1, checkpoint())
     assert fastgen("fit", "--config", write(tmp_path / "run.yaml", config)) == 0

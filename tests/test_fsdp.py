@@ -12,6 +12,7 @@ import pytest
 import torch
 from command_line import (
     EDM,
+    FEWER,
     RING,
     ROOT,
     assert_same_training,
@@ -113,7 +114,7 @@ def points(folder: Path) -> Path:
     """SiD between points, with a sharded teacher, measured at the end."""
     folder.mkdir()
     network = {"class_path": "MLP", "init_args": {"process": EDM, "weights": "asset:teacher_mixture.safetensors"}}
-    suite = {"class_path": "MixtureMetrics", "init_args": {"distribution": RING, "exact_count": 300}}
+    suite = {"class_path": "MixtureMetrics", "init_args": {"distribution": RING, "metrics": FEWER}}
     evaluate = {"class_path": "Evaluate", "init_args": {"suite": suite, "count": 301, "batch_size": 64}}
     problem = mixture(folder, steps=2, teacher=network, student=None, critic=None)
     problem["trainer"] |= {"devices": 2, "strategy": FSDP}

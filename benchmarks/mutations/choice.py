@@ -31,7 +31,7 @@ RULES: dict[str, list[str]] = {
     "fastgen/callbacks/sampling.py": ["tests/callbacks/test_grid.py", "tests/callbacks/test_evaluation.py"],
     "fastgen/callbacks/side_work.py": ["tests/callbacks/test_evaluation.py", "tests/callbacks/test_watchers.py"],
     "fastgen/callbacks/predictions.py": ["tests/callbacks/test_watchers.py"],
-    "fastgen/callbacks/rows.py": ["tests/callbacks/test_rules.py", "tests/callbacks/test_evaluation.py"],
+    "fastgen/results/rows.py": ["tests/callbacks/test_rules.py", "tests/callbacks/test_evaluation.py"],
     "fastgen/callbacks": ["tests/callbacks/test_watchers.py", "tests/callbacks/test_ema.py"],
     "fastgen/checkpoints.py": ["tests/test_adapter_roles.py", "tests/test_cli.py", "tests/test_bad_input.py"],
     "fastgen/cli.py": ["tests/test_cli.py", "tests/test_bad_input.py"],

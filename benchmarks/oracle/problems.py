@@ -14,7 +14,14 @@ from torch import Tensor
 
 from fastgen.data import Digits
 from fastgen.denoisers import ImageMixture, RingMixture
-from fastgen.metrics import DigitsClassifier, ImageMetrics
+from fastgen.metrics import (
+    ClassAccuracy,
+    DigitsClassifier,
+    FrechetDistance,
+    FrechetRatio,
+    ImageMetrics,
+    PrecisionRecall,
+)
 from fastgen.metrics.frechet import frechet_distance, moments
 from fastgen.metrics.mixture import ModeCoverage, sliced_wasserstein2
 from fastgen.metrics.precision_recall import precision_recall
@@ -146,7 +153,7 @@ class PointsJudge(Judge):
 
     def values(self, samples: Tensor) -> dict[str, float]:
         reference = self.fresh("reference")
-        modes = ModeCoverage(self.law)
+        modes = ModeCoverage().build(self.law)
         modes.update(samples)
         found = modes.compute()
         near = precision_recall(samples[:2000], reference[:2000], NEIGHBOURS)
@@ -252,7 +259,7 @@ class PixelJudge(Judge):
         return sum(self.frechet(self.fresh(f"floor{i}", self.count)) for i in range(FLOORS)) / FLOORS
 
     def values(self, samples: Tensor) -> dict[str, float]:
-        modes = ModeCoverage(self.law)
+        modes = ModeCoverage().build(self.law)
         modes.update(samples)
         found = modes.compute()
         near = precision_recall(samples.flatten(1)[:2000], self.fresh("reference", 2000), NEIGHBOURS)
@@ -276,13 +283,13 @@ class DigitsJudge(Judge):
     @cached_property
     def suite(self) -> ImageMetrics:
         """The metrics, with their reference."""
-        suite = ImageMetrics(DigitsClassifier(), metrics=["frechet", "precision_recall", "accuracy"])
+        suite = ImageMetrics(DigitsClassifier(), metrics=[FrechetDistance(), PrecisionRecall(), ClassAccuracy()])
         suite.set_reference(Digits().reference())
         return suite
 
     def floor(self) -> float:
         """Of half the scans against the other half, which is far fewer than ``count``: a coarse bound from above."""
-        suite = ImageMetrics(DigitsClassifier(), metrics=["floor"])
+        suite = ImageMetrics(DigitsClassifier(), metrics=[FrechetRatio()])
         reference = Digits().reference()
         suite.set_reference(reference)
         suite.update(reference["samples"].float() / 127.5 - 1.0, reference["label"])

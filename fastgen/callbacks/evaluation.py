@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,6 @@ from torch import Tensor
 from fastgen import checks
 from fastgen.callbacks.interruption import stop_requested
 from fastgen.callbacks.progress import bar
-from fastgen.callbacks.rows import Row, identity, ratios, read_rows, table
 from fastgen.callbacks.sampling import conditions, describe, reference, sample_batches
 from fastgen.callbacks.side_work import SideWork, TimesTraining
 from fastgen.callbacks.surroundings import log_folder, log_scalars
@@ -27,6 +26,8 @@ from fastgen.errors import UserError
 from fastgen.files import write_text
 from fastgen.metrics.base import MetricSuite
 from fastgen.metrics.images import are_finite
+from fastgen.results.kinds import BOOKKEEPING, Kind, written
+from fastgen.results.rows import Row, identity, kinds_of, ratios, read_rows, table
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
@@ -82,7 +83,7 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         every_n_steps: int = 0,
         steps: list[int] | None = None,
         seed: int = 10_000,
-        roles: list[str] | None = None,
+        roles: Sequence[str] = ("average",),
         teacher: bool = True,
         teacher_once: bool = True,
         save_every_minutes: float | None = 5.0,
@@ -103,7 +104,7 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         self.every_n_steps = every_n_steps
         self.steps: list[int | None] = [None] if steps is None else list(steps)
         self.seed = seed
-        self.roles = ["average"] if roles is None else roles
+        self.roles = list(roles)
         self.teacher = teacher
         self.teacher_once = teacher_once
         self.save_every_minutes = save_every_minutes
@@ -191,7 +192,7 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
                 ]
                 if self.teacher and self._teacher_rows:
                     for row in [*self._teacher_rows[1:], *student_rows]:
-                        row["ratio_to_teacher"] = ratios(row["values"], self._teacher_rows[0]["values"])
+                        row["ratio_to_teacher"] = ratios(row["values"], self._teacher_rows[0]["values"], kinds_of(row))
                 self._latest_rows = student_rows
                 self.write(trainer, [*new_rows, *student_rows])
                 for unfinished in self._unfinished:
@@ -248,6 +249,7 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
             values = {NOT_FINITE: float(broken), "count": float(self.count)}
         else:
             values = {name: float(value) for name, value in self.suite.compute().items()}
+        kinds = {NOT_FINITE: Kind("other", "lower"), "count": BOOKKEEPING, **self.suite.kinds()}
         self.suite.reset()
         return {
             "student_updates": method.student_updates,
@@ -261,6 +263,7 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
             "fingerprint": self.suite.fingerprint(),
             "reference": self.suite.reference_name,
             "values": values,
+            "kinds": written({name: kinds.get(name, Kind()) for name in values}),
             "ratio_to_teacher": {},
         }
 

@@ -12,9 +12,10 @@ from fastgen.errors import UserError
 from fastgen.files import write_text
 from fastgen.layouts.manifest import read_manifest
 from fastgen.report.external import JUDGES, read_scores
-from fastgen.report.records import read_json_lines
 from fastgen.report.run import find_run, read_run
 from fastgen.report.table import comparison
+from fastgen.results.kinds import Kind, written
+from fastgen.results.records import read_json_lines
 
 
 def scores(words: Sequence[str]) -> None:
@@ -60,6 +61,7 @@ def scores(words: Sequence[str]) -> None:
                 "count": count or None,
                 "fingerprint": f"external:{judge}",
                 "values": values,
+                "kinds": written(dict.fromkeys(values, Kind("judge", "higher"))),
                 "ratio_to_teacher": {},
             }
         )

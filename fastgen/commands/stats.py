@@ -26,7 +26,7 @@ from fastgen.errors import ParserError, UserError
 from fastgen.files import resolve
 from fastgen.messages import one_sentence
 from fastgen.metrics import FeatureExtractor
-from fastgen.metrics.frechet import FrechetDistance
+from fastgen.metrics.frechet import FrechetSums
 from fastgen.metrics.images import to_uint8
 from fastgen.metrics.reference import write_reference
 from fastgen.parsing import ClassesOnly
@@ -171,7 +171,7 @@ def stats(words: Sequence[str]) -> None:
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"The extractor cannot be built: {one_sentence(str(error))}") from error
     extractor.to(arguments.device)
-    sums = FrechetDistance(extractor.num_features)
+    sums = FrechetSums(extractor.num_features)
     sums.to(arguments.device)
     pixels_digest = hashlib.sha256()
     kept: list[Tensor] = []

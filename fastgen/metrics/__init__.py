@@ -6,16 +6,19 @@ from fastgen.metrics.classifier import DigitsClassifier
 from fastgen.metrics.cmmd import CMMD
 from fastgen.metrics.combined_suite import CombinedMetrics
 from fastgen.metrics.duplicates import DuplicateRate
+from fastgen.metrics.feature_metric import FeatureMetric, Features
 from fastgen.metrics.features import FeatureExtractor
 from fastgen.metrics.frechet import FrechetDistance, FrechetRatio, frechet_distance
 from fastgen.metrics.image_suite import ImageMetrics
 from fastgen.metrics.inception import Inception, NvidiaInception
 from fastgen.metrics.inception_score import InceptionScore
 from fastgen.metrics.kernel import KernelDistance
-from fastgen.metrics.mixture import LawKernelDistance, LawLikelihood, ModeCoverage, WassersteinDistance
+from fastgen.metrics.law_metric import LawMetric
+from fastgen.metrics.mixture import LawAccuracy, LawKernelDistance, LawLikelihood, ModeCoverage, WassersteinDistance
 from fastgen.metrics.mixture_suite import MixtureMetrics
 from fastgen.metrics.open_clip_features import OpenClipFeatures
 from fastgen.metrics.perceptual import PairwiseLPIPS, TeacherAlignment
+from fastgen.metrics.picture_metric import PictureMetric, Pictures
 from fastgen.metrics.plumbing import Pixels, RandomConvolutions
 from fastgen.metrics.precision_recall import PrecisionRecall
 from fastgen.metrics.reference import Reference, read_reference, write_reference
@@ -36,6 +39,8 @@ __all__ = [
     "DinoV2",
     "DuplicateRate",
     "FeatureExtractor",
+    "FeatureMetric",
+    "Features",
     "FrechetDistance",
     "FrechetRatio",
     "HPSv2",
@@ -43,8 +48,10 @@ __all__ = [
     "Inception",
     "InceptionScore",
     "KernelDistance",
+    "LawAccuracy",
     "LawKernelDistance",
     "LawLikelihood",
+    "LawMetric",
     "MetricSuite",
     "MixtureMetrics",
     "ModeCoverage",
@@ -52,6 +59,8 @@ __all__ = [
     "OpenClipFeatures",
     "PairwiseLPIPS",
     "PickScore",
+    "PictureMetric",
+    "Pictures",
     "Pixels",
     "PrecisionRecall",
     "RandomConvolutions",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat, dim_zero_max, dim_zero_min, dim_zero_sum
 
 from fastgen.errors import UserError
-from fastgen.randomness import generator
+from fastgen.results.kinds import Aspect, Kinds
 
 _MERGE: dict[Any, Callable[[Tensor, Tensor], Tensor]] = {
     dim_zero_sum: torch.add,
@@ -29,17 +29,19 @@ class SampleMetric(Metric, ABC):
     state: every rank sets the whole of it, and ``reset()`` keeps it.
 
     Attributes:
+        numbers: The numbers that :meth:`compute` may give, and what each of them measures.
         needs_reference: Whether the numbers compare with a reference.
         needs_prompts: Whether the samples must have been made from texts.
-        shows_fidelity: Whether a number says how good single samples are, or how close their law is to the reference.
-        shows_coverage: Whether a number says how much of the law the samples reach.
     """
 
+    numbers: Kinds
     needs_reference: bool = False
     needs_prompts: bool = False
-    shows_fidelity: bool = False
-    shows_coverage: bool = False
     full_state_update = False  # states are replaced, never written in place: a batch may come inside inference mode
+
+    def shows(self, aspect: Aspect) -> bool:
+        """Whether a number measures ``aspect``."""
+        return any(kind.aspect == aspect for kind in self.numbers.values())
 
     @abstractmethod
     def update(self, samples: Tensor, label: Tensor | None = None) -> None:
@@ -55,6 +57,17 @@ class SampleMetric(Metric, ABC):
     def set_reference(self, samples: Tensor, label: Tensor | None = None) -> None:
         """Compare with ``samples`` from now on. Metrics without a reference ignore it."""
         self._computed = None
+
+    def refer_to_own_samples(self) -> None:
+        """Compare from now on with what was taken in by all ranks. Every rank must call it.
+
+        Raises:
+            UserError: If the metric keeps too little for that.
+        """
+        raise UserError(
+            f"{type(self).__name__} cannot compare with the teacher's samples; add a metric that keeps all features, "
+            "such as PrecisionRecall, or give a reference."
+        )
 
     def partial_state(self) -> dict[str, Tensor]:
         """This rank's states so far, by name; lists as one tensor, empty ones left out."""
@@ -77,86 +90,44 @@ class SampleMetric(Metric, ABC):
                 setattr(self, name, _MERGE[self._reductions[name]](own, value))
 
 
-class CollectingMetric(SampleMetric):
-    """A metric that needs all samples at once, flattened to (N, D).
+class Named(Protocol):
+    """A metric as a config names it: settings and what its numbers measure."""
 
-    Batches are kept as they come: several metrics that are fed the same tensor share its memory.
+    @property
+    def numbers(self) -> Kinds:
+        """By name."""
 
-    Args:
-        num_features: D.
+
+Component = TypeVar("Component", bound=Named)
+
+
+def members(
+    suite: MetricSuite, metrics: Sequence[Component], build: Callable[[Component], SampleMetric]
+) -> dict[str, SampleMetric]:
+    """The metrics of a suite by the names of their classes, ready to take in samples.
+
+    Raises:
+        UserError: If there are none, or two give a number of one name.
     """
-
-    features: list[Tensor] | Tensor
-    labels: list[Tensor] | Tensor
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-        self.reference: Tensor | None = None
-        self.reference_label: Tensor | None = None
-        self.add_state("features", [], dist_reduce_fx="cat")
-        self.add_state("labels", [], dist_reduce_fx="cat")
-
-    def update(self, samples: Tensor, label: Tensor | None = None) -> None:
-        assert isinstance(self.features, list) and isinstance(self.labels, list)
-        self.features.append(samples.detach().flatten(1).to(self.device, torch.float32))
-        if label is None:  # a state must exist on all ranks; -1 stands for "no label"
-            label = torch.full((len(samples),), -1)
-        self.labels.append(label.to(self.device, torch.int64))
-
-    def set_reference(self, samples: Tensor, label: Tensor | None = None) -> None:
-        """Compare with ``samples`` (N, ...)."""
-        super().set_reference(samples, label)
-        self.reference = samples.detach().flatten(1).float()
-        self.reference_label = label
-
-    def gathered(self) -> tuple[Tensor, Tensor | None]:
-        """The samples of all ranks (N, D) in fp32, as they came, and their labels. Every rank must call it."""
-        with self.sync_context(should_sync=self._to_sync):
-            samples, label = self.collected()
-            return samples.float(), label
-
-    def share(self, other: CollectingMetric) -> None:
-        """Take the other's batches as one's own; they lie in memory once."""
-        assert isinstance(other.features, list) and isinstance(other.labels, list)
-        self.features, self.labels = list(other.features), list(other.labels)
-        self._update_count, self._computed = other._update_count, None
-
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """As in torchmetrics, but a rank that saw no sample takes part with an empty tensor of the right width."""
-        if isinstance(self.features, list) and not self.features:
-            self.features = [torch.empty(0, self.num_features, device=self.device)]
-            self.labels = [torch.empty(0, dtype=torch.int64, device=self.device)]
-        super().sync(*args, **kwargs)
-
-    def collected(self, at_least: int = 2) -> tuple[Tensor, Tensor | None]:
-        """All samples (N, D) in fp64 and their labels (N,), in an order of their own.
-
-        The order is that of a fixed random projection, so that whatever is drawn from the samples depends neither on
-        the order in which they came nor on the number of ranks.
-
-        Raises:
-            UserError: If there are fewer than ``at_least`` samples.
-        """
-        parts = [self.features] if isinstance(self.features, Tensor) else self.features  # one tensor after a sync
-        count = sum(len(part) for part in parts)
-        if count < at_least:
-            raise UserError(f"{type(self).__name__} needs at least {at_least} samples, got {count}; raise their count.")
-        samples, labels = dim_zero_cat(self.features).double(), dim_zero_cat(self.labels)
-        direction = torch.randn(samples.shape[1], generator=generator("own order"), dtype=samples.dtype)
-        order = torch.argsort(samples @ direction.to(samples.device))
-        return samples[order], None if bool((labels < 0).any()) else labels[order]
-
-    def reference_samples(self, at_least: int = 2) -> Tensor:
-        """The reference (M, D) in fp64 on the metric's device.
-
-        Raises:
-            UserError: If there is none, or it has fewer than ``at_least`` samples.
-        """
-        count = 0 if self.reference is None else len(self.reference)
-        if self.reference is None or count < at_least:
-            raise UserError(f"{type(self).__name__} needs a reference of at least {at_least} samples, got {count}.")
-        return self.reference.to(self.device).double()
+    if not metrics:
+        raise UserError(f"{type(suite).__name__} have no metrics; name at least one, or remove the suite.")
+    built: dict[str, SampleMetric] = {}
+    owner: dict[str, str] = {}
+    for component in metrics:
+        name = type(component).__name__
+        for number in component.numbers:
+            if number in owner and component.numbers[number].aspect != "bookkeeping":
+                raise UserError(
+                    f"{type(suite).__name__}: {owner[number]} and {name} both give '{number}'; remove one, or put it "
+                    "into a suite of its own with a prefix."
+                )
+            owner[number] = name
+        if name in built:
+            name = f"{type(component).__module__}.{name}"
+        built[name] = build(component)
+        built[name].numbers = component.numbers
+        built[name].needs_reference = getattr(component, "needs_reference", False)
+    return built
 
 
 class MetricSuite(ABC):
@@ -164,9 +135,11 @@ class MetricSuite(ABC):
 
     Attributes:
         reference_name: What is compared with: ``data``, ``teacher``, a file and its digest, or nothing.
+        former_options: Options that a suite had once, and how they are written now.
     """
 
     reference_name: str = ""
+    former_options: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")
@@ -191,12 +164,16 @@ class MetricSuite(ABC):
             UserError: If there is a fidelity number and no coverage number beside it.
         """
         members = self.metrics()
-        lone = [name for name, metric in members.items() if metric.shows_fidelity]
-        if lone and not any(metric.shows_coverage for metric in members.values()):
+        lone = [name for name, metric in members.items() if metric.shows("fidelity")]
+        if lone and not any(metric.shows("coverage") for metric in members.values()):
             raise UserError(
                 f"{type(self).__name__} measure {', '.join(lone)} but no coverage, so a collapsed sampler would win; "
-                "add precision_recall (the reference needs the features of single images) or vendi to 'metrics'."
+                "add PrecisionRecall (the reference needs the features of single images) or VendiScore to 'metrics'."
             )
+
+    def kinds(self) -> Kinds:
+        """What each number measures, by the name that :meth:`compute` gives it; the names of others say it."""
+        return {name: kind for metric in self.metrics().values() for name, kind in metric.numbers.items()}
 
     @property
     def needs_reference(self) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 from torch.nn import functional
 
-from fastgen.metrics.base import CollectingMetric
+from fastgen.metrics.feature_metric import FeatureMetric, Features
 from fastgen.metrics.kernel import gaussian_kernel, mean_across
+from fastgen.results.kinds import Kind
 
 BANDWIDTH = 10.0
 SCALE = 1000.0
@@ -24,19 +27,16 @@ def cmmd(x: Tensor, y: Tensor) -> float:
     return float(SCALE * (mean_across(x, x, kernel) + mean_across(y, y, kernel) - 2 * mean_across(x, y, kernel)))
 
 
-class CMMD(CollectingMetric):
+@dataclass(frozen=True)
+class CMMD(FeatureMetric):
     """:func:`cmmd` of all samples and the reference; gives ``cmmd``.
 
     The name belongs to features of CLIP ViT-L/14 at 336 pixels, 30,000 on both sides; it is biased, so compare at
     equal counts.
-
-    Args:
-        num_features: D.
     """
 
-    needs_reference = True
-    shows_fidelity = True
+    numbers = {"cmmd": Kind("fidelity", "lower")}
 
-    def compute(self) -> dict[str, float]:
+    def measure(self, samples: Features, reference: Features) -> dict[str, float]:
         """``{"cmmd": 1000 * squared distance}``."""
-        return {"cmmd": cmmd(self.collected()[0], self.reference_samples())}
+        return {"cmmd": cmmd(samples.values, reference.values)}

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastgen.errors import UserError
 from fastgen.metrics.base import MetricSuite, SampleMetric
+from fastgen.results.kinds import Kinds
 
 
 class CombinedMetrics(MetricSuite):
@@ -79,6 +80,10 @@ class CombinedMetrics(MetricSuite):
         """Every suite takes the samples in."""
         for suite in self.suites:
             suite.observe(samples, condition, seeds)
+
+    def kinds(self) -> Kinds:
+        """What the numbers of all suites measure."""
+        return {name: kind for suite in self.suites for name, kind in suite.kinds().items()}
 
     def compute(self) -> dict[str, float]:
         """The numbers of all suites.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from fastgen import checks
-from fastgen.metrics.base import CollectingMetric
+from fastgen.metrics.feature_metric import FeatureMetric, Features
 from fastgen.metrics.precision_recall import BLOCK, neighbour_radius
 from fastgen.randomness import generator
+from fastgen.results.kinds import Kind
 
 
 def nearest(samples: Tensor, reference: Tensor) -> Tensor:
@@ -16,7 +19,8 @@ def nearest(samples: Tensor, reference: Tensor) -> Tensor:
     return torch.cat([torch.cdist(rows, reference).amin(dim=1) for rows in samples.split(BLOCK)])
 
 
-class DuplicateRate(CollectingMetric):
+@dataclass(frozen=True)
+class DuplicateRate(FeatureMetric):
     """Share of samples that are closer to something than real samples are to each other.
 
     With t the ``quantile`` of the distances of real samples to their nearest other real sample, gives
@@ -30,16 +34,14 @@ class DuplicateRate(CollectingMetric):
     What "close" means is the extractor's: two images that differ to the eye may be one to it.
 
     Args:
-        num_features: D.
         quantile: Share of the real samples that count as close by definition.
     """
 
-    needs_reference = True
+    quantile: float = 0.05
+    numbers = {"memorised": Kind("other", "lower"), "repeated": Kind("other", "lower")}
 
-    def __init__(self, num_features: int, quantile: float = 0.05) -> None:
-        checks.between(self, 0.0, 1.0, "()", quantile=quantile)
-        super().__init__(num_features)
-        self.quantile = quantile
+    def __post_init__(self) -> None:
+        checks.between(self, 0.0, 1.0, "()", quantile=self.quantile)
 
     def threshold(self, real: Tensor) -> float:
         """The distance t of real samples (M, D); at least what rounding makes of the distance of equal points."""
@@ -47,14 +49,13 @@ class DuplicateRate(CollectingMetric):
         rank = max(1, round(self.quantile * len(radius)))
         return max(float(radius.kthvalue(rank).values), 1e-6 * float(real.norm(dim=1).mean()))
 
-    def compute(self) -> dict[str, float]:
+    def measure(self, samples: Features, reference: Features) -> dict[str, float]:
         """``{"memorised": share, "repeated": share}``."""
-        samples, reference = self.collected()[0], self.reference_samples()
-        memorised = nearest(samples, reference) <= self.threshold(reference)
+        memorised = nearest(samples.values, reference.values) <= self.threshold(reference.values)
         count = min(len(samples), len(reference))
         drawn, real = (
             part[torch.randperm(len(part), generator=generator("duplicates"))[:count].to(part.device)]
-            for part in (samples, reference)
+            for part in (samples.values, reference.values)
         )
         repeated = neighbour_radius(drawn, 1) <= self.threshold(real)
         return {"memorised": float(memorised.double().mean()), "repeated": float(repeated.double().mean())}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.errors import UserError
-from fastgen.metrics.base import CollectingMetric, SampleMetric
+from fastgen.metrics.base import SampleMetric
+from fastgen.metrics.feature_metric import FeatureMetric, Features, FeatureSpace
 from fastgen.randomness import generator
+from fastgen.results.kinds import BOOKKEEPING, Kind
 
 
 def moments(samples: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,18 +58,31 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     return max(0.0, float(distance))
 
 
-class FrechetDistance(SampleMetric):
+@dataclass(frozen=True)
+class FrechetDistance(FeatureMetric):
     """:func:`frechet_distance` between all samples and all of the reference; gives ``frechet`` and the counts.
 
-    Its states are fp64 sums, so the result over several ranks, however uneven their shares, is that of one process.
     It is biased upwards by about ``const * (1/N + 1/M)``: compare only at equal counts.
+    """
+
+    numbers = {"frechet": Kind("fidelity", "lower"), "count": BOOKKEEPING, "reference_count": BOOKKEEPING}
+
+    def build(self, space: FeatureSpace) -> FrechetSums:
+        """Sums are enough."""
+        return FrechetSums(space.num_features)
+
+
+class FrechetSums(SampleMetric):
+    """The states of :class:`FrechetDistance`.
+
+    They are fp64 sums, so the result over several ranks, however uneven their shares, is that of one process.
 
     Args:
         num_features: D.
     """
 
+    numbers = FrechetDistance.numbers
     needs_reference = True
-    shows_fidelity = True
     total: Tensor
     outer: Tensor
     count: Tensor
@@ -88,6 +106,10 @@ class FrechetDistance(SampleMetric):
         self._computed = None
         self.reference_count = count
         self.reference_moments = mean, cov
+
+    def refer_to_own_samples(self) -> None:
+        """Compare with the moments of what all ranks have taken in."""
+        self.set_moments(*self.gathered())
 
     def gathered(self) -> tuple[Tensor, Tensor, int]:
         """Mean (D,) and covariance (D, D) of the samples of all ranks and their count. Every rank must call it."""
@@ -121,7 +143,8 @@ class FrechetDistance(SampleMetric):
         return {"frechet": distance, "count": float(count), "reference_count": float(self.reference_count)}
 
 
-class FrechetRatio(CollectingMetric):
+@dataclass(frozen=True)
+class FrechetRatio(FeatureMetric):
     """How far samples are from real ones, in units of how far real ones are from each other.
 
     The Fréchet distance of finite sets is biased by about ``const * (1/N + 1/M)`` and its scale means nothing by
@@ -137,26 +160,33 @@ class FrechetRatio(CollectingMetric):
     whichever is less.
 
     Args:
-        num_features: D.
         splits: Number of random cuts; each costs three distances.
     """
 
-    needs_reference = True
-    shows_fidelity = True
+    splits: int = 4
+    numbers = {
+        "frechet_over_floor": Kind("fidelity", "lower"),
+        "frechet_floor": BOOKKEEPING,
+        "frechet_to_half": Kind("fidelity", "lower"),
+        "frechet_half_count": BOOKKEEPING,
+    }
 
-    def __init__(self, num_features: int, splits: int = 4) -> None:
-        super().__init__(num_features)
-        self.splits = splits
+    def __post_init__(self) -> None:
+        checks.whole(self, splits=self.splits)
 
-    def compute(self) -> dict[str, float]:
+    @property
+    def least_reference(self) -> int:
+        """Two halves of two."""
+        return 4
+
+    def measure(self, samples: Features, reference: Features) -> dict[str, float]:
         """``{"frechet_over_floor", "frechet_floor", "frechet_to_half", "frechet_half_count"}``."""
-        samples, label = self.collected()
-        reference = self.reference_samples(at_least=4)
+        own_samples, real = samples.values, reference.values
         floor, distance, count = 0.0, 0.0, 0
         for split in range(self.splits):
-            rows, half_a, half_b = _equal_rows(len(samples), label, len(reference), self.reference_label, split)
+            rows, half_a, half_b = _equal_rows(len(samples), samples.label, len(reference), reference.label, split)
             count = len(rows)
-            own, a, b = moments(samples[rows]), moments(reference[half_a]), moments(reference[half_b])
+            own, a, b = moments(own_samples[rows]), moments(real[half_a]), moments(real[half_b])
             floor += frechet_distance(*a, *b) / self.splits
             distance += (frechet_distance(*own, *a) + frechet_distance(*own, *b)) / (2 * self.splits)
         return {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fastgen.metrics.base import CollectingMetric
+from fastgen import checks
+from fastgen.errors import UserError
+from fastgen.metrics.feature_metric import FeatureMetric, Features, FeatureSpace
 from fastgen.randomness import generator
+from fastgen.results.kinds import BOOKKEEPING, Kind
 
 
 def inception_score(probabilities: Tensor) -> float:
@@ -21,7 +24,8 @@ def inception_score(probabilities: Tensor) -> float:
     return float((conditional - torch.xlogy(marginal, marginal).sum()).exp())
 
 
-class InceptionScore(CollectingMetric):
+@dataclass(frozen=True)
+class InceptionScore(FeatureMetric):
     """:func:`inception_score`, mean and spread over equally large random parts of the samples; needs no reference.
 
     Gives ``inception_score`` and ``inception_score_std`` (root mean square deviation, as torch-fidelity has it).
@@ -29,23 +33,32 @@ class InceptionScore(CollectingMetric):
     so it is no coverage number.
 
     Args:
-        num_features: D.
-        classify: Features (N, D) fp32 to logits (N, K).
         splits: Number of parts.
     """
 
-    shows_fidelity = True
+    splits: int = 10
+    numbers = {"inception_score": Kind("fidelity", "higher"), "inception_score_std": BOOKKEEPING}
+    needs_reference = False
 
-    def __init__(self, num_features: int, classify: Callable[[Tensor], Tensor], splits: int = 10) -> None:
-        super().__init__(num_features)
-        self._classify = (classify,)  # in a tuple: a method of a network is no part of this module
-        self.splits = splits
+    def __post_init__(self) -> None:
+        checks.whole(self, splits=self.splits)
 
-    def compute(self) -> dict[str, float]:
+    @property
+    def least(self) -> int:
+        """One sample in every part."""
+        return self.splits
+
+    def check(self, space: FeatureSpace) -> None:
+        """The extractor must be a classifier."""
+        if space.logits(torch.zeros(1, space.num_features, device=getattr(space, "device", None))) is None:
+            raise UserError(
+                f"The inception score needs a classifier, and {type(space).__name__} is none; give another extractor, "
+                "or remove InceptionScore."
+            )
+
+    def measure(self, samples: Features, reference: Features) -> dict[str, float]:
         """``{"inception_score", "inception_score_std"}``."""
-        features, _ = self.collected(at_least=self.splits)
-        logits = torch.cat([self._classify[0](part.float()) for part in features.split(2048)])
-        probabilities = logits.double().softmax(dim=1)
+        probabilities = samples.logits().double().softmax(dim=1)
         order = torch.randperm(len(probabilities), generator=generator("inception score"))
         parts = probabilities[order.to(probabilities.device)].tensor_split(self.splits)
         scores = torch.tensor([inception_score(part) for part in parts], dtype=torch.float64)

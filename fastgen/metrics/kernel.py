@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fastgen.metrics.base import CollectingMetric
+from fastgen.metrics.feature_metric import FeatureMetric, Features
+from fastgen.results.kinds import Kind
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 """``kernel(x, y)`` of (N, D) and (M, D) is the (N, M) matrix of k(x_i, y_j)."""
@@ -65,24 +67,17 @@ def mmd2(x: Tensor, y: Tensor, kernel: Kernel, x_label: Tensor | None = None, y_
     return float(within - 2 * mean_across(x, y, kernel))
 
 
-class KernelDistance(CollectingMetric):
+@dataclass(frozen=True)
+class KernelDistance(FeatureMetric):
     """Kernel distance of features ("KID", not multiplied by 1000): unbiased, so it can be compared across counts.
 
     Gives ``kid``. If samples and reference have labels, their class shares count as fixed (see :func:`mean_within`).
-
-    Args:
-        num_features: D.
     """
 
-    needs_reference = True
-    shows_fidelity = True
+    numbers = {"kid": Kind("fidelity", "lower")}
 
-    def compute(self) -> dict[str, float]:
+    def measure(self, samples: Features, reference: Features) -> dict[str, float]:
         """``{"kid": squared distance}``."""
-        samples, label = self.collected()
-        reference, reference_label = self.reference_samples(), self.reference_label
-        if label is None or reference_label is None:
-            label = reference_label = None
-        else:
-            reference_label = reference_label.to(self.device)
-        return {"kid": mmd2(samples, reference, polynomial_kernel, label, reference_label)}
+        known = samples.label is not None and reference.label is not None
+        labels = (samples.label, reference.label) if known else (None, None)
+        return {"kid": mmd2(samples.values, reference.values, polynomial_kernel, *labels)}

@@ -7,32 +7,24 @@ of the classes that the law is taken with, so balanced samples of an unbalanced 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastgen.metrics.base import CollectingMetric, SampleMetric
+from fastgen import checks
+from fastgen.metrics.accuracy import CorrectLabels
+from fastgen.metrics.base import SampleMetric
 from fastgen.metrics.kernel import gaussian_kernel, mean_within
+from fastgen.metrics.law_metric import LawMetric
 from fastgen.randomness import generator
+from fastgen.results.kinds import BOOKKEEPING, Kind
 
 
-class _LawMetric(CollectingMetric):
-    """A collecting metric that knows the law; the law is kept out of the metric's state dict."""
-
-    def __init__(self, law: Any) -> None:
-        super().__init__(math.prod(law.sample_shape))
-        self._law = (law,)
-
-    @property
-    def law(self) -> Any:
-        """The law."""
-        return self._law[0]
-
-    def fresh(self, name: str, count: int, label: Tensor | None) -> Tensor:
-        """Fresh samples (count, D) of the law, fp64, with these labels; the same at every call."""
-        samples = self.law.sample(count, generator("fresh", name), label, dtype=torch.float64)
-        return samples.flatten(1).to(self.device)
+def fresh(law: Any, name: str, count: int, label: Tensor | None, device: torch.device) -> Tensor:
+    """Fresh samples (count, D) of the law, fp64, with these labels; the same at every call of one ``name``."""
+    return law.sample(count, generator("fresh", name), label, dtype=torch.float64).flatten(1).to(device)
 
 
 def wasserstein2(x: Tensor, y: Tensor) -> float:
@@ -56,94 +48,113 @@ def sliced_wasserstein2(x: Tensor, y: Tensor, projections: int = 128) -> float:
     return float(difference.square().mean().sqrt())
 
 
-class WassersteinDistance(_LawMetric):
+@dataclass(frozen=True)
+class WassersteinDistance(LawMetric):
     """Transport distance to fresh samples of the law, equally many and with the same labels.
 
     Gives ``wasserstein2`` (exact, on at most ``exact_count`` samples), ``wasserstein2_floor`` (the same between fresh
     samples and fresh samples: what a perfect sampler gets) and ``sliced_wasserstein2`` (all samples).
 
     Args:
-        law: The law.
         exact_count: Largest number of samples that are assigned exactly; 1000 take a fraction of a second.
     """
 
-    shows_fidelity = True
+    exact_count: int = 1000
+    numbers = {
+        "wasserstein2": Kind("fidelity", "lower"),
+        "wasserstein2_floor": BOOKKEEPING,
+        "sliced_wasserstein2": Kind("fidelity", "lower"),
+    }
 
-    def __init__(self, law: Any, exact_count: int = 1000) -> None:
-        super().__init__(law)
-        self.exact_count = exact_count
+    def __post_init__(self) -> None:
+        checks.whole(self, exact_count=self.exact_count)
 
-    def compute(self) -> dict[str, float]:
+    def measure(self, law: Any, samples: Tensor, label: Tensor | None) -> dict[str, float]:
         """The three numbers."""
-        samples, label = self.collected()
         rows = torch.randperm(len(samples), generator=generator("transport"))[: self.exact_count].to(samples.device)
         part, part_label = samples[rows], None if label is None else label[rows]
-        fresh = self.fresh("a", len(part), part_label)
+        device = samples.device
+        other = fresh(law, "a", len(part), part_label, device)
         return {
-            "wasserstein2": wasserstein2(part, fresh),
-            "wasserstein2_floor": wasserstein2(self.fresh("b", len(part), part_label), fresh),
-            "sliced_wasserstein2": sliced_wasserstein2(samples, self.fresh("c", len(samples), label)),
+            "wasserstein2": wasserstein2(part, other),
+            "wasserstein2_floor": wasserstein2(fresh(law, "b", len(part), part_label, device), other),
+            "sliced_wasserstein2": sliced_wasserstein2(samples, fresh(law, "c", len(samples), label, device)),
         }
 
 
-class LawKernelDistance(_LawMetric):
+@dataclass(frozen=True)
+class LawKernelDistance(LawMetric):
     """Unbiased squared MMD to the law itself with Gaussian kernels, mean over three bandwidths; gives ``mmd2``.
 
     E_{x ~ law} k(x, y) is ``(2 pi h^2)^{D/2}`` times the density of the law blurred by h, which is known exactly, so
     only the samples are random. E k(x, x') of the law with itself is the mean of that over 16384 fresh samples.
 
     Args:
-        law: The law.
         bandwidths: h, in units of the root of the trace of the law's covariance.
     """
 
-    shows_fidelity = True
+    bandwidths: tuple[float, ...] = (0.1, 0.3, 1.0)
+    numbers = {"mmd2": Kind("fidelity", "lower")}
 
-    def __init__(self, law: Any, bandwidths: tuple[float, ...] = (0.1, 0.3, 1.0)) -> None:
-        super().__init__(law)
-        spread = float(law.covariance.trace().sqrt())
-        self.bandwidths = [spread * bandwidth for bandwidth in bandwidths]
+    def __post_init__(self) -> None:
+        checks.not_empty(self, bandwidths=self.bandwidths)
+        checks.positive(self, bandwidths=self.bandwidths)
 
-    def expected_kernel(self, y: Tensor, shares: Tensor | None, bandwidth: float) -> Tensor:
-        """E_{x ~ law} k(x, y) for y (N, D); ``shares`` (K,) of the classes, ``None`` for the law's own."""
-        one = torch.ones(len(y), 1, dtype=torch.float64, device=y.device)
-        factor = 0.5 * self.num_features * math.log(2 * math.pi * bandwidth**2)
-
-        def log_blurred(label: Tensor | None) -> Tensor:
-            return factor + self.law.log_marginal(y, one, bandwidth * one, label)
-
-        if shares is None:
-            return log_blurred(None).exp()
-        classes = [k for k, share in enumerate(shares.tolist()) if share > 0]
-        return torch.stack(
-            [shares[k] * log_blurred(torch.full((len(y),), k, device=y.device)).exp() for k in classes]
-        ).sum(0)
-
-    def compute(self) -> dict[str, float]:
+    def measure(self, law: Any, samples: Tensor, label: Tensor | None) -> dict[str, float]:
         """``{"mmd2": squared distance}``."""
-        samples, label = self.collected()
+        spread = float(law.covariance.trace().sqrt())
+        bandwidths = [spread * bandwidth for bandwidth in self.bandwidths]
         shares, fresh_label = None, None
-        if label is not None and self.law.num_classes:
-            shares = torch.bincount(label, minlength=self.law.num_classes).double() / len(label)
+        if label is not None and law.num_classes:
+            shares = torch.bincount(label, minlength=law.num_classes).double() / len(label)
             fresh_label = label[torch.arange(16384, device=label.device) * len(label) // 16384]
-        fresh = self.fresh("kernel", 16384, fresh_label)
+        real = fresh(law, "kernel", 16384, fresh_label, samples.device)
         total = 0.0
-        for bandwidth in self.bandwidths:
+        for bandwidth in bandwidths:
             within = mean_within(samples, gaussian_kernel(bandwidth), label if shares is not None else None)
-            across = self.expected_kernel(samples, shares, bandwidth).mean()
-            total += float(within - 2 * across + self.expected_kernel(fresh, shares, bandwidth).mean())
-        return {"mmd2": total / len(self.bandwidths)}
+            across = expected_kernel(law, samples, shares, bandwidth).mean()
+            total += float(within - 2 * across + expected_kernel(law, real, shares, bandwidth).mean())
+        return {"mmd2": total / len(bandwidths)}
 
 
-class LawLikelihood(SampleMetric):
-    """Mean negative log density of the samples under the law, in nats; gives ``nll`` and
-    ``count``. A fidelity number only.
+def expected_kernel(law: Any, y: Tensor, shares: Tensor | None, bandwidth: float) -> Tensor:
+    """E_{x ~ law} k(x, y) for y (N, D); ``shares`` (K,) of the classes, ``None`` for the law's own."""
+    one = torch.ones(len(y), 1, dtype=torch.float64, device=y.device)
+    factor = 0.5 * y.shape[1] * math.log(2 * math.pi * bandwidth**2)
 
-    Args:
-        law: The law; it must have a density.
+    def log_blurred(label: Tensor | None) -> Tensor:
+        return factor + law.log_marginal(y, one, bandwidth * one, label)
+
+    if shares is None:
+        return log_blurred(None).exp()
+    classes = [k for k, share in enumerate(shares.tolist()) if share > 0]
+    return torch.stack([shares[k] * log_blurred(torch.full((len(y),), k, device=y.device)).exp() for k in classes]).sum(
+        0
+    )
+
+
+@dataclass(frozen=True)
+class LawLikelihood(LawMetric):
+    """Mean negative log density of the samples under the law, in nats; gives ``nll`` and ``count``.
+
+    A fidelity number only. The law must have a density.
     """
 
-    shows_fidelity = True
+    numbers = {"nll": Kind("fidelity", "lower"), "count": BOOKKEEPING}
+
+    def build(self, law: Any) -> LikelihoodSums:
+        """Sums are enough."""
+        return LikelihoodSums(law)
+
+
+class LikelihoodSums(SampleMetric):
+    """The states of :class:`LawLikelihood`.
+
+    Args:
+        law: The law.
+    """
+
+    numbers = LawLikelihood.numbers
     total: Tensor
     count: Tensor
 
@@ -174,7 +185,8 @@ def squared_deviations(law: Any, samples: Tensor) -> Tensor:
     return (distance - along.sum(2)).clamp(min=0) / law.variances + inside
 
 
-class ModeCoverage(SampleMetric):
+@dataclass(frozen=True)
+class ModeCoverage(LawMetric):
     """Which Gaussians of a mixture a sampler finds, and how often it hits them.
 
     A sample belongs to the Gaussian that most probably made it, and hits it if it lies within ``radius`` standard
@@ -186,18 +198,43 @@ class ModeCoverage(SampleMetric):
     - ``high_quality``: share of samples that hit (0.989 for the law itself). A fidelity number only.
 
     Args:
-        law: A ``MixtureDenoiser`` with positive standard deviations.
-        radius: In standard deviations.
-        found_share: Part of a mode's expected number of hits.
+        radius: How many standard deviations from its mode a good sample is at most.
+        found_share: Part of its expected number of good samples that makes a mode count as found.
     """
 
-    shows_fidelity = True
-    shows_coverage = True
+    radius: float = 3.0
+    found_share: float = 0.2
+    numbers = {
+        "mode_coverage": Kind("coverage", "higher"),
+        "modes_found": Kind("coverage", "higher"),
+        "mode_kl": Kind("coverage", "lower"),
+        "high_quality": Kind("fidelity", "higher"),
+    }
+
+    def __post_init__(self) -> None:
+        checks.positive(self, radius=self.radius)
+        checks.between(self, 0.0, 1.0, "(]", found_share=self.found_share)
+
+    def build(self, law: Any) -> ModeCounts:
+        """Counts are enough."""
+        return ModeCounts(law, self.radius, self.found_share)
+
+
+class ModeCounts(SampleMetric):
+    """The states of :class:`ModeCoverage`.
+
+    Args:
+        law: A ``MixtureDenoiser`` with positive standard deviations.
+        radius: As there.
+        found_share: As there.
+    """
+
+    numbers = ModeCoverage.numbers
     samples_of: Tensor
     hits_of: Tensor
     expected_of: Tensor
 
-    def __init__(self, law: Any, radius: float = 3.0, found_share: float = 0.2) -> None:
+    def __init__(self, law: Any, radius: float, found_share: float) -> None:
         from scipy.stats import chi2
 
         super().__init__()
@@ -238,3 +275,19 @@ class ModeCoverage(SampleMetric):
             "mode_kl": max(0.0, float(kl)),
             "high_quality": float(self.hits_of.sum() / count),
         }
+
+
+@dataclass(frozen=True)
+class LawAccuracy(LawMetric):
+    """Share of labelled samples that most probably belong to their class; gives ``accuracy``, if there are classes."""
+
+    numbers = CorrectLabels.numbers
+
+    def build(self, law: Any) -> CorrectLabels:
+        """Counts are enough."""
+
+        def probabilities(samples: Tensor, label: Tensor) -> Tensor:
+            of_mode = law.responsibilities(samples)
+            return of_mode.new_zeros(len(samples), law.num_classes).index_add(1, law.classes, of_mode)
+
+        return CorrectLabels(probabilities)

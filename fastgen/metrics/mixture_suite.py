@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastgen import checks
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
-from fastgen.metrics.accuracy import ClassAccuracy
-from fastgen.metrics.base import MetricSuite, SampleMetric
+from fastgen.metrics.base import MetricSuite, SampleMetric, members
 from fastgen.metrics.features import state_digest
-from fastgen.metrics.mixture import LawKernelDistance, LawLikelihood, ModeCoverage, WassersteinDistance
+from fastgen.metrics.law_metric import LawMetric
+from fastgen.metrics.mixture import LawAccuracy, LawKernelDistance, LawLikelihood, ModeCoverage, WassersteinDistance
+
+OF_TRANSPORT = (
+    "write metrics: [{{class_path: WassersteinDistance, init_args: {{{}}}}}, LawKernelDistance, LawLikelihood, "
+    "ModeCoverage, LawAccuracy]"
+)
+OF_MODES = (
+    "write metrics: [WassersteinDistance, LawKernelDistance, LawLikelihood, {{class_path: ModeCoverage, init_args: "
+    "{{{}}}}}, LawAccuracy]"
+)
+"""How options that were the suite's are written now."""
+
+DEFAULT: tuple[LawMetric, ...] = (
+    WassersteinDistance(),
+    LawKernelDistance(),
+    LawLikelihood(),
+    ModeCoverage(),
+    LawAccuracy(),
+)
 
 
 class MixtureMetrics(MetricSuite):
-    """Exact distances to a known law.
-
-    Numbers: ``wasserstein2``, ``wasserstein2_floor``, ``sliced_wasserstein2``, ``mmd2``, ``nll``, ``mode_coverage``,
-    ``modes_found``, ``mode_kl``, ``high_quality``, ``accuracy`` (if the law has classes and samples have labels) and
-    ``count``. The reference is the law itself: every rank draws the same fresh samples of it.
+    """Exact distances to a known law, which is the reference: every rank draws the same fresh samples of it.
 
     Args:
         distribution: The law, a mixture such as ``RingMixture``.
-        exact_count: Largest number of samples for the exact transport distance.
-        radius: How many standard deviations from its mode a good sample is at most.
-        found_share: Part of its expected number of good samples that makes a mode count as found.
+        metrics: What to measure; see each class for its numbers.
     """
 
-    def __init__(
-        self,
-        distribution: Callable[[], Denoiser],
-        exact_count: int = 1000,
-        radius: float = 3.0,
-        found_share: float = 0.2,
-    ) -> None:
-        checks.whole(self, exact_count=exact_count)
-        checks.positive(self, radius=radius)
-        checks.between(self, 0.0, 1.0, "(]", found_share=found_share)
+    former_options = {
+        "exact_count": f"belongs to WassersteinDistance now; {OF_TRANSPORT.format('exact_count: 1000')}.",
+        "radius": f"belongs to ModeCoverage now; {OF_MODES.format('radius: 3.0')}.",
+        "found_share": f"belongs to ModeCoverage now; {OF_MODES.format('found_share: 0.2')}.",
+    }
+
+    def __init__(self, distribution: Callable[[], Denoiser], metrics: Sequence[LawMetric] = DEFAULT) -> None:
         super().__init__()
         law: Any = distribution()
         if not hasattr(law, "responsibilities") or bool((law.variances <= 0).any()):
@@ -49,17 +57,11 @@ class MixtureMetrics(MetricSuite):
                 "give one such as RingMixture."
             )
         self.law = law
-        self._accuracy = ClassAccuracy()
-        self._on_samples: dict[str, SampleMetric] = {
-            "transport": WassersteinDistance(law, exact_count),
-            "kernel": LawKernelDistance(law),
-            "likelihood": LawLikelihood(law),
-            "modes": ModeCoverage(law, radius, found_share),
-        }
+        self._members = members(self, metrics, lambda metric: metric.build(law))
 
     def metrics(self) -> Mapping[str, SampleMetric]:
         """The members."""
-        return {**self._on_samples, "accuracy": self._accuracy}
+        return self._members
 
     def set_reference(self, reference: Mapping[str, Tensor] | None) -> None:
         """Nothing to do: the law is the reference."""
@@ -73,13 +75,8 @@ class MixtureMetrics(MetricSuite):
             )
         samples = samples.to(self.device)
         label = None if label is None or self.law.num_classes == 0 else label.to(self.device)
-        for metric in self._on_samples.values():
+        for metric in self._members.values():
             metric.update(samples, label)
-        of_class = self.law.responsibilities(samples)
-        if label is not None:
-            by_class = of_class.new_zeros(len(samples), self.law.num_classes)
-            of_class = by_class.index_add(1, self.law.classes, of_class)
-        self._accuracy.update(of_class, label)
 
     def to(self, device: torch.device | str) -> MixtureMetrics:
         """Work on ``device``."""

@@ -13,8 +13,9 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from fastgen import checks
 from fastgen.errors import UserError
-from fastgen.metrics.base import SampleMetric
 from fastgen.metrics.lpips import Backbone, Lpips
+from fastgen.metrics.picture_metric import PictureMetric, Pictures
+from fastgen.results.kinds import BOOKKEEPING, Kind
 
 BLOCK = 32
 """Pairs per call of the network."""
@@ -26,7 +27,7 @@ def number_of(*parts: object) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-class PairwiseLPIPS(SampleMetric):
+class PairwiseLPIPS(PictureMetric):
     """Mean LPIPS between samples of one condition, made from several seeds; gives ``lpips_diversity``.
 
     The diversity of Yin et al. 2024 (DMD2, arXiv 2405.14867, its SDXL table, there at 512 pixels): 0 for a sampler that
@@ -44,7 +45,7 @@ class PairwiseLPIPS(SampleMetric):
         seeds: Samples of each.
     """
 
-    shows_coverage = True
+    numbers = {"lpips_diversity": Kind("coverage", "higher"), "lpips_condition_count": BOOKKEEPING}
     images: list[Tensor] | Tensor
     groups: list[Tensor] | Tensor
     keys: list[Tensor] | Tensor
@@ -71,6 +72,10 @@ class PairwiseLPIPS(SampleMetric):
     def load(self) -> None:
         """Read the network."""
         self.lpips.load()
+
+    def observe(self, batch: Pictures) -> None:
+        """Take in pictures, those of one prompt or label as one group."""
+        self.update(batch.images, batch.label if batch.prompt is None else batch.prompt, batch.seeds)
 
     def update(
         self, samples: Tensor, label: Tensor | Sequence[Any] | None = None, seeds: Sequence[int] | None = None
@@ -152,7 +157,7 @@ class PairwiseLPIPS(SampleMetric):
         return f"{self.lpips.fingerprint()}/{self.size}/{self.conditions}x{self.seeds}"
 
 
-class TeacherAlignment(SampleMetric):
+class TeacherAlignment(PictureMetric):
     """How close a student's sample is to its teacher's from the same noise and condition.
 
     Gives ``teacher_psnr`` (mean over pairs, in dB, at most 100) and ``teacher_lpips``. Only methods that follow the
@@ -161,14 +166,23 @@ class TeacherAlignment(SampleMetric):
     Args:
         backbone: Of LPIPS, ``null`` for PSNR alone, which needs no weights.
         weights: torchvision's file of the backbone; ``None`` to take it from PyTorch's cache or download it.
+        count: How many of the first samples are compared.
     """
 
+    numbers = {
+        "teacher_psnr": Kind("alignment", "higher"),
+        "teacher_lpips": Kind("alignment", "lower"),
+        "teacher_pair_count": BOOKKEEPING,
+    }
+    in_parts = False
     psnr_total: Tensor
     lpips_total: Tensor
     count: Tensor
 
-    def __init__(self, backbone: Backbone | None = "alex", weights: str | None = None) -> None:
+    def __init__(self, backbone: Backbone | None = "alex", weights: str | None = None, count: int = 64) -> None:
+        checks.whole(self, count=count)
         super().__init__()
+        self.wanted = count
         self.lpips = None if backbone is None else Lpips(backbone, weights)
         self.add_state("psnr_total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("lpips_total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
@@ -178,6 +192,18 @@ class TeacherAlignment(SampleMetric):
         """Read the network, if LPIPS is wanted."""
         if self.lpips is not None:
             self.lpips.load()
+
+    @property
+    def wants_teacher(self) -> int:
+        """As many as are compared."""
+        return self.wanted
+
+    def observe(self, batch: Pictures) -> None:
+        """Take in pictures of which those of the teacher's seeds count."""
+        seeds, known = batch.seeds or [], batch.teacher or {}
+        rows = [row for row, seed in enumerate(seeds) if seed in known]
+        pairs = [known[seed] for seed in seeds if seed in known]
+        self.update(batch.images[rows], torch.stack(pairs) if pairs else None)
 
     def update(self, samples: Tensor, teacher_samples: Tensor | None = None) -> None:
         """Add pairs of uint8 images (N, C, H, W); without the teacher's nothing is counted."""

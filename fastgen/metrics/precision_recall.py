@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from fastgen.metrics.base import CollectingMetric
+from fastgen import checks
+from fastgen.metrics.feature_metric import FeatureMetric, Features
+from fastgen.results.kinds import Kind
 
 BLOCK = 2048
 
@@ -52,23 +56,30 @@ def precision_recall(samples: Tensor, reference: Tensor, k: int) -> dict[str, fl
     }
 
 
-class PrecisionRecall(CollectingMetric):
+@dataclass(frozen=True)
+class PrecisionRecall(FeatureMetric):
     """:func:`precision_recall` of all samples; compare at equal counts, recall grows with the number of samples.
 
     Args:
-        num_features: D.
         neighbours: k. 3 and 5 are in use; 5 is steadier for small sets.
     """
 
-    needs_reference = True
-    shows_fidelity = True
-    shows_coverage = True
+    neighbours: int = 5
+    numbers = {
+        "precision": Kind("fidelity", "higher"),
+        "recall": Kind("coverage", "higher"),
+        "density": Kind("fidelity", "higher"),
+        "coverage": Kind("coverage", "higher"),
+    }
 
-    def __init__(self, num_features: int, neighbours: int = 5) -> None:
-        super().__init__(num_features)
-        self.neighbours = neighbours
+    def __post_init__(self) -> None:
+        checks.whole(self, neighbours=self.neighbours)
 
-    def compute(self) -> dict[str, float]:
+    @property
+    def least(self) -> int:
+        """Every point needs so many others."""
+        return self.neighbours + 1
+
+    def measure(self, samples: Features, reference: Features) -> dict[str, float]:
         """``{"precision", "recall", "density", "coverage"}``."""
-        least = self.neighbours + 1
-        return precision_recall(self.collected(least)[0], self.reference_samples(least), self.neighbours)
+        return precision_recall(samples.values, reference.values, self.neighbours)

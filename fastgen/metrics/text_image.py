@@ -15,14 +15,15 @@ from torch.nn import functional
 from fastgen import checks
 from fastgen.errors import UserError
 from fastgen.files import sha256
-from fastgen.metrics.base import SampleMetric
 from fastgen.metrics.hf_clip import open_clip_names
 from fastgen.metrics.open_clip_tower import MEAN, STD, OpenClipTower
+from fastgen.metrics.picture_metric import PictureMetric, Pictures
 from fastgen.metrics.resize import resize_lanczos, resize_longest, standardise
 from fastgen.metrics.weights import Release, find_weights, read_weights
+from fastgen.results.kinds import Kind, Kinds
 
 
-class EmbeddingScore(SampleMetric):
+class EmbeddingScore(PictureMetric):
     """The mean over images of a number that their embedding gives; beside it how much the embeddings differ.
 
     Gives ``<name>``, ``<name>_<style>`` for every style that occurred, and ``<name>_diversity``: the mean of 1 - cosine
@@ -37,8 +38,6 @@ class EmbeddingScore(SampleMetric):
         styles: Names of groups of prompts whose means are given as well.
     """
 
-    shows_fidelity = True
-    shows_coverage = True
     name: str
     scale = 1.0
     needs_prompts = True
@@ -58,9 +57,21 @@ class EmbeddingScore(SampleMetric):
         self.add_state("embedding_total", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("embedding_squares", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
+    @property
+    def numbers(self) -> Kinds:  # type: ignore[override]
+        """The score over all images and over each style, and how much the embeddings differ."""
+        scores = [self.name, *(f"{self.name}_{style}" for style in self.styles)]
+        return dict.fromkeys(scores, Kind("fidelity", "higher")) | {
+            f"{self.name}_diversity": Kind("coverage", "higher")
+        }
+
     def load(self) -> None:
         """Read the network."""
         self.tower.load()
+
+    def observe(self, batch: Pictures) -> None:
+        """Take in pictures with their prompts and styles."""
+        self.update(batch.images, batch.prompt, batch.style)
 
     def pixels(self, images: Tensor) -> Tensor:
         """The network's input for uint8 images (N, 3, H, W)."""

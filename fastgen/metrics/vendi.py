@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from fastgen.errors import UserError
 from fastgen.metrics.base import SampleMetric
+from fastgen.metrics.feature_metric import FeatureMetric, FeatureSpace
+from fastgen.results.kinds import Kind
 
 
-class VendiScore(SampleMetric):
+@dataclass(frozen=True)
+class VendiScore(FeatureMetric):
     """Effective number of different samples, by the cosine similarity of their features; gives ``vendi``.
 
     ``exp(-sum_i l_i log l_i)`` with l the eigenvalues of K / N, ``K_ij = <f_i, f_j>`` of unit vectors f: N if all are
-    orthogonal, 1 if all are equal (Friedman & Dieng 2022, arXiv 2210.02410, definition 3.1). K / N and
-    ``sum_i f_i f_i^T / N`` have the same eigenvalues except zeros, so its state is a fp64 sum (D, D) and it is exact
-    over ranks. It needs no reference; noise raises it, so it is a coverage number only, to be read beside that of real
-    samples.
+    orthogonal, 1 if all are equal (Friedman & Dieng 2022, arXiv 2210.02410, definition 3.1). It needs no reference;
+    noise raises it, so it is a coverage number only, to be read beside that of real samples.
+    """
+
+    numbers = {"vendi": Kind("coverage", "higher")}
+    needs_reference = False
+
+    def build(self, space: FeatureSpace) -> VendiSums:
+        """Sums are enough."""
+        return VendiSums(space.num_features)
+
+
+class VendiSums(SampleMetric):
+    """The states of :class:`VendiScore`.
+
+    K / N and ``sum_i f_i f_i^T / N`` have the same eigenvalues except zeros, so a fp64 sum (D, D) is enough, and exact
+    over ranks.
 
     Args:
         num_features: D.
     """
 
-    shows_coverage = True
+    numbers = VendiScore.numbers
     outer: Tensor
     count: Tensor
 

@@ -9,11 +9,12 @@ from html import escape
 from math import isfinite
 
 from fastgen.report.chart import Series, chart
-from fastgen.report.kinds import headline, kind_of, of_aspect, ordered
 from fastgen.report.pieces import DIRECTIONS, Runs, figure, label_of, legend, swatch
 from fastgen.report.run import Measurement, Run
 from fastgen.report.summary import Final, incomparable
 from fastgen.report.words import calls, digits, duration, times
+from fastgen.results.kinds import Kind, Kinds, headline, of_aspect, ordered
+from fastgen.results.rows import kinds_of_all
 
 
 def problems(runs: Sequence[Run]) -> list[tuple[str, Runs]]:
@@ -43,15 +44,16 @@ def per_problem(groups: Sequence[tuple[str, Runs]], make: Callable[[Runs], str])
 def final_table(runs: Runs, rows: Mapping[str, Sequence[Final]]) -> str:
     """All final numbers; the best student of each column is bold."""
     listed = [(i, run, row) for i, run in runs for row in rows[run.name]]
-    names = ordered(name for _, _, row in listed for name in row.values if name != "count")
+    kinds = kinds_of_all(row.kinds for _, _, row in listed)
+    names = ordered((name for _, _, row in listed for name in row.values if name != "count"), kinds)
     if not names:
         return ""
     notes = incomparable([row for _, _, row in listed])
-    best = {} if notes else {name: best_of(name, [row for _, _, row in listed]) for name in names}
-    kinds = {name: kind_of(name) for name in names}
+    best = {} if notes else {name: best_of(name, kinds[name], [row for _, _, row in listed]) for name in names}
     head = "".join(
-        f"<th scope='col' class='{aspect}' title='{DIRECTIONS[better]}'>{escape(label_of(name))}</th>"
-        for name, (aspect, better) in kinds.items()
+        f"<th scope='col' class='{kinds[name].aspect}' title='{DIRECTIONS[kinds[name].better]}'>"
+        f"{escape(label_of(name, kinds[name]))}</th>"
+        for name in names
     )
     lines = []
     for i, run, row in listed:
@@ -61,7 +63,7 @@ def final_table(runs: Runs, rows: Mapping[str, Sequence[Final]]) -> str:
             ratio = times(row.ratios.get(name))
             strong = row.role != "teacher" and best.get(name) is row
             shown = f"<strong>{value}</strong>" if strong else value
-            cells.append(f"<td class='{kind_of(name)[0]}'>{shown}{f'<small>{ratio}</small>' if ratio else ''}</td>")
+            cells.append(f"<td class='{kinds[name].aspect}'>{shown}{f'<small>{ratio}</small>' if ratio else ''}</td>")
         teacher = row.role == "teacher"
         fixed = [escape(row.role), digits(row.nfe), "" if teacher else f"{row.student_updates:,}", digits(row.count)]
         lines.append(
@@ -76,26 +78,31 @@ def final_table(runs: Runs, rows: Mapping[str, Sequence[Final]]) -> str:
     )
 
 
-def best_of(name: str, rows: Sequence[Final]) -> Final | None:
+def best_of(name: str, kind: Kind, rows: Sequence[Final]) -> Final | None:
     """The student's row with the best number, if there are several and a direction is better."""
-    better = kind_of(name)[1]
     students = [row for row in rows if row.role != "teacher" and name in row.values and isfinite(row.values[name])]
-    if better is None or len(students) < 2:
+    if kind.better is None or len(students) < 2:
         return None
-    chosen = (min if better == "low" else max)(students, key=lambda row: row.values[name])
+    chosen = (min if kind.better == "lower" else max)(students, key=lambda row: row.values[name])
     ties = sum(row.values[name] == chosen.values[name] for row in students)
     return chosen if ties == 1 else None
 
 
 def shown_metrics(runs: Runs, rows: Mapping[str, Sequence[Final]]) -> list[str]:
     """Metrics worth a chart, in the order of tables."""
-    names = ordered(name for _, run in runs for row in rows[run.name] for name in row.values)
-    return [name for name in names if kind_of(name)[0] != "bookkeeping"]
+    kinds = kinds_in(runs, rows)
+    names = ordered((name for _, run in runs for row in rows[run.name] for name in row.values), kinds)
+    return [name for name in names if kinds[name].aspect != "bookkeeping"]
+
+
+def kinds_in(runs: Runs, rows: Mapping[str, Sequence[Final]]) -> Kinds:
+    """What the numbers of runs measure."""
+    return kinds_of_all(row.kinds for _, run in runs for row in rows[run.name])
 
 
 def metric_curves(runs: Runs, rows: Mapping[str, Sequence[Final]]) -> str:
     """A chart per metric, against student updates and against training time."""
-    figures = []
+    figures, kinds = [], kinds_in(runs, rows)
     for name in shown_metrics(runs, rows):
         both = []
         for axis, label in (("updates", "student updates"), ("time", "training time")):
@@ -112,10 +119,10 @@ def metric_curves(runs: Runs, rows: Mapping[str, Sequence[Final]]) -> str:
                     series.append(Series(f"{run.name}, {role}, {calls(nfe)}", points, i, end=end))
             told = f"{name.replace('_', ' ')} against {label}"
             text = {"x_text": duration} if axis == "time" else {}
-            svg = chart(series, told, label, log=kind_of(name)[1] == "low", **text)  # type: ignore[arg-type]
+            svg = chart(series, told, label, log=kinds[name].better == "lower", **text)  # type: ignore[arg-type]
             both.append(f"<div class='by-{axis}'>{svg}</div>" if svg else "")
         if any(both):
-            figures.append(figure(name, "".join(both)))
+            figures.append(figure(name, "".join(both), kinds[name]))
     if not figures:
         return ""
     switch = (
@@ -154,10 +161,11 @@ def levels(runs: Runs, rows: Mapping[str, Sequence[Final]], name: str) -> list[S
 def quality_against_calls(runs: Runs, rows: Mapping[str, Sequence[Final]]) -> str:
     """Headline fidelity and coverage of teachers and students against network calls."""
     chosen: list[str] = []
+    kinds = kinds_in(runs, rows)
     for _, run in runs:
         for row in rows[run.name]:
-            chosen += [name for name in headline(row.values) if name is not None and name not in chosen]
-    chosen = [*of_aspect(chosen, "fidelity"), *of_aspect(chosen, "coverage")]
+            chosen += [name for name in headline(row.values, kinds) if name is not None and name not in chosen]
+    chosen = [*of_aspect(chosen, kinds, "fidelity"), *of_aspect(chosen, kinds, "coverage")]
     figures = []
     for name in chosen:
         teachers: dict[tuple[float, float], Series] = {}
@@ -175,10 +183,10 @@ def quality_against_calls(runs: Runs, rows: Mapping[str, Sequence[Final]]) -> st
                 else:
                     series.append(Series(f"{run.name}, {role}", sorted(points), i, line=len(points) > 1, shift=shift))
         told = f"{name.replace('_', ' ')} against network calls per sample"
-        low = kind_of(name)[1] == "low"
+        low = kinds[name].better == "lower"
         told_calls = "network calls per sample"
         svg = chart([*teachers.values(), *series], told, told_calls, lambda x: str(round(x)), calls=True, log=low)
-        figures += [figure(name, svg)] if svg else []
+        figures += [figure(name, svg, kinds[name])] if svg else []
     if not figures:
         return ""
     return charts(runs, rows, "ring", figures)

@@ -7,11 +7,11 @@ from html import escape
 from typing import Any
 
 from fastgen.report.chart import colour_class
-from fastgen.report.kinds import headline
 from fastgen.report.pieces import Runs, label_of
 from fastgen.report.run import Run, amount, part
 from fastgen.report.summary import Final
 from fastgen.report.words import calls, digits, duration, times
+from fastgen.results.kinds import headline
 
 
 def cards(runs: Runs, rows: Mapping[str, Sequence[Final]]) -> str:
@@ -32,11 +32,16 @@ def card(colour: int, run: Run, rows: Sequence[Final]) -> str:
         facts.append(("network calls", f"{teacher.nfe} → {told}" if teacher is not None and teacher.nfe else told))
     if student is not None:
         at = f" at {calls(student.nfe)}" if len(students) > 1 else ""
-        for name in headline(student.values):
+        for name in headline(student.values, student.kinds):
             if name is not None:
                 ratio = times(student.ratios.get(name))
                 value = f"<strong>{digits(student.values[name])}</strong>"
-                facts.append((label_of(name) + at, value + (f" <small>{ratio} teacher</small>" if ratio else "")))
+                facts.append(
+                    (
+                        label_of(name, student.kinds[name]) + at,
+                        value + (f" <small>{ratio} teacher</small>" if ratio else ""),
+                    )
+                )
     seconds = amount(run.throughput.get("training_seconds"))
     seconds = seconds or max((row.training_seconds or 0.0 for row in students), default=0.0) or None
     trained = f"{run.student_updates:,} updates" + (f" in {duration(seconds)}" if seconds else "")

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from html import escape
 
 from fastgen.report.chart import colour_class
-from fastgen.report.kinds import kind_of
 from fastgen.report.run import Run
+from fastgen.results.kinds import Kind
 
 Runs = Sequence[tuple[int, Run]]
 """Runs with the numbers of their colours."""
 
-ARROWS = {"low": "↓", "high": "↑", None: ""}
-DIRECTIONS = {"low": "lower is better", "high": "higher is better", None: ""}
+ARROWS = {"lower": "↓", "higher": "↑", None: ""}
+DIRECTIONS = {"lower": "lower is better", "higher": "higher is better", None: ""}
 
 
 def section(anchor: str, title: str, lead: str, body: str) -> str:
@@ -37,13 +37,13 @@ def legend(runs: Runs, teacher: str | None = None) -> str:
     return f"<ul class='legend'>{''.join(items)}</ul>"
 
 
-def label_of(name: str) -> str:
+def label_of(name: str, kind: Kind) -> str:
     """A metric's name with the direction that is better."""
-    return f"{name.replace('_', ' ')} {ARROWS[kind_of(name)[1]]}".strip()
+    return f"{name.replace('_', ' ')} {ARROWS[kind.better]}".strip()
 
 
-def figure(name: str, body: str) -> str:
+def figure(name: str, body: str, kind: Kind) -> str:
     """A chart under a metric's name."""
-    direction = DIRECTIONS[kind_of(name)[1]]
-    hint = f"<small>{direction} {ARROWS[kind_of(name)[1]]}</small>" if direction else ""
+    direction = DIRECTIONS[kind.better]
+    hint = f"<small>{direction} {ARROWS[kind.better]}</small>" if direction else ""
     return f"<figure><figcaption>{escape(name.replace('_', ' '))}{hint}</figcaption>{body}</figure>"

@@ -12,7 +12,9 @@ from typing import Any
 
 from fastgen.documents import read_json, read_yaml
 from fastgen.errors import UserError
-from fastgen.report.records import read_json_lines
+from fastgen.results.kinds import Kinds
+from fastgen.results.records import read_json_lines
+from fastgen.results.rows import kinds_of
 
 MARKS = ("config.yaml", "metrics.jsonl", "throughput.json", "health.jsonl")
 """Files that make a folder a run; one is enough."""
@@ -31,6 +33,7 @@ class Measurement:
         count: Number of samples.
         fingerprint: The extractor, what it was fed, and the reference if that is not the data.
         values: Numbers by metric.
+        kinds: What they measure.
     """
 
     student_updates: int
@@ -41,6 +44,7 @@ class Measurement:
     count: int | None
     fingerprint: str
     values: Mapping[str, float]
+    kinds: Kinds
 
 
 @dataclass(frozen=True)
@@ -219,6 +223,7 @@ def measurement(line: Mapping[str, Any]) -> Measurement | None:
         count=whole(line.get("count")),
         fingerprint=str(line.get("fingerprint", "")) + against,
         values={str(key): value for key, raw in values.items() if (value := number(raw)) is not None},
+        kinds=kinds_of(line),
     )
 
 

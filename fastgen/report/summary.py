@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from fastgen.report.kinds import kind_of, of_aspect, without_lone_fidelity
 from fastgen.report.run import Measurement, Run
+from fastgen.results.kinds import Kind, Kinds, of_aspect, without_lone_fidelity
+from fastgen.results.rows import kinds_of_all
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Final:
         count: Number of samples.
         fingerprint: How they were measured.
         values: Numbers that may be shown (see ``without_lone_fidelity``).
+        kinds: What they measure.
         ratios: The same divided by the teacher's.
         withheld: Fidelity metrics that have no coverage number beside them.
     """
@@ -35,6 +37,7 @@ class Final:
     count: int | None
     fingerprint: str
     values: Mapping[str, float]
+    kinds: Kinds
     ratios: Mapping[str, float]
     withheld: tuple[str, ...]
 
@@ -64,10 +67,11 @@ def merged(run: Run, group: Sequence[Measurement]) -> Final:
     values: dict[str, float] = {}
     for m in same:
         values |= m.values
-    shown, withheld = without_lone_fidelity(values)
+    kinds = kinds_of_all(m.kinds for m in same)
+    shown, withheld = without_lone_fidelity(values, kinds)
     seconds = [m.training_seconds for m in same if m.training_seconds is not None]
     # The row speaks of the samples that its distances were measured on, not of a judge's.
-    main = next((m for m in reversed(same) if of_aspect(m.values, "fidelity")), same[-1])
+    main = next((m for m in reversed(same) if of_aspect(m.values, m.kinds, "fidelity")), same[-1])
     return Final(
         run=run.name,
         role=main.role,
@@ -77,6 +81,7 @@ def merged(run: Run, group: Sequence[Measurement]) -> Final:
         count=main.count,
         fingerprint=main.fingerprint,
         values=shown,
+        kinds={name: kinds.get(name, Kind()) for name in shown},
         ratios={},
         withheld=withheld,
     )
@@ -87,15 +92,15 @@ def with_ratios(row: Final, teacher: Final) -> Final:
     ratios = {
         name: value / teacher.values[name]
         for name, value in row.values.items()
-        if teacher.values.get(name) and kind_of(name)[0] != "bookkeeping"
+        if teacher.values.get(name) and row.kinds[name].aspect != "bookkeeping"
     }
-    return Final(**{**asdict(row), "ratios": ratios})
+    return replace(row, ratios=ratios)
 
 
 def incomparable(rows: Sequence[Final]) -> list[str]:
     """Sentences on why numbers of these rows must not be compared, if so."""
     notes: list[str] = []
-    measured = [row for row in rows if of_aspect(row.values, "fidelity")]
+    measured = [row for row in rows if of_aspect(row.values, row.kinds, "fidelity")]
     counts = sorted({row.count for row in measured if row.count is not None})
     if len(counts) > 1:
         numbers = ", ".join(map(str, counts))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastgen.report.kinds import ordered
 from fastgen.report.run import Run, amount
 from fastgen.report.summary import Final, finals, incomparable
 from fastgen.report.words import digits, duration, times
+from fastgen.results.kinds import ordered
+from fastgen.results.rows import kinds_of_all
 
 GAP = "  "
 
@@ -61,7 +62,9 @@ def one_table(runs: Sequence[Run], width: int | None) -> str:
     rows: list[tuple[Run, Final | None]] = []
     for run in runs:
         rows += [(run, row) for row in finals(run)] or [(run, None)]
-    names = ordered(name for _, row in rows if row is not None for name in row.values if name != "count")
+    measured = [row for _, row in rows if row is not None]
+    kinds = kinds_of_all(row.kinds for row in measured)
+    names = ordered((name for row in measured for name in row.values if name != "count"), kinds)
     labels = ["run", "method", "role", "calls", "updates", "training time", "samples", *names]
     speed = {
         "updates/s": "student_updates_per_second",
@@ -93,5 +96,5 @@ def one_table(runs: Sequence[Run], width: int | None) -> str:
         columns.append(column)
     kept = [i for i in range(len(columns[0])) if i < 2 or any(column[i] for column in columns[1:])]
     text = aligned([[column[i] for i in kept] for column in columns], width)
-    notes = incomparable([row for _, row in rows if row is not None])
+    notes = incomparable(measured)
     return text + "".join(f"\nNote: {note}" for note in notes) + ("\n" if notes else "")

@@ -7,9 +7,9 @@ from lightning.pytorch.loggers import CSVLogger
 from tiny import TinyData, TinyDistiller, TinySuite, trainer, weights
 
 from fastgen.callbacks import EMA, Checkpoint, ConstantEMA, Evaluate
-from fastgen.callbacks.rows import table
 from fastgen.errors import UserError
 from fastgen.randomness import Draws
+from fastgen.results.rows import table
 
 
 def rows_of(folder):

@@ -16,9 +16,10 @@ from tiny import TinyData, TinyDistiller, TinySuite
 
 from fastgen.callbacks import EMA, Checkpoint, Evaluate, HalfLifeEMA, Health, Throughput
 from fastgen.callbacks import evaluation as evaluation_module
-from fastgen.callbacks.rows import ratios
 from fastgen.callbacks.unfinished import Unfinished, weights_digest
 from fastgen.files import save_tensors
+from fastgen.results.former_names import kind_by_name
+from fastgen.results.rows import ratios
 from fastgen.sampling.samplers import JumpSampler, RenoiseSampler
 from fastgen.sampling.solvers import Euler, Heun
 
@@ -176,7 +177,8 @@ def test_the_first_rank_decides_what_is_best(first: bool, tmp_path: Path):
 
 def test_ratios_leave_out_what_no_sampler_changes():
     values = {"frechet": 2.0, "count": 10.0, "frechet_floor": 0.1, "new": 1.0, "zero": 1.0}
-    assert ratios(values, {"frechet": 4.0, "count": 5.0, "frechet_floor": 0.2, "zero": 0.0}) == {"frechet": 0.5}
+    kinds = {name: kind_by_name(name) for name in values}
+    assert ratios(values, {"frechet": 4.0, "count": 5.0, "frechet_floor": 0.2, "zero": 0.0}, kinds) == {"frechet": 0.5}
 
 
 # ---------------------------------------------------------------------- ranks

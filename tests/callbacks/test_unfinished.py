@@ -14,7 +14,8 @@ from fastgen.callbacks import EMA, Checkpoint, Evaluate
 from fastgen.callbacks.evaluation import TEACHER_SEEDS
 from fastgen.errors import UserError
 from fastgen.files import load_tensors
-from fastgen.metrics import CombinedMetrics, FrechetDistance, ImageMetrics, Pixels
+from fastgen.metrics import CombinedMetrics, FrechetDistance, ImageMetrics, KernelDistance, Pixels, VendiScore
+from fastgen.metrics.base import SampleMetric
 from fastgen.metrics.frechet import frechet_distance, moments
 from fastgen.seals import seal
 
@@ -178,7 +179,7 @@ def test_sigterm_keeps_what_was_measured(tmp_path, ckpt, capsys):
 
 def test_data_free_methods_are_compared_with_the_teacher(tmp_path):
     method = TinyDistiller(SHAPE)
-    suite = ImageMetrics(Pixels(2, 1), metrics=["frechet", "kid", "vendi"])
+    suite = ImageMetrics(Pixels(2, 1), metrics=[FrechetDistance(), KernelDistance(), VendiScore()])
     evaluate = Evaluate(suite, count=50, batch_size=7, every_n_steps=2, seed=100)
     trainer(tmp_path, [EMA(), evaluate], max_steps=4).fit(method, NoImages(SHAPE))
     rows = rows_of(tmp_path)
@@ -216,7 +217,7 @@ def test_a_checkpoint_holds_no_metric(ckpt):
         == set(names)
         == set(method.state_dict()) - {name for name in method.state_dict() if name.startswith("teacher.")}
     )
-    assert not any(isinstance(m, FrechetDistance) for m in method.modules())
+    assert not any(isinstance(m, SampleMetric) for m in method.modules())
 
 
 # ---------------------------------------------------------------------- ranks
@@ -288,7 +289,7 @@ class Grouped(TinyData):
 @pytest.mark.parametrize("combined", [False, True])
 def test_suites_get_groups_and_the_teachers_samples_of_equal_noise(tmp_path, combined):
     suite, method = Remembering(), TinyDistiller(SHAPE)
-    whole = CombinedMetrics([ImageMetrics(Pixels(1, 1), metrics=["vendi"]), suite]) if combined else suite
+    whole = CombinedMetrics([ImageMetrics(Pixels(1, 1), metrics=[VendiScore()]), suite]) if combined else suite
     evaluate = Evaluate(whole, count=10, batch_size=4, every_n_steps=1, seed=70)
     trainer(tmp_path, [EMA(), evaluate], max_steps=1).fit(method, Grouped(SHAPE))
     assert list(suite.teacher) == [70, 71, 72, 73, 74]

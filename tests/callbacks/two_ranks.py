@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 from tiny import TinyData, TinyDistiller, TinySuite, trainer
 
 from fastgen.callbacks import EMA, Checkpoint, Evaluate, HalfLifeEMA, Health, Progress, SampleGrid, Throughput
-from fastgen.metrics.frechet import FrechetDistance
+from fastgen.metrics.frechet import FrechetSums
 
 
 class Suite(TinySuite):
@@ -16,7 +16,7 @@ class Suite(TinySuite):
 
     def __init__(self):
         super().__init__()
-        self.metric = FrechetDistance(2)
+        self.metric = FrechetSums(2)
 
     def set_reference(self, reference):
         self.metric.set_reference(reference["samples"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from feature_space import Space
 
 from fastgen.metrics.duplicates import DuplicateRate
 
@@ -15,7 +16,7 @@ def draw(count: int, seed: int) -> torch.Tensor:
 
 
 def rates(samples: torch.Tensor, reference: torch.Tensor, quantile: float = 0.05) -> dict[str, float]:
-    metric = DuplicateRate(D, quantile)
+    metric = DuplicateRate(quantile).build(Space(D))
     metric.set_reference(reference)
     for part in samples.split(333):
         metric.update(part)

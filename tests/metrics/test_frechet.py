@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from feature_space import Space
 
 from fastgen.errors import UserError
 from fastgen.metrics.frechet import FrechetDistance, FrechetRatio, frechet_distance, moments
@@ -53,7 +54,7 @@ def test_refuses_single_precision() -> None:
 
 def test_streaming_equals_the_function() -> None:
     x, y = features(300, 16, 1), features(200, 16, 2)
-    metric = FrechetDistance(16)
+    metric = FrechetDistance().build(Space(16))
     metric.set_reference(y)
     for part in x.split(77):
         metric.update(part)
@@ -68,7 +69,7 @@ def test_streaming_equals_the_function() -> None:
 
 def test_a_new_reference_is_not_answered_from_the_cache() -> None:
     x = features(100, 4, 1)
-    metric = FrechetDistance(4)
+    metric = FrechetDistance().build(Space(4))
     metric.set_reference(x + 1)
     metric.update(x)
     assert metric.compute()["frechet"] == pytest.approx(4.0, rel=1e-9)
@@ -78,8 +79,8 @@ def test_a_new_reference_is_not_answered_from_the_cache() -> None:
 
 def test_missing_reference_or_samples_is_one_sentence() -> None:
     with pytest.raises(UserError, match="set_reference"):
-        FrechetDistance(4).compute()
-    metric = FrechetRatio(4)
+        FrechetDistance().build(Space(4)).compute()
+    metric = FrechetRatio().build(Space(4))
     metric.set_reference(features(10, 4, 1))
     metric.update(features(1, 4, 1))
     with pytest.raises(UserError, match="at least 2 samples, got 1"):
@@ -96,7 +97,7 @@ def labelled(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 def ratio(
     x: torch.Tensor, label: torch.Tensor | None, reference: tuple[torch.Tensor, torch.Tensor]
 ) -> dict[str, float]:
-    metric = FrechetRatio(8)
+    metric = FrechetRatio().build(Space(8))
     metric.set_reference(*reference)
     metric.update(x, label)
     return metric.compute()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from feature_space import Space
 
 from fastgen.data.digits import Digits, load_digits_split
 from fastgen.errors import UserError
@@ -135,6 +136,6 @@ def test_random_convolutions_are_the_same_everywhere_and_labelled() -> None:
 
 
 def test_accuracy() -> None:
-    metric = ClassAccuracy()
+    metric = ClassAccuracy().build(Space(2, lambda logits: logits))
     metric.update(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), torch.tensor([0, 1, 0]))
     assert metric.compute() == {"accuracy": pytest.approx(2 / 3)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from feature_space import Space
 
 from fastgen.metrics.kernel import KernelDistance, gaussian_kernel, mean_within, mmd2, polynomial_kernel
 
@@ -30,7 +31,7 @@ def test_equals_the_definition_over_several_blocks() -> None:
     assert mean_within(x, polynomial_kernel, block=4) == pytest.approx(
         float(mean_within(x, polynomial_kernel)), rel=1e-12
     )
-    metric = KernelDistance(5)
+    metric = KernelDistance().build(Space(5))
     metric.set_reference(y.float())
     for part in x.float().split(5):
         metric.update(part)

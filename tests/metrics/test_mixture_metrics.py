@@ -13,13 +13,15 @@ from fastgen.errors import UserError
 from fastgen.metrics import MixtureMetrics
 from fastgen.metrics.kernel import gaussian_kernel, mean_across
 from fastgen.metrics.mixture import (
-    LawKernelDistance,
     LawLikelihood,
     ModeCoverage,
+    WassersteinDistance,
+    expected_kernel,
     sliced_wasserstein2,
     squared_deviations,
     wasserstein2,
 )
+from fastgen.metrics.mixture_suite import DEFAULT
 from fastgen.processes import EDM
 
 
@@ -28,7 +30,7 @@ def ring(num_classes: int = 0) -> RingMixture:
 
 
 def measure(samples: torch.Tensor, label: torch.Tensor | None = None, num_classes: int = 0) -> dict[str, float]:
-    suite = MixtureMetrics(lambda: ring(num_classes), exact_count=300)
+    suite = MixtureMetrics(lambda: ring(num_classes), metrics=[WassersteinDistance(300), *DEFAULT[1:]])
     for part in zip(samples.split(171), [None] * 99 if label is None else label.split(171), strict=False):
         suite.update(*part)
     return suite.compute()
@@ -73,17 +75,16 @@ def test_expected_kernel_is_exact() -> None:
     y = torch.tensor([[0.3, -0.2], [1.0, 1.0]], dtype=torch.float64)
     # E exp(-|x - y|^2 / 2 h^2) over N(m, s^2): (h^2 / (h^2 + s^2))^{D/2} exp(-|y - m|^2 / 2 (h^2 + s^2)).
     closeness = torch.exp(torch.cdist(y, law.means).square() / (-2 * (0.49 + 0.25))) * 0.49 / (0.49 + 0.25)
-    metric = LawKernelDistance(law)
-    torch.testing.assert_close(metric.expected_kernel(y, None, 0.7), closeness @ law.mixing, rtol=1e-12, atol=0)
+    torch.testing.assert_close(expected_kernel(law, y, None, 0.7), closeness @ law.mixing, rtol=1e-12, atol=0)
     drawn = law.sample(20000, torch.Generator().manual_seed(0)).double()
     for i in range(2):
         by_draws = float(mean_across(y[i : i + 1], drawn, gaussian_kernel(0.7)))
-        assert by_draws == pytest.approx(float(metric.expected_kernel(y, None, 0.7)[i]), rel=0.03)
+        assert by_draws == pytest.approx(float(expected_kernel(law, y, None, 0.7)[i]), rel=0.03)
 
 
 def test_likelihood_is_the_entropy_in_the_mean() -> None:
     law = GaussianDenoiser(EDM(), [0.0, 0.0], [[4.0, 0.0], [0.0, 1.0]])
-    metric = LawLikelihood(law)
+    metric = LawLikelihood().build(law)
     metric.update(torch.tensor([[2.0, 1.0]]))
     assert metric.compute()["nll"] == pytest.approx(0.5 + 0.5 + math.log(2 * math.pi * 2), rel=1e-9)
 
@@ -101,7 +102,7 @@ def test_deviations_of_low_rank_mixtures() -> None:
 
 def test_high_quality_of_the_law_does_not_depend_on_the_dimension() -> None:
     law = ImageMixture(EDM())
-    metric = ModeCoverage(law)
+    metric = ModeCoverage().build(law)
     metric.update(law.sample(3000, torch.Generator().manual_seed(0)))
     numbers = metric.compute()
     assert numbers["high_quality"] == pytest.approx(1 - math.exp(-4.5), abs=0.006)

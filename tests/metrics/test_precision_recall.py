@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from feature_space import Space
 
 from fastgen.errors import UserError
 from fastgen.metrics import precision_recall as module
@@ -37,7 +38,7 @@ def test_equals_brute_force(monkeypatch: pytest.MonkeyPatch, block: int) -> None
 def test_a_collapsed_sampler_is_precise_and_covers_nothing() -> None:
     g = torch.Generator().manual_seed(0)
     reference = torch.randn(200, 4, generator=g)
-    metric = PrecisionRecall(4, neighbours=3)
+    metric = PrecisionRecall(neighbours=3).build(Space(4))
     metric.set_reference(reference)
     metric.update(reference[:1] + 1e-3 * torch.randn(200, 4, generator=g))
     numbers = metric.compute()
@@ -46,7 +47,7 @@ def test_a_collapsed_sampler_is_precise_and_covers_nothing() -> None:
 
 
 def test_too_few_samples_is_one_sentence() -> None:
-    metric = PrecisionRecall(2, neighbours=3)
+    metric = PrecisionRecall(neighbours=3).build(Space(2))
     metric.set_reference(torch.randn(10, 2))
     metric.update(torch.randn(3, 2))
     with pytest.raises(UserError, match="at least 4 samples, got 3"):

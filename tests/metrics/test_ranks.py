@@ -14,7 +14,7 @@ import json, sys
 import torch
 import torch.distributed as dist
 from fastgen.denoisers.mixtures import RingMixture
-from fastgen.metrics import ImageMetrics, MixtureMetrics, Pixels
+from fastgen.metrics import CMMD, FrechetDistance, ImageMetrics, InceptionScore, MixtureMetrics, Pixels, VendiScore
 from fastgen.processes import EDM
 
 class Classifier(Pixels):
@@ -31,10 +31,10 @@ images, label = torch.rand(60, 1, 4, 4, generator=g) * 1.8 - 0.9, torch.arange(6
 points = RingMixture(EDM(), num_classes=2).sample(60, g, label)
 mine = slice(0, 60) if world_size == 1 else slice(0, first) if rank == 0 else slice(first, 60)
 image, mixture = ImageMetrics(Pixels(4, 1)), MixtureMetrics(lambda: RingMixture(EDM(), num_classes=2))
-others = ["cmmd", "vendi", "inception_score"]
+others = [CMMD(), VendiScore(), InceptionScore()]
 more, teacher, sums = (
     ImageMetrics(Classifier(4, 1), metrics=others, prefix="more_"), ImageMetrics(Pixels(4, 1)),
-    ImageMetrics(Pixels(2, 1), metrics=["frechet"], prefix="sums_"),
+    ImageMetrics(Pixels(2, 1), metrics=[FrechetDistance()], prefix="sums_"),
 )
 image.set_reference(reference)
 more.set_reference(reference)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from command_line import unplug
+from feature_space import Space
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fastgen.errors import UserError
-from fastgen.metrics import ImageMetrics
-from fastgen.metrics.frechet import FrechetDistance, frechet_distance, moments
+from fastgen.metrics import FrechetDistance, ImageMetrics, KernelDistance, VendiScore
+from fastgen.metrics.frechet import frechet_distance, moments
 from fastgen.metrics.plumbing import Pixels
 from fastgen.metrics.reference import KEY, read_reference, write_reference
 
@@ -28,7 +29,7 @@ def images(count: int, seed: int) -> torch.Tensor:
 
 def write(path: Path, count: int = 60, seed: int = 0, fingerprint: str | None = None, keep: bool = True) -> Path:
     features = EXTRACTOR(images(count, seed))
-    sums = FrechetDistance(4)
+    sums = FrechetDistance().build(Space(4))
     sums.update(features)
     label = torch.arange(count) % 2
     name = fingerprint or EXTRACTOR.fingerprint()
@@ -51,21 +52,21 @@ def test_file_equals_images(tmp_path: Path):
     assert about["count"] == 60 and about["pixels"] == "random" and len(about["sha256"]) == 64
 
 
-def test_moments_alone_switch_the_other_metrics_off(tmp_path: Path):
+def test_moments_alone_serve_the_frechet_distance_alone(tmp_path: Path):
     path = str(write(tmp_path / "ref.safetensors", keep=False))
-    suite = ImageMetrics(EXTRACTOR, reference=path)
+    suite = ImageMetrics(EXTRACTOR, metrics=[FrechetDistance()], reference=path)
     suite.set_reference(None)
     suite.update(images(50, 1))
     expected = frechet_distance(*moments(EXTRACTOR(images(50, 1))), *moments(EXTRACTOR(images(60, 0))))
     assert suite.compute() == {"frechet": pytest.approx(expected), "count": 50, "reference_count": 60}
-    with pytest.raises(UserError, match=r"kid need the features .* 'fastgen stats --features'"):
-        ImageMetrics(EXTRACTOR, metrics=["frechet", "kid"], reference=path).set_reference(None)
+    with pytest.raises(UserError, match=r"KernelDistance need the features .* 'fastgen stats --features'"):
+        ImageMetrics(EXTRACTOR, metrics=[FrechetDistance(), KernelDistance()], reference=path).set_reference(None)
 
 
 def test_edm_npz(tmp_path: Path):
     mean, cov = moments(EXTRACTOR(images(60, 0)))
     np.savez(tmp_path / "edm.npz", mu=mean.numpy(), sigma=cov.numpy())
-    suite = ImageMetrics(EXTRACTOR, metrics=["frechet", "vendi"], reference=str(tmp_path / "edm.npz"))
+    suite = ImageMetrics(EXTRACTOR, metrics=[FrechetDistance(), VendiScore()], reference=str(tmp_path / "edm.npz"))
     suite.set_reference(None)
     suite.update(images(50, 1))
     numbers = suite.compute()

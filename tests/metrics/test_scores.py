@@ -7,11 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from feature_space import Space
 from PIL import Image
 from torch import nn
 
 from fastgen.errors import UserError
-from fastgen.metrics import ImageMetrics
+from fastgen.metrics import FrechetDistance, ImageMetrics
 from fastgen.metrics.cmmd import CMMD, cmmd
 from fastgen.metrics.inception_score import InceptionScore, inception_score
 from fastgen.metrics.plumbing import Pixels
@@ -45,20 +46,20 @@ def test_inception_score_over_parts_whatever_the_order():
     layer = torch.randn(4, 6, generator=torch.Generator().manual_seed(2))
     results = []
     for order in (torch.arange(101), torch.randperm(101, generator=torch.Generator().manual_seed(5))):
-        metric = InceptionScore(4, lambda f: f @ layer, splits=10)
+        metric = InceptionScore().build(Space(4, lambda f: f @ layer))
         for part in x[order].split(17):
             metric.update(part)
         results.append(metric.compute())
     assert results[0] == pytest.approx(results[1], rel=1e-12)
     assert 1.0 < results[0]["inception_score"] < 6.0 and results[0]["inception_score_std"] > 0
-    one = InceptionScore(4, lambda f: f @ layer, splits=1)
+    one = InceptionScore(splits=1).build(Space(4, lambda f: f @ layer))
     one.update(x)
     whole = inception_score((x @ layer).double().softmax(1))
     assert one.compute() == {"inception_score": pytest.approx(whole, rel=1e-12), "inception_score_std": 0.0}
     assert results[0]["inception_score"] < whole  # small parts make it smaller
     assert one.state_dict() == {}
     with pytest.raises(UserError, match="at least 10 samples, got 3"):
-        metric = InceptionScore(4, lambda f: f @ layer)
+        metric = InceptionScore().build(Space(4, lambda f: f @ layer))
         metric.update(x[:3])
         metric.compute()
 
@@ -78,7 +79,7 @@ def test_cmmd_is_its_formula():
 
     expected = 1000 * (mean(x, x) + mean(y, y) - 2 * mean(x, y))
     assert cmmd(x, y) == pytest.approx(expected, rel=1e-9)
-    metric = CMMD(6)
+    metric = CMMD().build(Space(6))
     metric.set_reference(y)
     for part in x.split(4):
         metric.update(part)
@@ -93,7 +94,7 @@ def test_vendi_is_the_entropy_of_the_similarity_matrix():
     x = features(30, 50, 0)
     unit = nn.functional.normalize(x.double(), dim=1)
     values = np.linalg.eigvalsh((unit @ unit.T / 30).numpy()).clip(min=1e-300)
-    metric = VendiScore(50)
+    metric = VendiScore().build(Space(50))
     for part in x.split(7):
         metric.update(part)
     assert metric.compute()["vendi"] == pytest.approx(math.exp(-(values * np.log(values)).sum()), rel=1e-9)
@@ -102,11 +103,11 @@ def test_vendi_is_the_entropy_of_the_similarity_matrix():
 
 @pytest.mark.parametrize(("rows", "expected"), [(8, 8.0), (1, 1.0), (3, 3.0)])
 def test_vendi_counts_different_samples(rows: int, expected: float):
-    metric = VendiScore(8)
+    metric = VendiScore().build(Space(8))
     metric.update(5 * torch.eye(8)[:rows].repeat(4, 1))
     assert metric.compute()["vendi"] == pytest.approx(expected, rel=1e-9)
     with pytest.raises(UserError, match="got 0"):
-        VendiScore(3).compute()
+        VendiScore().build(Space(3)).compute()
 
 
 # ---------------------------------------------------------------------- centre crop
@@ -125,7 +126,7 @@ def test_centre_crop_reads_the_centre():
 def test_patch_suite_sees_the_centre_only():
     g = torch.Generator().manual_seed(0)
     images = torch.rand(40, 3, 8, 8, generator=g) * 2 - 1
-    suite = ImageMetrics(CentreCrop(Pixels(size=2), size=4), metrics=["frechet"], prefix="patch_")
+    suite = ImageMetrics(CentreCrop(Pixels(size=2), size=4), metrics=[FrechetDistance()], prefix="patch_")
     suite.set_reference({"samples": images})
     changed = images.clone()
     changed[:, :, :2] = 1.0
@@ -153,6 +154,6 @@ def test_resized_is_pillows_lanczos():
 
 def test_parts_of_the_inception_score_are_random():
     """Samples lie sorted in the metric; parts cut in that order would hold one class each and score 1."""
-    metric = InceptionScore(2, lambda features: 50.0 * features, splits=2)
+    metric = InceptionScore(splits=2).build(Space(2, lambda features: 50.0 * features))
     metric.update(torch.cat([torch.tensor([[1.0, 0.0]]).expand(50, 2), torch.tensor([[0.0, 1.0]]).expand(50, 2)]))
     assert metric.compute()["inception_score"] > 1.9

@@ -8,13 +8,26 @@ from torch import Tensor
 
 from fastgen.denoisers.mixtures import RingMixture
 from fastgen.errors import UserError
-from fastgen.metrics import CombinedMetrics, ImageMetrics, MixtureMetrics
+from fastgen.metrics import (
+    CMMD,
+    ClassAccuracy,
+    CombinedMetrics,
+    DuplicateRate,
+    FrechetDistance,
+    ImageMetrics,
+    InceptionScore,
+    KernelDistance,
+    MixtureMetrics,
+    PrecisionRecall,
+    VendiScore,
+)
 from fastgen.metrics.frechet import frechet_distance, moments
+from fastgen.metrics.image_suite import DEFAULT
 from fastgen.metrics.plumbing import Pixels
 from fastgen.processes import EDM
-from fastgen.report.kinds import kind_of
+from fastgen.results.former_names import kind_by_name
 
-ALL = ["frechet", "floor", "kid", "precision_recall", "accuracy", "inception_score", "cmmd", "vendi"]
+ALL = [*DEFAULT, InceptionScore(), CMMD(), VendiScore()]
 
 
 class Classifier(Pixels):
@@ -55,65 +68,69 @@ def test_all_metrics_from_one_forward_pass():
     assert all(metric.state_dict() == {} for metric in suite.metrics().values())
 
 
-def test_what_a_metric_says_it_shows_is_what_tables_take_it_for():
-    image = ImageMetrics(Classifier(), metrics=[*ALL, "duplicates"])
+def test_every_number_says_what_it_measures():
+    image = ImageMetrics(Classifier(), metrics=[*ALL, DuplicateRate()])
     image.set_reference({"samples": images(80, 0)})
     image.update(images(60, 1), torch.arange(60) % 3)
     law = MixtureMetrics(lambda: RingMixture(EDM(), num_classes=2))
     law.update(torch.randn(50, 2), torch.arange(50) % 2)
     for suite in (image, law):
-        for name, metric in suite.metrics().items():
-            aspects = {kind_of(number)[0] for number in metric.compute()}
-            assert ("fidelity" in aspects, "coverage" in aspects) == (metric.shows_fidelity, metric.shows_coverage), (
-                name
-            )
+        kinds = suite.kinds()
+        for name in suite.compute():
+            assert kinds[name] == kind_by_name(name)  # rows written before kinds were say the same by their names
 
 
 @pytest.mark.parametrize(
-    ("names", "lone"),
+    ("metrics", "lone"),
     [
-        (["frechet"], "frechet"),
-        (["kid", "duplicates", "accuracy"], "kid, accuracy"),
-        (["frechet", "vendi"], None),
-        (["precision_recall"], None),
-        (["duplicates"], None),
-        (None, None),
+        ([FrechetDistance()], "FrechetDistance"),
+        ([KernelDistance(), DuplicateRate(), ClassAccuracy()], "KernelDistance, ClassAccuracy"),
+        ([FrechetDistance(), VendiScore()], None),
+        ([PrecisionRecall()], None),
+        ([DuplicateRate()], None),
+        (DEFAULT, None),
     ],
 )
-def test_fidelity_needs_coverage(names: list | None, lone: str | None):
-    suite = ImageMetrics(Pixels(2, 1), metrics=names)
+def test_fidelity_needs_coverage(metrics: list, lone: str | None):
+    suite = ImageMetrics(Pixels(2, 1), metrics=metrics)
     if lone is None:
         suite.refuse_lone_fidelity()
         return
     with pytest.raises(UserError, match=f"measure {lone} but no coverage"):
         suite.refuse_lone_fidelity()
-    CombinedMetrics([suite, ImageMetrics(Pixels(2, 1), metrics=["vendi"])]).refuse_lone_fidelity()
+    CombinedMetrics([suite, ImageMetrics(Pixels(2, 1), metrics=[VendiScore()])]).refuse_lone_fidelity()
 
 
 def test_default_is_what_it_was():
     suite = ImageMetrics(Pixels(2, 1))
-    assert list(suite.metrics()) == ["frechet", "floor", "kid", "precision_recall", "accuracy"]
+    assert list(suite.metrics()) == [
+        "FrechetDistance",
+        "FrechetRatio",
+        "KernelDistance",
+        "PrecisionRecall",
+        "ClassAccuracy",
+    ]
 
 
 def test_without_a_need_there_is_no_reference():
-    suite = ImageMetrics(Pixels(2, 1), metrics=["vendi"])
+    suite = ImageMetrics(Pixels(2, 1), metrics=[VendiScore()])
     assert not suite.needs_reference
     suite.set_reference(None)
     assert set(whole(suite, images(30, 0))) == {"vendi"}
 
 
-def test_unknown_metric_and_missing_classifier():
-    with pytest.raises(UserError, match="cannot measure 'fid'"):
-        ImageMetrics(Pixels(2, 1), metrics=["fid"])
+def test_no_metric_two_alike_and_a_missing_classifier():
+    with pytest.raises(UserError, match="PrecisionRecall and PrecisionRecall both give 'precision'"):
+        ImageMetrics(Pixels(2, 1), metrics=[PrecisionRecall(3), PrecisionRecall(5)])
     with pytest.raises(UserError, match="no metrics"):
         ImageMetrics(Pixels(2, 1), metrics=[])
     with pytest.raises(UserError, match="needs a classifier, and Pixels is none"):
-        ImageMetrics(Pixels(2, 1), metrics=["inception_score"]).set_reference(None)
+        ImageMetrics(Pixels(2, 1), metrics=[InceptionScore()]).set_reference(None)
 
 
-@pytest.mark.parametrize("names", [None, ["frechet"]])
-def test_samples_of_the_teacher_as_reference(names: list | None):
-    suite, extractor = ImageMetrics(Pixels(2, 1), metrics=names), Pixels(2, 1)
+@pytest.mark.parametrize("metrics", [DEFAULT, [FrechetDistance()]])
+def test_samples_of_the_teacher_as_reference(metrics: list):
+    suite, extractor = ImageMetrics(Pixels(2, 1), metrics=metrics), Pixels(2, 1)
     teacher, student = images(70, 0), images(50, 1)
     for part in teacher.split(33):
         suite.update(part)
@@ -123,7 +140,7 @@ def test_samples_of_the_teacher_as_reference(names: list | None):
     assert numbers["frechet_to_teacher"] == pytest.approx(frechet_distance(*a, *b), rel=1e-9)
     assert (numbers["count"], numbers["reference_count"]) == (50, 70)
     assert suite.reference_name == "teacher" and "frechet" not in numbers
-    if names is None:
+    if metrics is DEFAULT:
         by_data = ImageMetrics(Pixels(2, 1))
         by_data.set_reference({"samples": teacher})
         expected = whole(by_data, student)
@@ -137,15 +154,20 @@ def to_uint8(x: Tensor) -> Tensor:
 
 def test_combined_suites():
     fine, coarse = Pixels(4, 1), Pixels(1, 1)
-    suite = CombinedMetrics([ImageMetrics(fine), ImageMetrics(coarse, metrics=["frechet", "vendi"], prefix="mean_")])
+    suite = CombinedMetrics(
+        [ImageMetrics(fine), ImageMetrics(coarse, metrics=[FrechetDistance(), VendiScore()], prefix="mean_")]
+    )
     suite.set_reference({"samples": images(80, 0)})
     numbers = whole(suite, images(60, 1))
-    for part, prefix in ((ImageMetrics(fine), ""), (ImageMetrics(coarse, metrics=["frechet", "vendi"]), "mean_")):
+    for part, prefix in (
+        (ImageMetrics(fine), ""),
+        (ImageMetrics(coarse, metrics=[FrechetDistance(), VendiScore()]), "mean_"),
+    ):
         part.set_reference({"samples": images(80, 0)})
         for name, value in whole(part, images(60, 1)).items():
             assert numbers[name if name.endswith("_count") or name == "count" else prefix + name] == value
     assert suite.fingerprint() == f"{fine.fingerprint()} + {coarse.fingerprint()}"
-    twice = CombinedMetrics([ImageMetrics(fine, metrics=["vendi"]), ImageMetrics(coarse, metrics=["vendi"])])
+    twice = CombinedMetrics([ImageMetrics(fine, metrics=[VendiScore()]), ImageMetrics(coarse, metrics=[VendiScore()])])
     with pytest.raises(UserError, match="'vendi'; give one of them another prefix"):
         whole(twice, images(60, 1))
 
@@ -154,7 +176,11 @@ def test_combined_suites():
 def test_a_continued_suite_says_the_same(combined: bool):
     def make() -> ImageMetrics | CombinedMetrics:
         suite = ImageMetrics(Classifier(), metrics=ALL)
-        return CombinedMetrics([suite, ImageMetrics(Pixels(1, 1), ["frechet"], prefix="m_")]) if combined else suite
+        return (
+            CombinedMetrics([suite, ImageMetrics(Pixels(1, 1), [FrechetDistance()], prefix="m_")])
+            if combined
+            else suite
+        )
 
     x, label = images(60, 1), torch.arange(60) % 3
     results = []

@@ -20,7 +20,7 @@ from fastgen.metrics.base import MetricSuite
 from fastgen.metrics.perceptual import PairwiseLPIPS, TeacherAlignment
 from fastgen.metrics.text_image import AestheticScore, CLIPScore, HPSv2
 from fastgen.metrics.text_suite import TextImageMetrics
-from fastgen.report.kinds import kind_of
+from fastgen.results.former_names import kind_by_name
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +40,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def make(files: dict[str, str]) -> TextImageMetrics:
     return TextImageMetrics(
-        scores=[
+        [
             CLIPScore(tiny_clip.NAME, files["clip"], tag=None),
             HPSv2(files["clip"], styles=["anime", "photo"], model=tiny_clip.NAME),
             AestheticScore(files["head"], files["clip"], tiny_clip.NAME, tag=None),
+            PairwiseLPIPS("squeeze", files["squeeze"], size=40),
+            TeacherAlignment("squeeze", files["squeeze"]),
         ],
-        diversity=PairwiseLPIPS("squeeze", files["squeeze"], size=40),
-        alignment=TeacherAlignment("squeeze", files["squeeze"]),
         batch_size=4,
     )
 
@@ -71,10 +71,7 @@ def test_all_numbers(files: dict[str, str]) -> None:
         assert name in numbers
     # A fidelity number never stands alone.
     assert {"clip_score_diversity", "hps_v2.1_diversity", "aesthetic_diversity"} < numbers.keys()
-    for name, metric in suite.metrics().items():
-        aspects = {kind_of(number)[0] for number in metric.compute()}
-        shown = "fidelity" in aspects, "coverage" in aspects
-        assert shown == (metric.shows_fidelity, metric.shows_coverage), name
+    assert {name: suite.kinds()[name] for name in numbers} == {name: kind_by_name(name) for name in numbers}
     direct = CLIPScore(tiny_clip.NAME, files["clip"], tag=None)
     direct.update(images, PROMPTS * 2)
     assert numbers["clip_score"] == pytest.approx(direct.compute()["clip_score"], rel=1e-6)
@@ -97,7 +94,7 @@ def test_a_stopped_evaluation_goes_on(files: dict[str, str]) -> None:
 
 def test_labels_instead_of_prompts(files: dict[str, str]) -> None:
     head = AestheticScore(files["head"], files["clip"], tiny_clip.NAME, tag=None)
-    suite = TextImageMetrics([head], PairwiseLPIPS("squeeze", files["squeeze"], size=40))
+    suite = TextImageMetrics([head, PairwiseLPIPS("squeeze", files["squeeze"], size=40)])
     suite.update(pictures(8, 40, 40), torch.arange(8) % 2)
     numbers = suite.compute()
     assert numbers["lpips_condition_count"] == 2.0 and "aesthetic" in numbers
@@ -106,10 +103,10 @@ def test_labels_instead_of_prompts(files: dict[str, str]) -> None:
 def test_mistakes_are_named(files: dict[str, str]) -> None:
     with pytest.raises(UserError, match="need prompts"):
         make(files).observe(pictures(2), {"label": torch.arange(2)}, [0, 1])
-    with pytest.raises(UserError, match="two scores of one name"):
+    with pytest.raises(UserError, match="two metrics that give 'clip_score'"):
         TextImageMetrics([CLIPScore(tiny_clip.NAME, files["clip"], tag=None) for _ in range(2)])
     with pytest.raises(UserError, match="does not see a collapse"):
-        TextImageMetrics(alignment=TeacherAlignment(None))
+        TextImageMetrics([TeacherAlignment(None)])
 
 
 def test_a_yaml_names_everything(files: dict[str, str]) -> None:
@@ -117,21 +114,22 @@ def test_a_yaml_names_everything(files: dict[str, str]) -> None:
     config: dict[str, Any] = {
         "class_path": "fastgen.metrics.TextImageMetrics",
         "init_args": {
-            "scores": [
+            "metrics": [
                 {"class_path": "fastgen.metrics.CLIPScore", "init_args": clip | {"prefix": "a photo of "}},
                 {"class_path": "fastgen.metrics.HPSv2", "init_args": {"styles": ["anime", "photo"]}},
                 {"class_path": "fastgen.metrics.PickScore"},
                 {"class_path": "fastgen.metrics.AestheticScore", "init_args": {"head": files["head"]}},
+                {"class_path": "fastgen.metrics.PairwiseLPIPS", "init_args": {"backbone": "squeeze"}},
+                {"class_path": "fastgen.metrics.TeacherAlignment", "init_args": {"backbone": None, "count": 8}},
             ],
-            "diversity": {"class_path": "fastgen.metrics.PairwiseLPIPS", "init_args": {"backbone": "squeeze"}},
-            "alignment": {"class_path": "fastgen.metrics.TeacherAlignment", "init_args": {"backbone": None}},
         },
     }
     parser = ArgumentParser()
     parser.add_argument("--suite", type=MetricSuite)
     suite = parser.instantiate_classes(parser.parse_object({"suite": config})).suite
     assert isinstance(suite, TextImageMetrics)
-    assert list(suite.scores) == ["clip_score", "hps_v2.1", "pick_score", "aesthetic"]
+    assert [*suite.metrics()][:4] == ["clip_score", "hps_v2.1", "pick_score", "aesthetic"]
+    assert suite.wants_teacher == 8
     for extractor in ("Inception", "NvidiaInception", "DinoV2", "OpenClipFeatures"):
         config = {
             "class_path": "fastgen.metrics.ImageMetrics",

@@ -141,7 +141,7 @@ def test_options_are_checked_at_once() -> None:
         (lambda: CLIPScore("ViT-H-14-quickgelu", tag=None), "set 'tag' to one of .*dfn5b"),
         (lambda: HPSv2(version="v3"), "no version 'v3'"),  # type: ignore[arg-type]
         (lambda: Lpips("resnet"), "no backbone 'resnet'"),  # type: ignore[arg-type]
-        (lambda: DuplicateRate(4, quantile=1.5), r"quantile must be in \(0, 1\)"),
+        (lambda: DuplicateRate(quantile=1.5), r"quantile must be in \(0, 1\)"),
     ):
         with pytest.raises(UserError, match=words):
             make()

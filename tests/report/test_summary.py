@@ -6,51 +6,84 @@ import pytest
 from command_line import environment, fastgen
 from folders import ROWS, row, run_folder
 
-from fastgen.report.kinds import headline, kind_of, ordered, without_lone_fidelity
+from fastgen.report.numbers import final_table
 from fastgen.report.run import read_run, read_runs
 from fastgen.report.summary import finals, incomparable
 from fastgen.report.table import aligned, comparison
 from fastgen.report.words import digits, duration, times
+from fastgen.results.former_names import kind_by_name
+from fastgen.results.kinds import Kind, headline, ordered, without_lone_fidelity, written
+from fastgen.results.rows import kinds_of
 
 
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("frechet", ("fidelity", "low")),
+        ("frechet", ("fidelity", "lower")),
         ("frechet_floor", ("bookkeeping", None)),
-        ("frechet_over_floor", ("fidelity", "low")),
+        ("frechet_over_floor", ("fidelity", "lower")),
         ("frechet_half_count", ("bookkeeping", None)),
-        ("recall", ("coverage", "high")),
-        ("mode_coverage", ("coverage", "high")),
-        ("mode_kl", ("coverage", "low")),
-        ("precision", ("fidelity", "high")),
-        ("clip_score", ("fidelity", "high")),
-        ("hpsv3", ("judge", "high")),
-        ("geneval_counting", ("judge", "high")),
-        ("frechet_to_teacher", ("fidelity", "low")),
-        ("cmmd", ("fidelity", "low")),
+        ("recall", ("coverage", "higher")),
+        ("mode_coverage", ("coverage", "higher")),
+        ("mode_kl", ("coverage", "lower")),
+        ("precision", ("fidelity", "higher")),
+        ("clip_score", ("fidelity", "higher")),
+        ("hpsv3", ("judge", "higher")),
+        ("geneval_counting", ("judge", "higher")),
+        ("frechet_to_teacher", ("fidelity", "lower")),
+        ("cmmd", ("fidelity", "lower")),
         ("inception_score_std", ("bookkeeping", None)),
-        ("vendi", ("coverage", "high")),
-        ("lpips_diversity", ("coverage", "high")),
+        ("vendi", ("coverage", "higher")),
+        ("lpips_diversity", ("coverage", "higher")),
         ("lpips_condition_count", ("bookkeeping", None)),
-        ("teacher_lpips", ("other", "low")),
-        ("memorised", ("other", "low")),
+        ("teacher_lpips", ("alignment", "lower")),
+        ("memorised", ("other", "lower")),
         ("something", ("other", None)),
     ],
 )
-def test_kinds_of_metrics(name, kind):
-    assert kind_of(name) == kind
+def test_kinds_of_metrics_in_files_that_do_not_say_them(name, kind):
+    assert kind_by_name(name) == Kind(*kind)
 
 
 def test_a_coverage_number_stands_beside_the_first_fidelity_number():
     names = ["count", "frechet", "kid", "mystery", "geneval", "recall", "coverage"]
-    assert ordered(names) == ["frechet", "recall", "kid", "coverage", "geneval", "mystery", "count"]
-    assert headline(names) == ("frechet", "recall")
+    kinds = {name: kind_by_name(name) for name in names}
+    assert ordered(names, kinds) == ["frechet", "recall", "kid", "coverage", "geneval", "mystery", "count"]
+    assert headline(names, kinds) == ("frechet", "recall")
 
 
 def test_fidelity_without_coverage_is_withheld():
-    assert without_lone_fidelity({"frechet": 1.0, "recall": 0.5}) == ({"frechet": 1.0, "recall": 0.5}, ())
-    assert without_lone_fidelity({"frechet": 1.0, "geneval": 0.5}) == ({"geneval": 0.5}, ("frechet",))
+    kinds = {name: kind_by_name(name) for name in ("frechet", "recall", "geneval")}
+    assert without_lone_fidelity({"frechet": 1.0, "recall": 0.5}, kinds) == ({"frechet": 1.0, "recall": 0.5}, ())
+    assert without_lone_fidelity({"frechet": 1.0, "geneval": 0.5}, kinds) == ({"geneval": 0.5}, ("frechet",))
+
+
+def test_a_coverage_metric_of_the_users_counts_whatever_its_name(tmp_path):
+    said = {"frechet": Kind("fidelity", "lower"), "my_spread": Kind("coverage", "lower")}
+    rows = [row("average", 1, updates, frechet=3.0, my_spread=updates) | {"kinds": written(said)} for updates in (5, 9)]
+    one, other = (run_folder(tmp_path / name, [line]) for name, line in zip("ab", rows, strict=True))
+    runs = read_runs([one, other])
+    assert [final.values for run in runs for final in finals(run)] == [
+        {"frechet": 3.0, "my_spread": 5.0},
+        {"frechet": 3.0, "my_spread": 9.0},
+    ]
+    page = final_table([*enumerate(runs)], {run.name: finals(run) for run in runs})
+    assert "<strong>5</strong>" in page and "<strong>9</strong>" not in page and "my spread ↓" in page
+    lone = run_folder(tmp_path / "c", [{k: v for k, v in rows[0].items() if k != "kinds"}])
+    assert finals(read_run(lone))[0].withheld == ("frechet",)  # an old file, in which nobody knows what it was
+
+
+def test_damaged_kinds_are_left_out(tmp_path):
+    odd = {"frechet": "low", "recall": {"aspect": "beauty"}, "kid": {"aspect": "judge", "better": 5}, "new": 3}
+    line = row("average", 1, 5, frechet=1.0, recall=0.5, kid=2.0) | {"kinds": odd}
+    (final,) = finals(read_run(run_folder(tmp_path / "run", [line])))
+    assert [final.kinds[name] for name in ("frechet", "recall", "kid")] == [
+        Kind("fidelity", "lower"),
+        Kind("coverage", "higher"),
+        Kind("judge"),
+    ]
+    for odd in (None, [], "kinds"):
+        assert kinds_of(line | {"kinds": odd})["frechet"] == Kind("fidelity", "lower")
 
 
 def test_final_rows_and_ratios(tmp_path):

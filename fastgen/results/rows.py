@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fastgen.report.kinds import ordered
-from fastgen.report.records import read_json_lines
+from fastgen.results import kinds as kinds_of_numbers
+from fastgen.results.former_names import kind_by_name
+from fastgen.results.kinds import Kind, Kinds, ordered
+from fastgen.results.records import read_json_lines
 
 Row = dict[str, Any]
-"""One line of ``metrics.jsonl``."""
-FOUND = ("training_seconds", "evaluation_seconds", "values", "ratio_to_teacher")
+"""One line of ``metrics.jsonl``: what was measured and how, ``values`` and their ``kinds`` by name."""
+FOUND = ("training_seconds", "evaluation_seconds", "values", "kinds", "ratio_to_teacher")
 """What a row says; the rest is what it is about."""
+
+
+def kinds_of(row: Mapping[str, Any]) -> dict[str, Kind]:
+    """What the numbers of a row measure; of rows that do not say it, by their names."""
+    said = kinds_of_numbers.read(row.get("kinds"))
+    return {name: said.get(name) or kind_by_name(str(name)) for name in row["values"]}
 
 
 def cell(row: Row, name: str) -> str:
@@ -28,7 +36,7 @@ def table(rows: list[Row], upright: bool = False) -> str:
     """Rows as an aligned Markdown table, a coverage number beside the first fidelity number; ``upright`` gives every
     metric a line instead of a column.
     """
-    names = ordered(name for row in rows for name in row["values"])
+    names = ordered((name for row in rows for name in row["values"]), kinds_of_all(map(kinds_of, rows)))
     lines = [["updates", "role", "calls", *names]]
     for row in rows:
         updates = "" if row["role"] == "teacher" else str(row["student_updates"])
@@ -41,6 +49,11 @@ def table(rows: list[Row], upright: bool = False) -> str:
     return "".join(f"| {' | '.join(texts)} |\n" for texts in padded)
 
 
+def kinds_of_all(several: Iterable[Kinds]) -> dict[str, Kind]:
+    """The kinds of several rows together; where two differ the later one counts."""
+    return {name: kind for kinds in several for name, kind in kinds.items()}
+
+
 def read_rows(path: Path) -> list[Row]:
     """The rows that were written so far; a line cut short by a crash is left out."""
     return read_json_lines(path)[0]
@@ -51,10 +64,10 @@ def identity(row: Row) -> str:
     return json.dumps({name: value for name, value in row.items() if name not in FOUND}, sort_keys=True, default=str)
 
 
-def ratios(values: Mapping[str, float], teacher: Mapping[str, float]) -> dict[str, float]:
-    """Each number divided by the teacher's, without those that do not depend on the sampler."""
+def ratios(values: Mapping[str, float], teacher: Mapping[str, float], kinds: Kinds) -> dict[str, float]:
+    """Each number divided by the teacher's, without those that say nothing about the samples."""
     return {
         name: value / teacher[name]
         for name, value in values.items()
-        if teacher.get(name) and not name.endswith(("count", "floor"))
+        if teacher.get(name) and kinds.get(name, Kind()).aspect != "bookkeeping"
     }
