@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen import checks
+from fastgen.components import Component
 from fastgen.objectives.consistency import easy_ratio
 from fastgen.processes import Process
 from fastgen.randomness import Draws
@@ -34,7 +35,7 @@ class JumpTimes:
         return JumpTimes(*(time.clamp(max=high) for time in (self.t, self.s, self.r)))
 
 
-class JumpLaw(ABC):
+class JumpLaw(Component, ABC):
     """A distribution of the times of a jump."""
 
     @abstractmethod
@@ -42,28 +43,29 @@ class JumpLaw(ABC):
         """Times on ``process`` for every sample of the batch, after ``update`` student updates."""
 
 
+@dataclass(frozen=True)
 class ToData(JumpLaw):
     """From a drawn time to data, without a middle: continuous-time consistency.
 
     Args:
-        law: Law of ``t``; default the log-normal law of sCM (arXiv 2410.11081), mean -1 and deviation 1.4.
+        law: Law of ``t``; the default is sCM's (arXiv 2410.11081).
     """
 
-    def __init__(self, law: TimeLaw | None = None) -> None:
-        self.law = law or LogNormalLevel(-1.0, 1.4)
+    law: TimeLaw = LogNormalLevel(-1.0, 1.4)
 
     def sample(self, draws: Draws, process: Process, update: int) -> JumpTimes:
         t = self.law.sample(draws, process)
         return JumpTimes(t, torch.full_like(t, process.t_clean), t)
 
 
+@dataclass(frozen=True)
 class EasyTimes(JumpLaw):
     """Noise levels t and r = t (1 - n(t) / q^(stage + 1)), which approach each other in stages.
 
     Geng et al. 2024, ECT, arXiv 2406.14548. The stage is the number of student updates divided by ``double``.
 
     Args:
-        law: Law of ``t``; default log-normal with mean -1.1 and deviation 2 (CIFAR-10).
+        law: Law of ``t``; the default is that on CIFAR-10.
         q: Base of the ratio; 2 with doubling, 256 in the one-hour recipe without.
         double: Student updates per stage; ``None`` stays in the first (250 ticks of 12.8 k images at batch 128 are
             25000 updates).
@@ -72,21 +74,18 @@ class EasyTimes(JumpLaw):
         largest_ratio: Upper bound of r / t, so that the step does not vanish in late stages.
     """
 
-    def __init__(
-        self,
-        law: TimeLaw | None = None,
-        q: float = 2.0,
-        double: int | None = 25000,
-        k: float = 8.0,
-        b: float = 1.0,
-        largest_ratio: float = 0.999,
-    ) -> None:
-        checks.at_least(self, 1.0, q=q)
-        checks.whole(self, double=double)
-        checks.not_negative(self, k=k, b=b)
-        checks.between(self, 0.0, 1.0, "[)", largest_ratio=largest_ratio)
-        self.law = law or LogNormalLevel(-1.1, 2.0)
-        self.q, self.double, self.k, self.b, self.largest_ratio = q, double, k, b, largest_ratio
+    law: TimeLaw = LogNormalLevel(-1.1, 2.0)
+    q: float = 2.0
+    double: int | None = 25000
+    k: float = 8.0
+    b: float = 1.0
+    largest_ratio: float = 0.999
+
+    def __post_init__(self) -> None:
+        checks.at_least(self, 1.0, q=self.q)
+        checks.whole(self, double=self.double)
+        checks.not_negative(self, k=self.k, b=self.b)
+        checks.between(self, 0.0, 1.0, "[)", largest_ratio=self.largest_ratio)
 
     def stage(self, update: int) -> int:
         """Number of doublings so far."""
@@ -100,6 +99,7 @@ class EasyTimes(JumpLaw):
         return JumpTimes(t, torch.full_like(t, process.t_clean), torch.minimum(r, t))
 
 
+@dataclass(frozen=True)
 class GridTimes(JumpLaw):
     """Neighbours on the process's own grid, jumping to data (LCM: 50 of the 1000 steps, arXiv 2310.04378).
 
@@ -108,10 +108,12 @@ class GridTimes(JumpLaw):
         skip: Grid steps between ``t`` and ``r``.
     """
 
-    def __init__(self, steps: int = 50, skip: int = 1) -> None:
-        checks.whole(self, steps=steps, skip=skip)
-        checks.ascending(self, skip=skip, steps=steps)
-        self.steps, self.skip = steps, skip
+    steps: int = 50
+    skip: int = 1
+
+    def __post_init__(self) -> None:
+        checks.whole(self, steps=self.steps, skip=self.skip)
+        checks.ascending(self, skip=self.skip, steps=self.steps)
 
     def sample(self, draws: Draws, process: Process, update: int) -> JumpTimes:
         grid = torch.tensor([*process.grid(self.steps), process.t_clean], dtype=torch.float64, device=draws.device)
@@ -120,6 +122,7 @@ class GridTimes(JumpLaw):
         return JumpTimes(grid[index], clean, grid[(index + self.skip).clamp(max=self.steps)])
 
 
+@dataclass(frozen=True)
 class SortedTimes(JumpLaw):
     """Two draws of one law in order, and with some probability the earlier one twice.
 
@@ -128,18 +131,19 @@ class SortedTimes(JumpLaw):
     or uniform between the two.
 
     Args:
-        law: Law of both times; default logit-normal with mean -0.4 and deviation 1.
+        law: Law of both times.
         diagonal: Probability of ``s = t``.
         to_data: Probability of ``s`` at the clean end, of the samples that are not diagonal.
         middle: Fraction of the way from ``t`` to ``s`` at which ``r`` lies; ``None`` draws it uniformly.
     """
 
-    def __init__(
-        self, law: TimeLaw | None = None, diagonal: float = 0.75, to_data: float = 0.0, middle: float | None = 0.5
-    ) -> None:
-        checks.fraction(self, diagonal=diagonal, to_data=to_data, middle=middle)
-        self.law = law or LogitNormalTime(-0.4, 1.0)
-        self.diagonal, self.to_data, self.middle = diagonal, to_data, middle
+    law: TimeLaw = LogitNormalTime(-0.4, 1.0)
+    diagonal: float = 0.75
+    to_data: float = 0.0
+    middle: float | None = 0.5
+
+    def __post_init__(self) -> None:
+        checks.fraction(self, diagonal=self.diagonal, to_data=self.to_data, middle=self.middle)
 
     def sample(self, draws: Draws, process: Process, update: int) -> JumpTimes:
         first, second = (self.law.sample(draws.scoped(name), process) for name in ("first", "second"))
@@ -150,6 +154,7 @@ class SortedTimes(JumpLaw):
         return JumpTimes(t, s, t + fraction * (s - t))
 
 
+@dataclass(frozen=True)
 class DyadicTimes(JumpLaw):
     """Jumps of length 1, 1/2, .., 2^-(levels - 1) on their own grids, with the middle; else the diagonal.
 
@@ -160,10 +165,12 @@ class DyadicTimes(JumpLaw):
         bootstrap: Probability of a jump.
     """
 
-    def __init__(self, levels: int = 7, bootstrap: float = 0.125) -> None:
-        checks.whole(self, 1, 30, levels=levels)
-        checks.fraction(self, bootstrap=bootstrap)
-        self.levels, self.bootstrap = levels, bootstrap
+    levels: int = 7
+    bootstrap: float = 0.125
+
+    def __post_init__(self) -> None:
+        checks.whole(self, 1, 30, levels=self.levels)
+        checks.fraction(self, bootstrap=self.bootstrap)
 
     @property
     def shortest(self) -> float:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
-from collections.abc import Mapping
+from argparse import Action
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from fastgen.declared import Slot, arguments_of, slots_of
+from fastgen.components import Component
+from fastgen.declared import Slot, arguments_of, slot_of, slots_of, subclasses
 from fastgen.errors import UserError
 from fastgen.masking import masked, refuse_masked
 from fastgen.trust import imported
@@ -32,6 +36,16 @@ class ClassesOnly(Base):
         """A class path turned out to be a function."""
         name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}"
         raise ImportError(f"Function {name} in place of a class")
+
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:
+        """As of the library, but see :func:`named_anew`."""
+        words = None if args is None else [written_anew(word, self._actions) for word in args]
+        return super().parse_args(words, *rest, **kwargs)
+
+    def _check_value_key(self, action: Action, value: Any, key: str, cfg: Any, append: bool = False) -> Any:
+        if not isinstance(value, Namespace):  # from a file; later it is a class with the arguments that were given
+            value = named_anew(action, value, (cfg or Namespace()).get(key))
+        return super()._check_value_key(action, value, key, cfg, append)
 
     def instantiate(self, namespace: Any, *args: Any, **kwargs: Any) -> Any:
         """Build what was parsed.
@@ -83,6 +97,51 @@ def public_path(kind: type) -> str:
     home, _, _ = kind.__module__.rpartition(".")
     exported = home and getattr(sys.modules.get(home), kind.__name__, None) is kind
     return f"{home if exported else kind.__module__}.{kind.__qualname__}"
+
+
+def named_anew(action: Action, value: Any, before: Any = None) -> Any:
+    """``value`` with all its arguments, if it names a class where the default is a component; else as it is.
+
+    Whoever names a class begins with that class's own defaults, and whoever gives arguments alone changes those of the
+    default in place. The library would let a class inherit arguments of the same name from the default that it
+    replaces. What an earlier config gave to the same class (``before``) is kept.
+    """
+    name = value.get("class_path") if isinstance(value, Mapping) else value
+    default = getattr(action, "default", None)
+    if not isinstance(name, str) or not isinstance(default, Mapping) or "class_path" not in default:
+        return value
+    if not issubclass(imported(default["class_path"], action.dest), Component):
+        return value
+    kind = class_named(name, slot_of(getattr(action, "_typehint", None)).classes)
+    if kind is None or (isinstance(before, Namespace) and class_named(before.get("class_path", ""), (kind,)) is kind):
+        return value
+    given = value.get("init_args") or {} if isinstance(value, Mapping) else {}
+    own = {key: slot.default for key, slot in arguments_of(kind).items() if not slot.required and not slot.fields}
+    return {"class_path": name, "init_args": {**own, **given}}
+
+
+def class_named(name: str, bases: Sequence[type]) -> type | None:
+    """The class of a name among those derived from ``bases``; ``None`` if it is none of them."""
+    if "." not in name:
+        return next((kind for base in bases for kind in subclasses(base) if kind.__name__ == name), None)
+    try:
+        kind = imported(name, "")
+    except UserError:
+        return None  # the parser says so
+    return kind if inspect.isclass(kind) and issubclass(kind, tuple(bases)) else None
+
+
+def written_anew(word: str, actions: Sequence[Action]) -> str:
+    """:func:`named_anew` for an option of the command line, ``--name=value`` or ``--name.class_path=value``."""
+    option, _, text = word.partition("=")
+    option = option.removesuffix(".class_path")
+    action = next((action for action in actions if option in action.option_strings), None)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return word
+    found = value if action is None else named_anew(action, value)
+    return word if found is value else f"{option}={json.dumps(found)}"
 
 
 def refuse_nulls(values: Mapping[str, Any], slots: Mapping[str, Slot], place: str = "") -> None:

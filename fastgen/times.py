@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fastgen import checks
+from fastgen.components import Component
 from fastgen.errors import UserError
 from fastgen.processes import Process
 from fastgen.randomness import Draws
 
 
-class TimeLaw(ABC):
+class TimeLaw(Component, ABC):
     """A distribution of times on a process."""
 
     @abstractmethod
@@ -34,6 +36,7 @@ def time_of_level(process: Process, level: Tensor) -> Tensor:
     return process.time(level).clamp(0.0, process.t_max)
 
 
+@dataclass(frozen=True)
 class UniformTime(TimeLaw):
     """Uniform over the levels that networks of a process are trained at.
 
@@ -45,15 +48,18 @@ class UniformTime(TimeLaw):
         high: Upper end in [0, 1], 1 is ``t_max``.
     """
 
-    def __init__(self, low: float = 0.02, high: float = 0.98) -> None:
-        checks.fraction(self, low=low, high=high)
-        checks.ascending(self, low=low, high=high)
-        self.low, self.high = low, high
+    low: float = 0.02
+    high: float = 0.98
+
+    def __post_init__(self) -> None:
+        checks.fraction(self, low=self.low, high=self.high)
+        checks.ascending(self, low=self.low, high=self.high)
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
         return process.position(self.low + (self.high - self.low) * draws.uniform("time"))
 
 
+@dataclass(frozen=True)
 class UniformStep(TimeLaw):
     """Uniform over the integer steps ``low .. high``, both included, of a discrete process such as VP.
 
@@ -62,10 +68,12 @@ class UniformStep(TimeLaw):
         high: Last step.
     """
 
-    def __init__(self, low: int = 20, high: int = 979) -> None:
-        checks.whole(self, 0, low=low, high=high)
-        checks.ascending(self, low=low, high=high)
-        self.low, self.high = low, high
+    low: int = 20
+    high: int = 979
+
+    def __post_init__(self) -> None:
+        checks.whole(self, 0, low=self.low, high=self.high)
+        checks.ascending(self, low=self.low, high=self.high)
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
         if self.high > process.t_max:
@@ -76,6 +84,7 @@ class UniformStep(TimeLaw):
         return (self.low + draws.integers("time", self.high - self.low + 1)).double()
 
 
+@dataclass(frozen=True)
 class KarrasLevel(TimeLaw):
     """Noise levels at uniform positions of the rho grid (Karras et al. 2022, arXiv 2206.00364, eq. 5).
 
@@ -89,15 +98,17 @@ class KarrasLevel(TimeLaw):
         rho: Exponent of the grid.
     """
 
-    def __init__(
-        self, low: float = 0.0, high: float = 1.0, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
-    ) -> None:
-        checks.fraction(self, low=low, high=high)
-        checks.ascending(self, low=low, high=high)
-        checks.positive(self, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
-        checks.strictly_ascending(self, sigma_min=sigma_min, sigma_max=sigma_max)
-        self.low, self.high = low, high
-        self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
+    low: float = 0.0
+    high: float = 1.0
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        checks.fraction(self, low=self.low, high=self.high)
+        checks.ascending(self, low=self.low, high=self.high)
+        checks.positive(self, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho)
+        checks.strictly_ascending(self, sigma_min=self.sigma_min, sigma_max=self.sigma_max)
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
         position = self.low + (self.high - self.low) * draws.uniform("time")
@@ -105,6 +116,7 @@ class KarrasLevel(TimeLaw):
         return time_of_level(process, (first + position * (last - first)) ** self.rho)
 
 
+@dataclass(frozen=True)
 class LogNormalLevel(TimeLaw):
     """log(sigma / alpha) ~ N(mean, std) (Karras et al. 2022, arXiv 2206.00364, table 1).
 
@@ -113,15 +125,18 @@ class LogNormalLevel(TimeLaw):
         std: Standard deviation of the log noise level.
     """
 
-    def __init__(self, mean: float = -1.2, std: float = 1.2) -> None:
-        checks.finite(self, mean=mean)
-        checks.not_negative(self, std=std)
-        self.mean, self.std = mean, std
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __post_init__(self) -> None:
+        checks.finite(self, mean=self.mean)
+        checks.not_negative(self, std=self.std)
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
         return time_of_level(process, torch.exp(self.mean + self.std * draws.gauss("time")))
 
 
+@dataclass(frozen=True)
 class LogitNormalTime(TimeLaw):
     """t / t_max = sigmoid(N(mean, std)) (Esser et al. 2024, arXiv 2403.03206, eq. 19).
 
@@ -130,15 +145,18 @@ class LogitNormalTime(TimeLaw):
         std: Standard deviation of the logit.
     """
 
-    def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
-        checks.finite(self, mean=mean)
-        checks.not_negative(self, std=std)
-        self.mean, self.std = mean, std
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.finite(self, mean=self.mean)
+        checks.not_negative(self, std=self.std)
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
         return torch.sigmoid(self.mean + self.std * draws.gauss("time")) * process.t_max
 
 
+@dataclass(frozen=True)
 class WithinChain(TimeLaw):
     """Uniform between two levels that depend on where the student's chain stands, measured as in ``UniformTime``.
 
@@ -151,17 +169,14 @@ class WithinChain(TimeLaw):
         floor: Least position: below it, teachers are seldom trained.
     """
 
-    def __init__(
-        self,
-        low: float | Literal["anchor"] = "anchor",
-        high: float | Literal["student"] = "student",
-        floor: float = 0.02,
-    ) -> None:
-        checks.fraction(
-            self, low=None if low == "anchor" else low, high=None if high == "student" else high, floor=floor
-        )
-        checks.ascending(self, low=low, high=high)
-        self.low, self.high, self.floor = low, high, floor
+    low: float | Literal["anchor"] = "anchor"
+    high: float | Literal["student"] = "student"
+    floor: float = 0.02
+
+    def __post_init__(self) -> None:
+        low, high = (None if isinstance(end, str) else end for end in (self.low, self.high))
+        checks.fraction(self, low=low, high=high, floor=self.floor)
+        checks.ascending(self, low=self.low, high=self.high)
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
         raise UserError("WithinChain needs a student's chain; use it for renoise_time, critic_time or guidance_time.")
@@ -172,21 +187,24 @@ class WithinChain(TimeLaw):
         return _UniformBetween(low, high, self.floor)
 
 
+@dataclass(frozen=True, eq=False)
 class _UniformBetween(TimeLaw):
     """Uniform between two ends, each a time per sample (B,) or a position in [0, 1], and above ``floor``."""
 
-    def __init__(self, low: Tensor | float, high: Tensor | float, floor: float) -> None:
-        self.ends, self.floor = (low, high), floor
+    low: Tensor | float
+    high: Tensor | float
+    floor: float
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
         u = draws.uniform("time")
         low, high = (
             (process.fraction(end) if isinstance(end, Tensor) else torch.full_like(u, end)).clamp(min=self.floor)
-            for end in self.ends
+            for end in (self.low, self.high)
         )
         return process.position(low + (high - low) * u)
 
 
+@dataclass(frozen=True)
 class FlowTime(TimeLaw):
     """sigma / (alpha + sigma) uniform: the times of rectified flow, at equal noise level on any process.
 
@@ -199,11 +217,14 @@ class FlowTime(TimeLaw):
             rCM compares scores at shift 5 (arXiv 2510.08431).
     """
 
-    def __init__(self, low: float = 1e-3, high: float = 1.0, shift: float = 1.0) -> None:
-        checks.fraction(self, low=low, high=high)
-        checks.ascending(self, low=low, high=high)
-        checks.positive(self, shift=shift)
-        self.low, self.high, self.shift = low, high, shift
+    low: float = 1e-3
+    high: float = 1.0
+    shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.fraction(self, low=self.low, high=self.high)
+        checks.ascending(self, low=self.low, high=self.high)
+        checks.positive(self, shift=self.shift)
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
         u = self.low + (self.high - self.low) * draws.uniform("time")

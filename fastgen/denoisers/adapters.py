@@ -15,6 +15,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, cast
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Codec, Denoiser
+from fastgen.denoisers.from_teacher import FromTeacher
 from fastgen.errors import UserError
 from fastgen.precision import KeepsPrecision
 from fastgen.processes import Prediction
@@ -75,30 +77,35 @@ def _computed(layer: nn.Module, x: Tensor) -> Tensor:
     return layer._conv_forward(x, weight, None) if isinstance(layer, nn.Conv2d) else F.linear(x, weight)
 
 
-class Adapter(ABC):
-    """How a role that shares the frozen teacher differs from it; give one instead of a network."""
+class Adapter(FromTeacher, ABC):
+    """How a role that shares the frozen teacher differs from it."""
+
+    def build(self, teacher: Denoiser) -> Denoiser:
+        return self.attach(teacher)
 
     @abstractmethod
     def attach(self, base: Denoiser) -> AdaptedDenoiser:
         """A denoiser with the weights of ``base``, which it does not own, and some of its own."""
 
 
+@dataclass(frozen=True)
 class LoRA(Adapter):
     """Low-rank changes of linear layers and convolutions (Hu et al. 2021, arXiv 2106.09685).
 
     Args:
         rank: Rank of a change.
-        alpha: The change is scaled by alpha / rank; ``None`` means alpha = rank.
-        layers: One or more patterns of module paths, e.g. ``*.to_[qv]``; default all linear layers and convolutions.
+        alpha: The change is scaled by alpha / rank; ``None`` does not scale it.
+        layers: One or more patterns of module paths, e.g. ``*.to_[qv]``; ``*`` is every linear layer and convolution.
     """
 
-    def __init__(self, rank: int = 64, alpha: float | None = None, layers: Sequence[str] | str | None = None) -> None:
-        checks.whole(self, rank=rank)
-        checks.positive(self, alpha=alpha)
-        checks.not_empty(self, layers=layers)
-        self.rank = rank
-        self.alpha = alpha
-        self.layers = [layers] if isinstance(layers, str) else None if layers is None else list(layers)
+    rank: int = 64
+    alpha: float | None = None
+    layers: Sequence[str] | str = "*"
+
+    def __post_init__(self) -> None:
+        checks.whole(self, rank=self.rank)
+        checks.positive(self, alpha=self.alpha)
+        checks.not_empty(self, layers=self.layers)
 
     def attach(self, base: Denoiser) -> AdaptedDenoiser:
         """The LoRA role on ``base``.
@@ -111,7 +118,7 @@ class LoRA(Adapter):
             for path, module in base.named_modules()
             if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
         }
-        patterns = ["*"] if self.layers is None else self.layers
+        patterns = [self.layers] if isinstance(self.layers, str) else self.layers
         for pattern in patterns:
             if not any(fnmatchcase(path, pattern) for path in possible):
                 raise UserError(

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from fastgen import checks
 from fastgen.conditions import Guidance
-from fastgen.denoisers.adapters import Adapter
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.from_teacher import CopyOfTeacher, FromTeacher
 from fastgen.errors import UserError
 from fastgen.extras.base import Extra
 from fastgen.methods.score_term import ScoreTerm
@@ -40,15 +40,14 @@ class DistributionMatching(ScoreTerm, Extra):
     Args:
         weight: Factor of the student's term.
         start: Student update from which the term is active and the critic learns; rCM waits for sCM's warm-up.
-        critic: Builds the critic (fake score), or an adapter to put on the frozen teacher; default a copy of the
-            teacher.
+        critic: Builds the critic (fake score), or says how it is made from the frozen teacher.
         critic_optimizer: Builds the critic's optimizer; default rCM's at 1.3B.
         critic_updates: Iterations of the critic for each of the method's; rCM: 4, for 14B 9.
         sampler: How the student generates what this term and other extras judge, if the method makes no samples of its
             own; ``None`` is as it generates afterwards. rCM: ``AnytimeSampler``.
-        renoise_time: Law of the noise levels at which the scores are compared; default uniform in [0.02, 0.98].
-        critic_time: Law of the noise levels at which the critic learns; default EDM's log-normal.
-        critic_objective: The critic's loss; default EDM's.
+        renoise_time: Law of the noise levels at which the scores are compared.
+        critic_time: Law of the noise levels at which the critic learns.
+        critic_objective: The critic's loss.
         guidance: Guidance scales of teacher and critic.
         form: How the two scores become the student's loss.
         role: The critic's name among the roles; a second term needs another.
@@ -60,13 +59,13 @@ class DistributionMatching(ScoreTerm, Extra):
         self,
         weight: float = 1.0,
         start: int = 0,
-        critic: Callable[[], Denoiser] | Adapter | None = None,
+        critic: Callable[[], Denoiser] | FromTeacher = CopyOfTeacher(),
         critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=4e-7, beta1=0.0),
         critic_updates: int = 4,
         sampler: Sampler | None = None,
-        renoise_time: TimeLaw | None = None,
-        critic_time: TimeLaw | None = None,
-        critic_objective: DenoisingLoss | None = None,
+        renoise_time: TimeLaw = UniformTime(0.02, 0.98),
+        critic_time: TimeLaw = LogNormalLevel(),
+        critic_objective: DenoisingLoss = DenoisingLoss(),
         guidance: Guidance = Guidance(),
         form: ScoreForm = DMDForm(),
         role: str = "critic",
@@ -79,9 +78,9 @@ class DistributionMatching(ScoreTerm, Extra):
         self.optimizer = critic_optimizer
         self.critic_updates = critic_updates
         self.sampler = sampler
-        self.renoise_time = renoise_time or UniformTime(0.02, 0.98)
-        self.critic_time = critic_time or LogNormalLevel()
-        self.critic_objective = critic_objective or DenoisingLoss()
+        self.renoise_time = renoise_time
+        self.critic_time = critic_time
+        self.critic_objective = critic_objective
         self.guidance = guidance
         self.form = form
         self.critic_role = role

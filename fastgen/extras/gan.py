@@ -13,6 +13,7 @@ from fastgen import checks
 from fastgen.conditions import Condition, concatenate
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.features import DiscriminatorHead, Watched, feature_shapes, tap
+from fastgen.denoisers.from_teacher import CopyOfTeacher, FromTeacher
 from fastgen.denoisers.warped import seen_on
 from fastgen.errors import UserError
 from fastgen.extras.base import Extra
@@ -43,9 +44,9 @@ class GAN(Extra):
         features: Whose features are read: the critic's, which learn with the head; the teacher's, which stay frozen;
             or those of a network of its ``own``.
         layer: Module path of the features, or several, with a head each; default the network's bottleneck.
-        time: Law of the noise levels; default uniform over all.
+        time: Law of the noise levels.
         width: Channels of the heads; default those of the features.
-        network: Builds the network with features of its ``own``; default a copy of the teacher.
+        network: Builds the network with features of its ``own``, or says how it is made from the teacher.
         optimizer: Builds the discriminator's own optimizer; ``None`` trains it with the critic's. A network of its own
             always has one, by default Adam.
         at_scores: Judge the student at the very noisy samples whose scores are compared, as NVlabs/FastGen does.
@@ -63,9 +64,9 @@ class GAN(Extra):
         start: int = 0,
         features: Literal["critic", "teacher", "own"] = "critic",
         layer: str | list[str] | None = None,
-        time: TimeLaw | None = None,
+        time: TimeLaw = UniformTime(0.0, 1.0),
         width: int | None = None,
-        network: Callable[[], Denoiser] | None = None,
+        network: Callable[[], Denoiser] | FromTeacher = CopyOfTeacher(),
         optimizer: OptimizerCallable | None = None,
         at_scores: bool = False,
         r1_weight: float = 0.0,
@@ -78,7 +79,7 @@ class GAN(Extra):
         self.critic_weight = critic_weight
         self.features = features
         self.layers = [layer] if isinstance(layer, str) else layer
-        self.time = time or UniformTime(0.0, 1.0)
+        self.time = time
         self.width = width
         self.factory = network
         self.optimizer = torch.optim.Adam if features == "own" and optimizer is None else optimizer
@@ -95,7 +96,7 @@ class GAN(Extra):
             )
         self.follows = "critic" if "critic" in method.built_roles else "student"
         if self.features == "own":
-            self.own = method.build(self.factory) if self.factory else method.copy_of_teacher()
+            self.own = method.build_from(self.factory, ROLE)
         network = self.network(method)
         self.layers = self.layers or [network.feature_path]
         shapes = feature_shapes(network, self.layers)

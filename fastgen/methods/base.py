@@ -21,15 +21,15 @@ from torch.optim import Optimizer
 from fastgen import checks
 from fastgen.building import building
 from fastgen.conditions import Condition
-from fastgen.denoisers.adapters import Adapter
 from fastgen.denoisers.base import Codec, Denoiser
+from fastgen.denoisers.from_teacher import CopyOfTeacher, FromTeacher
 from fastgen.errors import UserError
 from fastgen.extras.base import Extra
 from fastgen.methods.batch import MicroBatch, size_of, split
 from fastgen.methods.optimizers import make_optimizer, try_out
 from fastgen.methods.resume import Configured
 from fastgen.methods.state import MethodState
-from fastgen.precision import Averages, FrozenInBFloat16, at_least_float32, built_to_learn
+from fastgen.precision import Averages, FrozenInBFloat16, built_to_learn
 from fastgen.randomness import Draws, derive_seed
 from fastgen.run_facts import RunFacts
 from fastgen.sampling.rollout import Rollout
@@ -59,11 +59,11 @@ class Distiller(MethodState, LightningModule):
 
     Args:
         teacher: Builds the frozen teacher; ``None`` for methods without one.
-        student: Builds the student, or an adapter to put on the frozen teacher; default a copy of the teacher.
+        student: Builds the student, or says how it is made from the frozen teacher (``CopyOfTeacher``, ``LoRA``).
         student_optimizer: Builds the student's optimizer from its parameters; a method's default is its paper's.
         student_lr_scheduler: Builds the student's learning-rate schedule; it steps with every student update.
         sampler: How the student generates, in training and afterwards; default one call at ``t_max``.
-        solver: How the teacher generates for comparison; default 18 Heun steps.
+        solver: How the teacher generates, for comparison and where a method learns from its trajectories.
         extras: Further loss terms that any method can carry.
         gradient_clip: Largest gradient norm, one number for all roles or one per role; ``None`` clips nothing.
         micro_batches: Cut every batch into this many pieces and accumulate their gradients; the result is that of the
@@ -85,12 +85,12 @@ class Distiller(MethodState, LightningModule):
     def __init__(
         self,
         teacher: Callable[[], Denoiser] | None = None,
-        student: Callable[[], Denoiser] | Adapter | None = None,
+        student: Callable[[], Denoiser] | FromTeacher = CopyOfTeacher(),
         student_optimizer: OptimizerCallable = torch.optim.Adam,
         student_lr_scheduler: LRSchedulerCallable | None = None,
         sampler: Sampler | None = None,
-        solver: Solver | None = None,
-        extras: list[Extra] | None = None,
+        solver: Solver = Heun(),
+        extras: Sequence[Extra] = (),
         gradient_clip: float | dict[str, float] | None = None,
         micro_batches: int = 1,
         max_bad_steps: int = 10,
@@ -100,14 +100,17 @@ class Distiller(MethodState, LightningModule):
         checks.whole(self, micro_batches=micro_batches, max_bad_steps=max_bad_steps)
         checks.seed(self, seed=seed)
         super().__init__()
-        if teacher is None and student is None:
-            raise UserError("The method has neither a teacher nor a student; give model.init_args.teacher.")
-        self.factories: dict[str, Callable[[], Denoiser] | Adapter | None] = {"teacher": teacher, "student": student}
+        if teacher is None and isinstance(student, FromTeacher):
+            raise UserError("There is no teacher to make the student from; give model.init_args.teacher.")
+        self.factories: dict[str, Callable[[], Denoiser] | FromTeacher | None] = {
+            "teacher": teacher,
+            "student": student,
+        }
         self.optimizer_factories: dict[str, OptimizerCallable] = {"student": student_optimizer}
         self.lr_scheduler_factories: dict[str, LRSchedulerCallable | None] = {"student": student_lr_scheduler}
         self.sampler = sampler or RenoiseSampler()
-        self.solver = solver or Heun()
-        self.extras = nn.ModuleList(extras or [])
+        self.solver = solver
+        self.extras = nn.ModuleList(extras)
         self.gradient_clip = gradient_clip
         self.micro_batches = micro_batches
         self.max_bad_steps = max_bad_steps
@@ -194,19 +197,16 @@ class Distiller(MethodState, LightningModule):
         return network
 
     def build_role(self, role: str) -> Denoiser:
-        """The network of a role: from its factory, an adapter on the frozen teacher, or a copy of the teacher."""
-        maker = self.factories[role]
-        if isinstance(maker, Adapter):
-            if self.teacher is None:
-                raise UserError(f"The {role} is an adapter, but there is no teacher; give model.init_args.teacher.")
-            return maker.attach(self.teacher)
-        return self.build(maker) if maker else self.copy_of_teacher()
+        """The network of a role."""
+        return self.build_from(cast("Callable[[], Denoiser] | FromTeacher", self.factories[role]), role)
 
-    def copy_of_teacher(self) -> Denoiser:
-        """A trainable copy of the teacher."""
+    def build_from(self, maker: Callable[[], Denoiser] | FromTeacher, role: str) -> Denoiser:
+        """A network that learns, from its factory or from the frozen teacher."""
+        if not isinstance(maker, FromTeacher):
+            return self.build(maker)
         if self.teacher is None:
-            raise UserError(f"{type(self).__name__} needs a teacher to copy; give model.init_args.teacher.")
-        return at_least_float32(copy.deepcopy(self.teacher)).requires_grad_(True).train()
+            raise UserError(f"There is no teacher to make the {role} from; give model.init_args.teacher.")
+        return maker.build(self.teacher)
 
     def average_of_student(self) -> Denoiser:
         """A frozen fp32 copy of the student, to be moved by an EMA callback."""

@@ -35,7 +35,7 @@ class DecoupledDMD(DMD2):
     prediction, which is exactly DMD2.
 
     Args:
-        guidance_time: Law of the noise levels of the guidance term; default uniform below the student's input.
+        guidance_time: Law of the noise levels of the guidance term: uniform below the student's input.
         coupled: Both terms at the same level, with the same noise.
         matching_weight: Factor of the matching term.
         guidance_weight: Factor of the guidance term.
@@ -44,7 +44,7 @@ class DecoupledDMD(DMD2):
 
     def __init__(
         self,
-        guidance_time: TimeLaw | None = None,
+        guidance_time: TimeLaw = WithinChain(low=0.0, high="student"),
         coupled: bool = False,
         matching_weight: float = 1.0,
         guidance_weight: float = 1.0,
@@ -59,7 +59,7 @@ class DecoupledDMD(DMD2):
         )
         if guidance.teacher == 0.0:
             raise UserError("DecoupledDMD guides towards the condition; set guidance.teacher to 1 (off) or above.")
-        self.guidance_time = guidance_time or WithinChain(low=0.0, high="student")
+        self.guidance_time = guidance_time
         self.coupled = coupled
         self.matching_weight = matching_weight
         self.guidance_weight = guidance_weight

@@ -23,15 +23,15 @@ class DiffInstruct(ScoreDistiller):
 
     Args:
         sampler: Default one call at noise level 1, the paper's init_sigma; later work uses 2.5.
-        renoise_time: Default EDM's log-normal.
-        critic_objective: Default EDM's, summed over the elements of a sample.
+        renoise_time: Law of the noise levels at which the scores are compared: EDM's log-normal.
+        critic_objective: The critic's loss: EDM's, summed over the elements of a sample.
     """
 
     def __init__(
         self,
         sampler: Sampler | None = None,
-        renoise_time: TimeLaw | None = None,
-        critic_objective: DenoisingLoss | None = None,
+        renoise_time: TimeLaw = LogNormalLevel(),
+        critic_objective: DenoisingLoss = DenoisingLoss(reduction="sum"),
         student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-5),
         critic_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-5),
         **kwargs: Any,
@@ -39,8 +39,8 @@ class DiffInstruct(ScoreDistiller):
         super().__init__(
             form=IKLForm(),
             sampler=sampler or RenoiseSampler(level=1.0),
-            renoise_time=renoise_time or LogNormalLevel(),
-            critic_objective=critic_objective or DenoisingLoss(reduction="sum"),
+            renoise_time=renoise_time,
+            critic_objective=critic_objective,
             student_optimizer=student_optimizer,
             critic_optimizer=critic_optimizer,
             **kwargs,

@@ -21,20 +21,20 @@ class DMD2(ScoreDistiller):
     ``fastgen.extras.GAN``. The official code has no EMA; add the callback to have one.
 
     Args:
-        critic_time: Law of the noise levels at which the critic learns; default uniform over all levels.
+        critic_time: Law of the noise levels at which the critic learns: all alike.
         schedule: Turns of critic and student; the paper uses 5:1 (ImageNet, SDXL) and 10:1 (SD1.5).
     """
 
     def __init__(
         self,
-        critic_time: TimeLaw | None = None,
+        critic_time: TimeLaw = UniformTime(0.0, 1.0),
         schedule: UpdateSchedule = UpdateSchedule(critic_updates=5, critic_first=False, reuse_rollout=True),
         student_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=2e-6),
         critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=2e-6),
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            critic_time=critic_time or UniformTime(0.0, 1.0),
+            critic_time=critic_time,
             schedule=schedule,
             student_optimizer=student_optimizer,
             critic_optimizer=critic_optimizer,

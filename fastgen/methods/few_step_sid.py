@@ -37,12 +37,12 @@ class FewStepSiD(SiD):
 
     Args:
         sampler: Default four calls from noise level 2.5 (step 625 of Stable Diffusion) evenly down to data.
-        renoise_time: Default flow times sigmoid(N(log 2, 1.6)), i.e. log(sigma / alpha) ~ N(log 2, 1.6), for the
-            critic's training too; SiD-LSG's are uniform in steps 20 to 979.
-        critic_time: As ``renoise_time``.
-        critic_objective: Default the squared error of the noise, summed over a sample, as in SiD-LSG.
-        guidance: Default 4.5 everywhere.
-        weight: ``1-sigma`` (default), another :data:`~fastgen.objectives.score_identity.FlowWeight`, or ``distance``,
+        renoise_time: Law of the noise levels at which the scores are compared: log(sigma / alpha) ~ N(log 2, 1.6), i.e.
+            flow times sigmoid(N(log 2, 1.6)); SiD-LSG's are uniform in steps 20 to 979.
+        critic_time: Law of the noise levels at which the critic learns: the same.
+        critic_objective: The critic's loss: the squared error of the noise, summed over a sample, as in SiD-LSG.
+        guidance: Guidance scales of teacher and critic.
+        weight: ``1-sigma``, another :data:`~fastgen.objectives.score_identity.FlowWeight`, or ``distance``,
             SiD's ``1 / mean |x - mu_real|``.
         alpha: Here 1.
     """
@@ -50,9 +50,9 @@ class FewStepSiD(SiD):
     def __init__(
         self,
         sampler: Sampler | None = None,
-        renoise_time: TimeLaw | None = None,
-        critic_time: TimeLaw | None = None,
-        critic_objective: DenoisingLoss | None = None,
+        renoise_time: TimeLaw = LogNormalLevel(LOG_LEVEL, 1.6),
+        critic_time: TimeLaw = LogNormalLevel(LOG_LEVEL, 1.6),
+        critic_objective: DenoisingLoss = DenoisingLoss("noise", "one", "sum"),
         guidance: Guidance = Guidance(teacher=4.5, critic=4.5, critic_training=4.5),
         weight: FlowWeight | Literal["distance"] = "1-sigma",
         alpha: float = 1.0,
@@ -62,9 +62,9 @@ class FewStepSiD(SiD):
     ) -> None:
         super().__init__(
             sampler=sampler or RenoiseSampler(level=2.5, steps=4),
-            renoise_time=renoise_time or LogNormalLevel(LOG_LEVEL, 1.6),
-            critic_time=critic_time or LogNormalLevel(LOG_LEVEL, 1.6),
-            critic_objective=critic_objective or DenoisingLoss("noise", "one", "sum"),
+            renoise_time=renoise_time,
+            critic_time=critic_time,
+            critic_objective=critic_objective,
             guidance=guidance,
             weight=weight,
             alpha=alpha,

@@ -41,7 +41,7 @@ class GDD(Distiller):
         frozen: Patterns of names of the student's parameters that stay as the teacher's, e.g. ``["*conv*"]``. The
             paper's level 1 freezes ``conv`` and ``proj`` inside blocks, level 2 also ``qkv``, level 3 also ``skip``.
         layers: Module paths of the teacher's features, one head each; default its bottleneck.
-        time: Law of the noise levels at which features are read; default uniform over the lower half.
+        time: Law of the noise levels at which features are read: the lower half.
         r1_gamma: Factor of R1 at real samples; 0 leaves it out.
         r1_interval: Discriminator updates between two R1 terms, whose factor grows by as much.
         width: Channels of the heads; default those of the features.
@@ -55,7 +55,7 @@ class GDD(Distiller):
         self,
         frozen: Sequence[str] = (),
         layers: Sequence[str] | None = None,
-        time: TimeLaw | None = None,
+        time: TimeLaw = UniformTime(0.0, 0.5),
         r1_gamma: float = 1e-4,
         r1_interval: int = 16,
         width: int | None = None,
@@ -72,7 +72,7 @@ class GDD(Distiller):
         self.lr_scheduler_factories["discriminator"] = discriminator_lr_scheduler
         self.frozen = list(frozen)
         self.layers = layers
-        self.time = time or UniformTime(0.0, 0.5)
+        self.time = time
         self.r1_gamma, self.r1_interval, self.width = r1_gamma, r1_interval, width
 
     def build_roles(self) -> None:

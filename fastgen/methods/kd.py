@@ -24,12 +24,13 @@ class KD(TrajectoryDistiller):
     The paper knows one step only; NVlabs/FastGen stores inner states of the teacher for several.
 
     Args:
-        loss: Default half the mean squared error; the official code sums absolute errors on CIFAR-10.
+        loss: Distance of the student's samples from the pairs': half the mean squared error; the official code sums
+            absolute errors on CIFAR-10.
     """
 
-    def __init__(self, loss: RegressionLoss | None = None, **kwargs: Any) -> None:
+    def __init__(self, loss: RegressionLoss = RegressionLoss(), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.loss = loss or RegressionLoss()
+        self.loss = loss
 
     def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
         """Generate from the pair's noise and compare."""

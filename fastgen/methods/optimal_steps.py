@@ -13,6 +13,7 @@ from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.borrowed import Borrowed
+from fastgen.denoisers.from_teacher import CopyOfTeacher
 from fastgen.errors import UserError
 from fastgen.methods.base import Distiller
 from fastgen.methods.batch import MicroBatch
@@ -48,7 +49,7 @@ class OptimalSteps(Distiller):
         checks.whole(self, 1, checks.MOST_STEPS, fine_steps=fine_steps)
         checks.ascending(self, steps=sampler.steps, fine_steps=fine_steps)
         super().__init__(sampler=sampler, **kwargs)
-        if self.factories["student"] is not None:
+        if not isinstance(self.factories["student"], CopyOfTeacher):
             raise UserError("OptimalSteps trains no network; leave model.init_args.student out.")
         unused = {"extras": self.extras, "gradient_clip": self.gradient_clip is not None}
         unused["student_lr_scheduler"] = self.lr_scheduler_factories["student"] is not None
@@ -57,7 +58,7 @@ class OptimalSteps(Distiller):
         self.fine_steps = fine_steps
         self.register_buffer("counts", torch.zeros(sampler.steps, fine_steps, dtype=torch.int64))
 
-    def copy_of_teacher(self) -> Denoiser:
+    def build_role(self, role: str) -> Denoiser:
         """The teacher itself on its own grid of so many steps, until a better one is found."""
         times = torch.tensor(self.teacher.process.solver_grid(self.sampler.steps), dtype=torch.float64)
         return Borrowed(self.teacher, times, self.solver.guidance)

@@ -44,9 +44,9 @@ class PhasedDMD(DMD2):
 
     Args:
         sampler: Default four steps of the process's own grid in two phases.
-        renoise_time: Default uniform above the phase's end.
-        critic_time: As ``renoise_time``.
-        critic_objective: Default the squared error of the velocity.
+        renoise_time: Law of the noise levels at which the scores are compared: uniform above the phase's end.
+        critic_time: Law of the noise levels at which the critic learns: the same.
+        critic_objective: The critic's loss: the squared error of the velocity.
         weight_cap: Bound of the critic's weight.
     """
 
@@ -57,9 +57,9 @@ class PhasedDMD(DMD2):
     def __init__(
         self,
         sampler: PhasedSampler | None = None,
-        renoise_time: TimeLaw | None = None,
-        critic_time: TimeLaw | None = None,
-        critic_objective: DenoisingLoss | None = None,
+        renoise_time: TimeLaw = WithinChain("anchor", 1.0),
+        critic_time: TimeLaw = WithinChain("anchor", 1.0),
+        critic_objective: DenoisingLoss = DenoisingLoss("velocity", "one"),
         weight_cap: float = 10.0,
         student_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=2e-6, beta1=0.0),
         critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=4e-7, beta1=0.0),
@@ -69,9 +69,9 @@ class PhasedDMD(DMD2):
         checks.kind(self, PhasedSampler, sampler=sampler)
         super().__init__(
             sampler=sampler or PhasedSampler(),
-            renoise_time=renoise_time or WithinChain("anchor", 1.0),
-            critic_time=critic_time or WithinChain("anchor", 1.0),
-            critic_objective=critic_objective or DenoisingLoss("velocity", "one"),
+            renoise_time=renoise_time,
+            critic_time=critic_time,
+            critic_objective=critic_objective,
             student_optimizer=student_optimizer,
             critic_optimizer=critic_optimizer,
             **kwargs,

@@ -26,20 +26,20 @@ class Reflow(TrajectoryDistiller):
     training sees ``alpha x`` beside the noise and the sampler does not; give the student ``RectifiedFlow`` to be exact.
 
     Args:
-        loss: Default half the mean squared error.
-        time: Law of the noise levels; default uniform in the time of rectified flow.
+        loss: Distance of the velocities: half the mean squared error.
+        time: Law of the noise levels: uniform in the time of rectified flow.
     """
 
     def __init__(
         self,
-        loss: RegressionLoss | None = None,
-        time: TimeLaw | None = None,
+        loss: RegressionLoss = RegressionLoss(),
+        time: TimeLaw = FlowTime(),
         student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=2e-4),
         **kwargs: Any,
     ) -> None:
         super().__init__(student_optimizer=student_optimizer, **kwargs)
-        self.loss = loss or RegressionLoss()
-        self.time = time or FlowTime()
+        self.loss = loss
+        self.time = time
 
     def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
         """Regress the velocity between the ends of the pairs."""

@@ -10,8 +10,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from fastgen.conditions import Condition, Guidance
-from fastgen.denoisers.adapters import Adapter
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.from_teacher import CopyOfTeacher, FromTeacher
 from fastgen.errors import UserError
 from fastgen.methods.base import Distiller
 from fastgen.methods.batch import MicroBatch
@@ -32,13 +32,12 @@ class ScoreDistiller(ScoreTerm, Distiller):
 
     Args:
         form: How the two scores become the student's loss.
-        critic: Builds the critic (fake score), or an adapter to put on the frozen teacher; default a copy of the
-            teacher.
+        critic: Builds the critic (fake score), or says how it is made from the frozen teacher.
         critic_optimizer: Builds the critic's optimizer.
         critic_lr_scheduler: Builds the critic's learning-rate schedule; it steps with every critic update.
-        renoise_time: Law of the noise levels at which the scores are compared; default uniform in [0.02, 0.98].
-        critic_time: Law of the noise levels at which the critic learns; default EDM's log-normal.
-        critic_objective: The critic's loss; default EDM's.
+        renoise_time: Law of the noise levels at which the scores are compared.
+        critic_time: Law of the noise levels at which the critic learns.
+        critic_objective: The critic's loss.
         guidance: Guidance scales of teacher and critic.
         schedule: Turns of critic and student.
     """
@@ -49,12 +48,12 @@ class ScoreDistiller(ScoreTerm, Distiller):
     def __init__(
         self,
         form: ScoreForm = DMDForm(),
-        critic: Callable[[], Denoiser] | Adapter | None = None,
+        critic: Callable[[], Denoiser] | FromTeacher = CopyOfTeacher(),
         critic_optimizer: OptimizerCallable = torch.optim.Adam,
         critic_lr_scheduler: LRSchedulerCallable | None = None,
-        renoise_time: TimeLaw | None = None,
-        critic_time: TimeLaw | None = None,
-        critic_objective: DenoisingLoss | None = None,
+        renoise_time: TimeLaw = UniformTime(0.02, 0.98),
+        critic_time: TimeLaw = LogNormalLevel(),
+        critic_objective: DenoisingLoss = DenoisingLoss(),
         guidance: Guidance = Guidance(),
         schedule: UpdateSchedule = UpdateSchedule(),
         **kwargs: Any,
@@ -63,9 +62,9 @@ class ScoreDistiller(ScoreTerm, Distiller):
         self.factories["critic"] = critic
         self.optimizer_factories["critic"] = critic_optimizer
         self.lr_scheduler_factories["critic"] = critic_lr_scheduler
-        self.renoise_time = renoise_time or UniformTime(0.02, 0.98)
-        self.critic_time = critic_time or LogNormalLevel()
-        self.critic_objective = critic_objective or DenoisingLoss()
+        self.renoise_time = renoise_time
+        self.critic_time = critic_time
+        self.critic_objective = critic_objective
         self.form = form
         self.guidance = guidance
         self.schedule = schedule

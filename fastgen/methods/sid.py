@@ -30,8 +30,8 @@ class SiD(ScoreDistiller):
         weight: ``distance``, SiD's ``1 / mean |x - mu_real|``, or another weight of the noise level.
         sampler: How the student generates; default one call at noise level (sigma / alpha) 2.5, which is step 625 of
             Stable Diffusion.
-        renoise_time: Default positions 0-0.8 of the EDM grid, i.e. noise levels up to about 24.
-        critic_objective: Default EDM's, summed over the elements of a sample.
+        renoise_time: Law of the noise levels at which the scores are compared; position 0.8 of EDM's grid is level 24.
+        critic_objective: The critic's loss: EDM's, summed over the elements of a sample.
         schedule: Turns of critic and student; SiD updates the critic first, 1:1, on fresh samples.
     """
 
@@ -41,8 +41,8 @@ class SiD(ScoreDistiller):
         loss_scale: float = 100.0,
         weight: FlowWeight | Literal["distance"] = "distance",
         sampler: Sampler | None = None,
-        renoise_time: TimeLaw | None = None,
-        critic_objective: DenoisingLoss | None = None,
+        renoise_time: TimeLaw = KarrasLevel(0.0, 0.8),
+        critic_objective: DenoisingLoss = DenoisingLoss(reduction="sum"),
         schedule: UpdateSchedule = UpdateSchedule(critic_first=True),
         student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-5, beta1=0.0),
         critic_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-5, beta1=0.0),
@@ -51,8 +51,8 @@ class SiD(ScoreDistiller):
         super().__init__(
             form=SiDForm(alpha, loss_scale, weight),
             sampler=sampler or RenoiseSampler(level=2.5),
-            renoise_time=renoise_time or KarrasLevel(0.0, 0.8),
-            critic_objective=critic_objective or DenoisingLoss(reduction="sum"),
+            renoise_time=renoise_time,
+            critic_objective=critic_objective,
             schedule=schedule,
             student_optimizer=student_optimizer,
             critic_optimizer=critic_optimizer,

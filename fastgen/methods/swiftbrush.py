@@ -8,8 +8,9 @@ from typing import Any
 from lightning.pytorch.cli import OptimizerCallable
 
 from fastgen.conditions import Guidance
-from fastgen.denoisers.adapters import Adapter, LoRA
+from fastgen.denoisers.adapters import LoRA
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.from_teacher import FromTeacher
 from fastgen.methods.schedule import UpdateSchedule
 from fastgen.methods.score import ScoreDistiller
 from fastgen.objectives.score_forms import VSDForm
@@ -28,19 +29,20 @@ class SwiftBrush(ScoreDistiller):
     whole batch at once, here each sample's is dropped.
 
     Args:
-        critic: Default LoRA of rank 64 and alpha 108 on the queries and values of all attention layers, as the official
-            code (github.com/VinAIResearch/SwiftBrush); a network whose layers have other names needs ``layers``.
-        critic_time: Default uniform over all levels.
-        critic_objective: Default ``mean alpha^2 (noise_fake - noise)^2``.
+        critic: Builds the critic, or says how it is made from the frozen teacher: a LoRA on the queries and values of
+            all attention layers, as in the official code (github.com/VinAIResearch/SwiftBrush); a network whose layers
+            have other names needs other ``layers``.
+        critic_time: Law of the noise levels at which the critic learns: all alike.
+        critic_objective: The critic's loss: ``mean alpha^2 (noise_fake - noise)^2``.
         guidance: 4.5 for teacher and critic; the critic's condition is dropped with probability 0.1.
         schedule: Turns of critic and student.
     """
 
     def __init__(
         self,
-        critic: Callable[[], Denoiser] | Adapter = LoRA(rank=64, alpha=108.0, layers="*.to_[qv]"),
-        critic_time: TimeLaw | None = None,
-        critic_objective: DenoisingLoss | None = None,
+        critic: Callable[[], Denoiser] | FromTeacher = LoRA(rank=64, alpha=108.0, layers="*.to_[qv]"),
+        critic_time: TimeLaw = UniformTime(0.0, 1.0),
+        critic_objective: DenoisingLoss = DenoisingLoss("noise", "vp_alpha2"),
         guidance: Guidance = Guidance(teacher=4.5, critic=4.5, condition_dropout=0.1),
         schedule: UpdateSchedule = UpdateSchedule(critic_first=False, reuse_rollout=True),
         student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-6),
@@ -50,8 +52,8 @@ class SwiftBrush(ScoreDistiller):
         super().__init__(
             form=VSDForm(),
             critic=critic,
-            critic_time=critic_time or UniformTime(0.0, 1.0),
-            critic_objective=critic_objective or DenoisingLoss("noise", "vp_alpha2"),
+            critic_time=critic_time,
+            critic_objective=critic_objective,
             guidance=guidance,
             schedule=schedule,
             student_optimizer=student_optimizer,

@@ -34,8 +34,9 @@ class TDM(ScoreDistiller):
 
     Args:
         sampler: Default four steps of the process's own grid.
-        renoise_time: Default uniform within the step's segment, and above position 0.02.
-        critic_time: As ``renoise_time``.
+        renoise_time: Law of the noise levels at which the scores are compared: uniform within the step's segment, and
+            above position 0.02.
+        critic_time: Law of the noise levels at which the critic learns: the same.
         guidance: 4.5 for the teacher (PixArt-alpha).
         schedule: Turns of critic and student.
         huber: c of the pseudo-Huber distance.
@@ -45,8 +46,8 @@ class TDM(ScoreDistiller):
     def __init__(
         self,
         sampler: TrajectorySampler | None = None,
-        renoise_time: TimeLaw | None = None,
-        critic_time: TimeLaw | None = None,
+        renoise_time: TimeLaw = WithinChain("anchor", "student"),
+        critic_time: TimeLaw = WithinChain("anchor", "student"),
         guidance: Guidance = Guidance(teacher=4.5),
         schedule: UpdateSchedule = UpdateSchedule(critic_first=True),
         huber: float = 1e-3,
@@ -62,8 +63,8 @@ class TDM(ScoreDistiller):
         super().__init__(
             form=HuberForm(huber),
             sampler=sampler or TrajectorySampler(),
-            renoise_time=renoise_time or WithinChain("anchor", "student"),
-            critic_time=critic_time or WithinChain("anchor", "student"),
+            renoise_time=renoise_time,
+            critic_time=critic_time,
             guidance=guidance,
             schedule=schedule,
             student_optimizer=student_optimizer,

@@ -28,23 +28,23 @@ class TeacherTraining(Distiller):
 
     Args:
         student: Builds the network; with ``weights`` it is fine-tuned.
-        objective: Default EDM's loss. Flow matching: target ``velocity``, weight ``one``.
-        time: Law of the noise levels; default EDM's log-normal.
+        objective: The loss: EDM's. Flow matching: target ``velocity``, weight ``one``.
+        time: Law of the noise levels: EDM's log-normal.
         condition_dropout: Probability of training on the null condition, which makes the teacher guidable.
     """
 
     def __init__(
         self,
         student: Callable[[], Denoiser],
-        objective: DenoisingLoss | None = None,
-        time: TimeLaw | None = None,
+        objective: DenoisingLoss = DenoisingLoss(),
+        time: TimeLaw = LogNormalLevel(),
         condition_dropout: float = 0.1,
         **kwargs: Any,
     ) -> None:
         checks.fraction(self, condition_dropout=condition_dropout)
         super().__init__(student=student, **kwargs)
-        self.objective = objective or DenoisingLoss()
-        self.time = time or LogNormalLevel()
+        self.objective = objective
+        self.time = time
         self.condition_dropout = condition_dropout
 
     def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:

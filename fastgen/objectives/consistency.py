@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fastgen import checks
+from fastgen.components import Component
 
 
-class Metric(ABC):
+class Metric(Component, ABC):
     """A distance between two batches."""
 
     @abstractmethod
@@ -18,6 +20,7 @@ class Metric(ABC):
         """Distances (B,) of ``x`` (B, ...) and ``target`` (B, ...)."""
 
 
+@dataclass(frozen=True)
 class PseudoHuber(Metric):
     """``sqrt(|x - y|^2 + c^2) - c`` with the norm over all elements of a sample.
 
@@ -29,9 +32,10 @@ class PseudoHuber(Metric):
             of elements.
     """
 
-    def __init__(self, c: float = 0.0) -> None:
-        checks.not_negative(self, c=c)
-        self.c = c
+    c: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.not_negative(self, c=self.c)
 
     def __call__(self, x: Tensor, target: Tensor) -> Tensor:
         squared = (x - target).square().flatten(1).sum(1)
@@ -39,6 +43,7 @@ class PseudoHuber(Metric):
         return (squared + self.c**2).clamp(min=1e-30).sqrt() - self.c
 
 
+@dataclass(frozen=True)
 class ElementwiseHuber(Metric):
     """``mean_i sqrt((x_i - y_i)^2 + c^2) - c`` (Luo et al. 2023, LCM, arXiv 2310.04378; reference scripts).
 
@@ -46,14 +51,16 @@ class ElementwiseHuber(Metric):
         c: Differences far below it count by their square.
     """
 
-    def __init__(self, c: float = 1e-3) -> None:
-        checks.positive(self, c=c)
-        self.c = c
+    c: float = 1e-3
+
+    def __post_init__(self) -> None:
+        checks.positive(self, c=self.c)
 
     def __call__(self, x: Tensor, target: Tensor) -> Tensor:
         return (((x - target).square() + self.c**2).sqrt() - self.c).flatten(1).mean(1)
 
 
+@dataclass(frozen=True)
 class SquaredError(Metric):
     """Mean squared difference over the elements of a sample."""
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
 from fastgen import checks
+from fastgen.components import Component
 from fastgen.processes import Prediction
 
 
-class RegressionLoss:
+@dataclass(frozen=True)
+class RegressionLoss(Component):
     """A distance between a prediction and its target.
 
     Args:
@@ -20,16 +23,12 @@ class RegressionLoss:
         c: Where ``huber`` turns from quadratic to linear, per element (times the root of their number for a sample).
     """
 
-    def __init__(
-        self,
-        metric: Literal["l2", "l1", "huber"] = "l2",
-        reduction: Literal["mean", "sum"] = "mean",
-        c: float = 0.03,
-    ) -> None:
-        checks.positive(self, c=c)
-        self.metric = metric
-        self.reduction = reduction
-        self.c = c
+    metric: Literal["l2", "l1", "huber"] = "l2"
+    reduction: Literal["mean", "sum"] = "mean"
+    c: float = 0.03
+
+    def __post_init__(self) -> None:
+        checks.positive(self, c=self.c)
 
     def __call__(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Scalar loss of ``prediction`` and ``target`` (B, ...)."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
 from fastgen import checks
+from fastgen.components import Component
 from fastgen.processes import Prediction, PredictionKind, expand
 
 
@@ -27,7 +29,8 @@ class Truth(Prediction):
         return self.drawn
 
 
-class DenoisingLoss:
+@dataclass(frozen=True)
+class DenoisingLoss(Component):
     """Weighted squared error of a denoiser against the truth.
 
     Args:
@@ -39,18 +42,13 @@ class DenoisingLoss:
         sigma_data: Standard deviation of the data, for the ``edm`` weight.
     """
 
-    def __init__(
-        self,
-        target: PredictionKind = "x0",
-        weight: Literal["edm", "one", "vp_alpha2"] = "edm",
-        reduction: Literal["mean", "sum"] = "mean",
-        sigma_data: float = 0.5,
-    ) -> None:
-        checks.positive(self, sigma_data=sigma_data)
-        self.target: PredictionKind = target
-        self.weight = weight
-        self.reduction = reduction
-        self.sigma_data = sigma_data
+    target: PredictionKind = "x0"
+    weight: Literal["edm", "one", "vp_alpha2"] = "edm"
+    reduction: Literal["mean", "sum"] = "mean"
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        checks.positive(self, sigma_data=self.sigma_data)
 
     def __call__(self, prediction: Prediction, x0: Tensor, noise: Tensor, factor: Tensor | None = None) -> Tensor:
         """Scalar loss; ``x0`` and ``noise`` are what ``prediction.x_t`` was made of, (B, ...).

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastgen import checks
+from fastgen.components import Component
 from fastgen.processes import expand
 
 Field = Callable[[Tensor, Tensor], Tensor]
@@ -52,7 +54,7 @@ def jvp(function: Callable[..., Tensor], primals: tuple[Tensor, ...], tangents: 
     return value_and_jvp(function, primals, tangents)[1]
 
 
-class Derivative(ABC):
+class Derivative(Component, ABC):
     """How the derivative of a field along a flow is found."""
 
     @abstractmethod
@@ -72,6 +74,7 @@ class Derivative(ABC):
         """
 
 
+@dataclass(frozen=True)
 class ForwardMode(Derivative):
     """Exact, by one pass that carries value and tangent."""
 
@@ -83,6 +86,7 @@ class ForwardMode(Derivative):
             return jvp(field, (x, t), (expand(scale, x) * velocity.to(x.dtype), scale.to(t.dtype)))
 
 
+@dataclass(frozen=True)
 class SemiContinuous(Derivative):
     """Exact along ``x``, by forward mode, and a difference in ``t``: ``(F(x, t) - F(x, t - h)) / h``.
 
@@ -94,9 +98,10 @@ class SemiContinuous(Derivative):
         step: h in the time of the coordinates.
     """
 
-    def __init__(self, step: float = 1e-4) -> None:
-        checks.positive(self, step=step)
-        self.step = step
+    step: float = 1e-4
+
+    def __post_init__(self) -> None:
+        checks.positive(self, step=self.step)
 
     @torch.no_grad()
     def product(
@@ -110,6 +115,7 @@ class SemiContinuous(Derivative):
         return along + expand(scale / back.clamp(min=1e-12), x) * (value - earlier)
 
 
+@dataclass(frozen=True)
 class FiniteDifference(Derivative):
     """Two plain passes along the same direction; works with every kernel, sharding and checkpointing.
 
@@ -119,9 +125,10 @@ class FiniteDifference(Derivative):
         step: Step in the time of the coordinates (0.005 on [0, 1] in AnyFlow and FastGen).
     """
 
-    def __init__(self, step: float = 5e-3) -> None:
-        checks.positive(self, step=step)
-        self.step = step
+    step: float = 5e-3
+
+    def __post_init__(self) -> None:
+        checks.positive(self, step=self.step)
 
     @torch.no_grad()
     def product(

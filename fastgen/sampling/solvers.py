@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fastgen import checks
+from fastgen.components import Component
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
 from fastgen.sampling.guided import guided_as_sampled
 
 
-class Solver(ABC):
+@dataclass(frozen=True)
+class Solver(Component, ABC):
     """A deterministic sampler of the probability flow.
 
     Args:
@@ -21,11 +24,12 @@ class Solver(ABC):
         guidance: Classifier-free guidance scale; 1 means none.
     """
 
-    def __init__(self, steps: int = 18, guidance: float = 1.0) -> None:
-        checks.whole(self, 1, checks.MOST_STEPS, steps=steps)
-        checks.not_negative(self, guidance=guidance)
-        self.steps = steps
-        self.guidance = guidance
+    steps: int = 18
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.whole(self, 1, checks.MOST_STEPS, steps=self.steps)
+        checks.not_negative(self, guidance=self.guidance)
 
     @abstractmethod
     def evaluations(self, steps: int) -> int:
@@ -48,6 +52,7 @@ class Solver(ABC):
         return x
 
 
+@dataclass(frozen=True)
 class Euler(Solver):
     """First order (Song et al. 2020, 2010.02502): DDIM on VP, Euler on EDM and flows, a rotation on TrigFlow."""
 
@@ -58,6 +63,7 @@ class Euler(Solver):
         return denoiser.process.jump(guided_as_sampled(denoiser, x_t, t, condition, self.guidance), s)
 
 
+@dataclass(frozen=True)
 class Heun(Solver):
     """Second order, but first order in a step to the clean end (Karras et al. 2022, arXiv 2206.00364, algorithm 1)."""
 

@@ -1,0 +1,13 @@
+"""Component: a part of a method that a configuration names, and that shows as the default of an argument."""
+
+from __future__ import annotations
+
+
+class Component:
+    """Base of laws, solvers, losses and whatever else stands as a default in a signature.
+
+    A component is a frozen dataclass: an immutable value that is compared by its fields, shows them, and can be shared.
+    Its fields are its constructor's arguments and nothing else, so that ``--print_config``, a run's ``config.yaml`` and
+    the recipe in a checkpoint hold each default as a class with arguments. What follows from the fields is a property;
+    ``__post_init__`` holds the checks.
+    """
