@@ -149,7 +149,7 @@ def refuse_nulls(values: Mapping[str, Any], slots: Mapping[str, Slot], place: st
     for key, value in values.items():
         slot, inner = slots.get(key, Slot()), f"{place}.{key}" if place else key
         if value is None and not slot.nullable and slot.default is not None:
-            raise UserError(f"{inner} must not be null; leave it out for its default ({slot.default!r}).")
+            raise UserError(f"{inner} must not be null; leave it out for its default ({written(slot.default)}).")
         for number, part in enumerate(value) if isinstance(value, list | tuple) else [("", value)]:
             at = f"{inner}[{number}]" if isinstance(value, list | tuple) else inner
             if isinstance(part, Mapping) and isinstance(name := part.get("class_path"), str) and "." in name:
@@ -158,6 +158,35 @@ def refuse_nulls(values: Mapping[str, Any], slots: Mapping[str, Slot], place: st
                     refuse_nulls(part.get("init_args") or {}, arguments_of(kind), f"{at}.init_args")
             elif isinstance(part, Mapping) and slot.fields:
                 refuse_nulls(part, slot.fields, at)
+
+
+def written(default: Any) -> str:
+    """A default as Python would write it, also one that the parser keeps as a class with arguments."""
+    if isinstance(default, Mapping) and isinstance(name := default.get("class_path"), str):
+        given = (f"{key}={written(value)}" for key, value in (default.get("init_args") or {}).items())
+        return f"{name.rpartition('.')[2]}({', '.join(given)})"
+    return repr(list(default) if isinstance(default, tuple) else default)
+
+
+def without_nulls(values: Mapping[str, Any], slots: Mapping[str, Slot]) -> dict[str, Any]:
+    """Arguments, as far down as there are classes, without ``null`` where something must stand.
+
+    For checkpoints of fastgen before 0.2, in whose recipes it means the default.
+    """
+    return {
+        key: part_without_nulls(value)
+        for key, value in values.items()
+        if value is not None or slots.get(key, Slot()).nullable
+    }
+
+
+def part_without_nulls(value: Any) -> Any:
+    """As ``without_nulls``, for one value."""
+    if isinstance(value, list | tuple):
+        return [part_without_nulls(part) for part in value]
+    if isinstance(value, Mapping) and isinstance(name := value.get("class_path"), str) and "." in name:
+        return {**value, "init_args": without_nulls(value.get("init_args") or {}, arguments_of(imported(name, name)))}
+    return value
 
 
 def refuse_functions(values: Mapping[str, Any], slots: Mapping[str, Slot], place: str = "") -> None:

@@ -17,7 +17,7 @@ from fastgen.extras.reward import RewardModel
 from fastgen.masking import without_masks
 from fastgen.messages import one_sentence
 from fastgen.objectives.score_forms import ScoreForm
-from fastgen.parsing import ClassesOnly
+from fastgen.parsing import ClassesOnly, without_nulls
 from fastgen.trust import Trust
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def generator_from(recipe: Any, trusted: Iterable[str] = ()) -> Distiller:
         trust.check(needed, slot, "model")
         parser = RecipeParser(exit_on_error=False)
         parser.add_subclass_arguments(Distiller, "model")
+        needed["init_args"] = without_nulls(needed["init_args"], arguments_of(kind))
         return parser.instantiate(parser.parse_object({"model": needed})).model
     except (ArgumentError, ValueError, TypeError, ImportError, AttributeError, RecursionError) as error:
         raise UserError(one_sentence(str(error))) from error

@@ -11,6 +11,7 @@ from toys import StirredLoRA, ToyData, build, trainer
 
 import fastgen.methods  # noqa: F401
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.from_teacher import CopyOfTeacher
 from fastgen.extras import GAN, DistributionMatching
 from fastgen.methods import SCM, Distiller
 from fastgen.sampling.samplers import GridSampler, PhasedSampler, PolicySampler, TrajectorySampler
@@ -18,7 +19,7 @@ from fastgen.sampling.samplers import GridSampler, PhasedSampler, PolicySampler,
 SPECIAL: dict[str, dict[str, Any]] = {
     "SwiftBrush": {"critic": StirredLoRA(rank=4)},
     "TDM": {"sampler": TrajectorySampler([20.0, 2.0])},
-    "OptimalSteps": {"student": None, "fine_steps": 24},
+    "OptimalSteps": {"student": CopyOfTeacher(), "fine_steps": 24},
     # The toys' random networks make steep policies, whose gradients are large and lose digits in fp32.
     "PiFlow": {"loss_scale": 0.6, "sampler": PolicySampler(substeps=16)},
     "Progressive": {"stage_updates": 2},

@@ -22,6 +22,7 @@ from fastgen.callbacks import ema
 from fastgen.callbacks.evaluation import Evaluate
 from fastgen.callbacks.health import Health
 from fastgen.conditions import Guidance
+from fastgen.denoisers.from_teacher import CopyOfTeacher
 from fastgen.errors import UserError
 from fastgen.extras import GAN, DistributionMatching, Reward
 from fastgen.map_times import JumpLaw
@@ -47,7 +48,7 @@ from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.sampling.policies import DX, GMFlow
 from fastgen.sampling.samplers import Sampler
 from fastgen.sampling.solvers import Solver
-from fastgen.times import TimeLaw
+from fastgen.times import LogitNormalTime, LogNormalLevel, TimeLaw
 
 PARTS = (TimeLaw, JumpLaw, Sampler, Solver, DenoisingLoss, RegressionLoss, Metric, Velocity, Transition, Process)
 
@@ -192,7 +193,7 @@ def test_every_method_has_its_numbers():
 
 @pytest.mark.parametrize("cls", PUBLIC, ids=lambda cls: cls.__name__)
 def test_methods(cls: type):
-    given = {"student": None} if cls.__name__ == "OptimalSteps" else {}
+    given = {"student": CopyOfTeacher()} if cls.__name__ == "OptimalSteps" else {}
     method = build(cls, **given)
     if cls.__name__ in ("SCM", "MeanFlow", "LSD", "PSD", "Shortcut"):  # the others take the student's own process
         method.coordinates = method.wanted_coordinates
@@ -298,10 +299,17 @@ LAWS = {
     "LogitNormalTime": {"mean": 0.0, "std": 1.0},  # 2403.03206
     "WithinChain": {"low": "anchor", "high": "student", "floor": 0.02},
     "FlowTime": {"low": 1e-3, "high": 1.0, "shift": 1.0},
-    "ToData": {},
-    "EasyTimes": {"q": 2.0, "double": 25000, "k": 8.0, "b": 1.0, "largest_ratio": 0.999},  # 2406.14548
+    "ToData": {"law": LogNormalLevel(-1.0, 1.4)},
+    "EasyTimes": {
+        "law": LogNormalLevel(-1.1, 2.0),
+        "q": 2.0,
+        "double": 25000,
+        "k": 8.0,
+        "b": 1.0,
+        "largest_ratio": 0.999,
+    },  # 2406.14548
     "GridTimes": {"steps": 50, "skip": 1},  # 2310.04378
-    "SortedTimes": {"diagonal": 0.75, "to_data": 0.0, "middle": 0.5},  # 2505.13447
+    "SortedTimes": {"law": LogitNormalTime(-0.4, 1.0), "diagonal": 0.75, "to_data": 0.0, "middle": 0.5},  # 2505.13447
     "DyadicTimes": {"levels": 7, "bootstrap": 0.125},  # 2410.12557
     "Euler": {"steps": 18, "guidance": 1.0},
     "Heun": {"steps": 18, "guidance": 1.0},  # 2206.00364

@@ -39,6 +39,7 @@ FSDP = {"class_path": "fastgen.strategies.FSDP2"}
 EMA = {"class_path": "EMA", "init_args": {"rule": {"class_path": "ConstantEMA", "init_args": {"decay": 0.5}}}}
 GRID = {"class_path": "SampleGrid", "init_args": {"every_n_steps": 2, "seeds": 3}}
 LORA = {"class_path": "LoRA", "init_args": {"rank": 4, "layers": ["*to_q", "*to_k", "*to_v", "*to_out.0"]}}
+COPY = {"class_path": "CopyOfTeacher"}
 UNIFORM = {"class_path": "UniformTime", "init_args": {"low": 0.2, "high": 0.8}}
 
 
@@ -116,7 +117,7 @@ def points(folder: Path) -> Path:
     network = {"class_path": "MLP", "init_args": {"process": EDM, "weights": "asset:teacher_mixture.safetensors"}}
     suite = {"class_path": "MixtureMetrics", "init_args": {"distribution": RING, "metrics": FEWER}}
     evaluate = {"class_path": "Evaluate", "init_args": {"suite": suite, "count": 301, "batch_size": 64}}
-    problem = mixture(folder, steps=2, teacher=network, student=None, critic=None)
+    problem = mixture(folder, steps=2, teacher=network, student=COPY, critic=COPY)
     problem["trainer"] |= {"devices": 2, "strategy": FSDP}
     problem["trainer"]["callbacks"] = [EMA, evaluate, checkpoint(dirpath=str(folder))]
     return write(folder / "config.yaml", problem)

@@ -24,6 +24,9 @@ TEACHER = {"class_path": "fastgen.denoisers.MLP", "init_args": {"width": None}}
         (SiD, {"teacher": TEACHER}, "teacher.init_args.width"),
         (SCM, {"guidance": {"low": None}}, "guidance.low"),
         (PiFlow, {"states": None}, "states"),
+        (SiD, {"student": None}, "student"),
+        (SiD, {"extras": None}, "extras"),
+        (SiD, {"renoise_time": None}, "renoise_time"),
         (Trainer, {"overfit_batches": None}, "overfit_batches"),
     ],
 )
@@ -35,7 +38,7 @@ def test_null_is_refused_where_something_must_stand(kind: type, values: dict[str
 @pytest.mark.parametrize(
     ("kind", "values"),
     [
-        (SiD, {"gradient_clip": None, "student": None, "extras": None}),
+        (SiD, {"gradient_clip": None, "student_lr_scheduler": None, "teacher": None}),
         (SiD, {"student_optimizer": {**ADAM, "init_args": {"foreach": None}}}),
         (SCM, {"guidance": {"high": None, "sampling": None}}),
         (Trainer, {"callbacks": None, "max_time": None, "logger": None}),

@@ -16,6 +16,7 @@ import yaml
 from command_line import EDM, checkpoint, fastgen, mixture, write
 
 from fastgen.checkpoints import method_from_checkpoint, read_checkpoint
+from fastgen.denoisers.from_teacher import CopyOfTeacher
 from fastgen.denoisers.pipelines import PipelineFolder
 from fastgen.errors import UserError
 from fastgen.files import load_tensors
@@ -90,7 +91,7 @@ def put(recipe: dict[str, Any], place: str, value: Any) -> dict[str, Any]:
 
 def test_a_recipe_builds_what_samples_need_and_no_more(recipe: dict[str, Any]):
     method = generator_from(recipe)
-    assert not method.extras and method.factories["critic"] is None
+    assert not method.extras and method.factories["critic"] == CopyOfTeacher()
     method.configure_for_sampling()
     assert not hasattr(method, "critic")
     assert {name.partition(".")[0] for name in method.state_dict()} <= {"student", "teacher", "codec", "averages"}

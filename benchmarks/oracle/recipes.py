@@ -230,7 +230,12 @@ RECIPES: dict[str, Recipe] = {
     ),
     "OptimalSteps": Recipe(
         "OptimalSteps",
-        lambda p, n: {"student": None, "steps": 4, "fine_steps": 50, "solver": part("Euler", guidance=p.guidance)},
+        lambda p, n: {
+            "student": part("CopyOfTeacher"),
+            "steps": 4,
+            "fine_steps": 50,
+            "solver": part("Euler", guidance=p.guidance),
+        },
         steps=(4,),
         most_updates=4,
     ),

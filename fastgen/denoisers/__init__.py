@@ -11,6 +11,7 @@ from fastgen.denoisers.diffusers_sdxl import StableDiffusionXL
 from fastgen.denoisers.diffusers_wan import Wan
 from fastgen.denoisers.dit import DiT
 from fastgen.denoisers.experts import Experts
+from fastgen.denoisers.from_teacher import CopyOfTeacher
 from fastgen.denoisers.mixtures import EmpiricalDenoiser, ImageMixture, LowRankMixtureDenoiser, RingMixture
 from fastgen.denoisers.mlp import MLP
 from fastgen.denoisers.unet import UNet
@@ -19,6 +20,7 @@ __all__ = [
     "MLP",
     "AdaptedDenoiser",
     "Codec",
+    "CopyOfTeacher",
     "Denoiser",
     "DiT",
     "EmpiricalDenoiser",

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from fastgen import checks
+from fastgen.components import Component
 from fastgen.objectives.distribution_matching import dmd_gradient, pseudo_huber_loss, pseudo_loss, vsd_gradient
 from fastgen.objectives.score_identity import FlowWeight, flow_weight, sid_loss
 from fastgen.processes import Prediction, expand
@@ -16,7 +17,7 @@ from fastgen.processes import Prediction, expand
 Network = Literal["teacher", "critic"]
 
 
-class ScoreForm(ABC):
+class ScoreForm(Component, ABC):
     """A loss of the student's samples from the predictions of teacher and critic at noisy copies of them.
 
     Attributes:

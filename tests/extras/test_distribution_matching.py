@@ -13,6 +13,7 @@ from toys import CLASSES, StopAfter, ToyData, build, network, trainer
 from fastgen.conditions import Guidance
 from fastgen.denoisers.adapters import AdaptedDenoiser, LoRA
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.from_teacher import CopyOfTeacher
 from fastgen.errors import UserError
 from fastgen.extras import DistributionMatching, Extra, Reward, RewardModel
 from fastgen.map_times import ToData
@@ -207,7 +208,7 @@ def test_a_student_with_a_second_time_is_told_where_it_jumps():
 
 
 def test_an_embedded_guidance_is_told_to_the_student_alone():
-    method = made(LCM, term(), guidance=TeacherGuidance(2.0, 6.0, embedded=True, sampling=3.0), student=None)
+    method = made(LCM, term(), guidance=TeacherGuidance(2.0, 6.0, embedded=True, sampling=3.0), student=CopyOfTeacher())
     seen: dict[str, list[Any]] = {"student": [], "critic": []}
     for name, net in (("student", method.student), ("critic", method.extras[0].critic)):
         net.register_forward_pre_hook(lambda _, args, n=name: seen[n].append(args[2].get("guidance")))

@@ -19,6 +19,7 @@ from fastgen.denoisers.analytic import GaussianDenoiser
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.dit import DiT
 from fastgen.denoisers.dropout import Dropout, foreign_dropout, masks_of
+from fastgen.denoisers.from_teacher import CopyOfTeacher
 from fastgen.denoisers.unet import UNet
 from fastgen.denoisers.warped import Warped
 from fastgen.errors import UserError
@@ -569,7 +570,7 @@ def test_a_stochastic_sampler_jumps_to_data():
 
 @pytest.mark.parametrize("cls", [MeanFlow, LCM])
 def test_adapters_keep_the_function_of_a_pretrained_network(cls: type[FlowMapDistiller]):
-    method = build(cls, student=None)
+    method = build(cls, student=CopyOfTeacher())
     method.configure_model()
     x, t, label = torch.randn(6, 2), torch.full((6,), 2.0, dtype=torch.float64), {"label": torch.arange(6) % CLASSES}
     before = method.teacher(x, t, label).x0

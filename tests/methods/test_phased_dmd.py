@@ -24,6 +24,7 @@ from toys import StirredLoRA, ToyData, build, network, trainer
 from fastgen.conditions import Guidance
 from fastgen.denoisers.adapters import AdaptedDenoiser
 from fastgen.denoisers.experts import Experts
+from fastgen.denoisers.from_teacher import CopyOfTeacher
 from fastgen.errors import UserError
 from fastgen.methods import DMD2, PhasedDMD
 from fastgen.methods.batch import MicroBatch
@@ -252,7 +253,7 @@ def test_one_phase_of_one_call_is_dmd2(process: Process):
 
 
 def test_phases_get_copies_and_adapters_their_own_weights():
-    method = build(PhasedDMD, student=StirredLoRA(rank=2), critic=None)
+    method = build(PhasedDMD, student=StirredLoRA(rank=2), critic=CopyOfTeacher())
     method.configure_model()
     one, other = method.student.expert(0), method.student.expert(1)
     assert isinstance(one, AdaptedDenoiser) and one.base is other.base is method.teacher

@@ -14,6 +14,7 @@ from toys import CLASSES, StirredLoRA, arguments, build, network
 
 from fastgen.conditions import Guidance
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.from_teacher import CopyOfTeacher
 from fastgen.denoisers.mlp import MLP
 from fastgen.denoisers.warped import Warped, same_process
 from fastgen.errors import UserError
@@ -229,7 +230,9 @@ def test_times_that_the_student_s_process_does_not_have_are_refused():
 
 def test_phases_of_the_critic_end_at_the_levels_of_the_student_s():
     theirs, own = VP(), RectifiedFlow()
-    method = made(PhasedDMD, partial(_double, 0, theirs), own, critic=None, sampler=PhasedSampler([1.0, 0.5]))
+    method = made(
+        PhasedDMD, partial(_double, 0, theirs), own, critic=CopyOfTeacher(), sampler=PhasedSampler([1.0, 0.5])
+    )
     assert method.student.boundaries == [0.5]
     (boundary,) = method.critic.boundaries
     assert float(theirs.ratio(torch.tensor(boundary, dtype=torch.float64))) == pytest.approx(1.0, rel=1e-9)

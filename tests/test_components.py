@@ -1,0 +1,136 @@
+"""Components show as defaults, are values, and travel through configs and checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command_line import fastgen
+from pytest import CaptureFixture
+
+from fastgen import callbacks, denoisers, extras, methods  # noqa: F401  whose components there are
+from fastgen.components import Component
+from fastgen.declared import arguments_of, subclasses
+from fastgen.methods import SiD
+from fastgen.parsing import without_nulls
+from fastgen.recipes import generator_from
+from fastgen.times import KarrasLevel
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def components() -> Iterator[type]:
+    """Those of fastgen that are no base of others alone."""
+    for kind in subclasses(Component):
+        if kind.__module__.startswith("fastgen.") and not getattr(kind, "__abstractmethods__", None):
+            yield kind
+
+
+COMPONENTS = [kind for kind in components() if kind is not Component]
+
+
+@pytest.mark.parametrize("kind", COMPONENTS, ids=lambda kind: kind.__name__)
+def test_a_component_is_a_value(kind: type):
+    assert dataclasses.is_dataclass(kind) and "__dataclass_params__" in vars(kind), "decorate it with @dataclass"
+    assert kind.__dataclass_params__.frozen and kind.__dataclass_params__.repr
+    if kind.__name__.startswith("_"):
+        return
+    assert kind.__dataclass_params__.eq
+    if any(field.default is dataclasses.MISSING for field in dataclasses.fields(kind)):
+        return
+    one, other = kind(), kind()
+    assert one == other and hash(one) == hash(other) and repr(one).startswith(f"{kind.__name__}(")
+    assert vars(one).keys() == {field.name for field in dataclasses.fields(kind)}, "what follows is a property"
+
+
+def printed(capsys: CaptureFixture[str], *words: str) -> dict[str, Any]:
+    """What ``--print_config`` shows of the model's arguments."""
+    capsys.readouterr()
+    assert fastgen("fit", *words, "--print_config") == 0
+    return yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+
+
+def config(path: Path, **arguments: Any) -> str:
+    """The mixture's config with other arguments of the model."""
+    path.write_text(yaml.safe_dump({"model": {"class_path": "SiD", "init_args": arguments}}))
+    return f"--config={path}"
+
+
+SHIPPED = f"--config={CONFIGS / 'sid_mixture.yaml'}"
+KARRAS = {"low": 0.0, "high": 0.8, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
+
+
+@pytest.mark.parametrize(
+    ("law", "wanted"),
+    [
+        ("KarrasLevel", KARRAS | {"high": 1.0}),
+        ("UniformTime", {"low": 0.02, "high": 0.98}),
+        ({"class_path": "KarrasLevel", "init_args": {"low": 0.1}}, KARRAS | {"low": 0.1, "high": 1.0}),
+        ({"class_path": "fastgen.times.UniformTime"}, {"low": 0.02, "high": 0.98}),
+        ({"init_args": {"rho": 5.0}}, KARRAS | {"rho": 5.0}),
+    ],
+    ids=str,
+)
+def test_who_names_a_class_begins_with_its_own_defaults(
+    law: Any, wanted: dict[str, Any], tmp_path: Path, capsys: CaptureFixture[str]
+):
+    found = printed(capsys, SHIPPED, config(tmp_path / "law.yaml", renoise_time=law))
+    assert found["renoise_time"]["init_args"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("word", "wanted"),
+    [
+        ("renoise_time.rho=5", KARRAS | {"rho": 5.0}),
+        ("renoise_time.init_args.high=0.7", KARRAS | {"high": 0.7}),
+        ("renoise_time=UniformTime", {"low": 0.02, "high": 0.98}),
+        ("renoise_time.class_path=UniformTime", {"low": 0.02, "high": 0.98}),
+    ],
+)
+def test_the_command_line_changes_a_default_in_place_or_names_another(
+    word: str, wanted: dict[str, Any], capsys: CaptureFixture[str]
+):
+    assert printed(capsys, SHIPPED, f"--model.init_args.{word}")["renoise_time"]["init_args"] == wanted
+
+
+def test_several_configs_change_one_component(tmp_path: Path, capsys: CaptureFixture[str]):
+    first = config(tmp_path / "1.yaml", renoise_time={"class_path": "KarrasLevel", "init_args": {"low": 0.1}})
+    second = config(tmp_path / "2.yaml", renoise_time={"class_path": "KarrasLevel", "init_args": {"rho": 5.0}})
+    third = config(tmp_path / "3.yaml", renoise_time={"class_path": "UniformTime", "init_args": {"low": 0.2}})
+    found = printed(capsys, SHIPPED, first, second)["renoise_time"]["init_args"]
+    assert found == KARRAS | {"low": 0.1, "high": 1.0, "rho": 5.0}
+    assert printed(capsys, SHIPPED, first, second, third)["renoise_time"]["init_args"] == {"low": 0.2, "high": 0.98}
+
+
+def test_what_is_printed_is_read_again(tmp_path: Path, capsys: CaptureFixture[str]):
+    found = printed(capsys, SHIPPED)
+    assert printed(capsys, SHIPPED, config(tmp_path / "printed.yaml", **found)) == found
+
+
+def recipe(**arguments: Any) -> dict[str, Any]:
+    teacher = {"class_path": "fastgen.denoisers.MLP", "init_args": {"process": {"class_path": "fastgen.processes.EDM"}}}
+    return {"class_path": "fastgen.methods.SiD", "init_args": {"teacher": teacher, **arguments}}
+
+
+def test_a_recipe_of_a_checkpoint_builds_its_components():
+    law = {"class_path": "fastgen.times.KarrasLevel", "init_args": {"high": 0.3}}
+    assert generator_from(recipe(renoise_time=law)).renoise_time == KarrasLevel(high=0.3)
+    assert generator_from(recipe()).renoise_time == KarrasLevel(0.0, 0.8)
+
+
+def test_an_old_recipe_holds_null_for_a_default():
+    method = generator_from(recipe(renoise_time=None, student=None, critic=None, solver=None, extras=None))
+    assert method.renoise_time == KarrasLevel(0.0, 0.8)
+    inner = {"class_path": "fastgen.map_times.ToData", "init_args": {"law": None}}
+    kept = without_nulls({"critic_lr_scheduler": None, "renoise_time": inner, "alpha": None}, arguments_of(SiD))
+    assert kept == {"critic_lr_scheduler": None, "renoise_time": {"class_path": inner["class_path"], "init_args": {}}}
+
+
+def test_an_old_config_with_null_gets_one_sentence(tmp_path: Path, capsys: CaptureFixture[str]):
+    assert fastgen("fit", SHIPPED, config(tmp_path / "old.yaml", renoise_time=None)) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "model.init_args.renoise_time must not be null; leave it out for its default (KarrasLevel(low=0.0" in said
