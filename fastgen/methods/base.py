@@ -62,7 +62,7 @@ class Distiller(MethodState, LightningModule):
         student: Builds the student, or says how it is made from the frozen teacher (``CopyOfTeacher``, ``LoRA``).
         student_optimizer: Builds the student's optimizer from its parameters; a method's default is its paper's.
         student_lr_scheduler: Builds the student's learning-rate schedule; it steps with every student update.
-        sampler: How the student generates, in training and afterwards; default one call at ``t_max``.
+        sampler: How the student generates, in training and afterwards.
         solver: How the teacher generates, for comparison and where a method learns from its trajectories.
         extras: Further loss terms that any method can carry.
         gradient_clip: Largest gradient norm, one number for all roles or one per role; ``None`` clips nothing.
@@ -88,7 +88,7 @@ class Distiller(MethodState, LightningModule):
         student: Callable[[], Denoiser] | FromTeacher = CopyOfTeacher(),
         student_optimizer: OptimizerCallable = torch.optim.Adam,
         student_lr_scheduler: LRSchedulerCallable | None = None,
-        sampler: Sampler | None = None,
+        sampler: Sampler = RenoiseSampler(),
         solver: Solver = Heun(),
         extras: Sequence[Extra] = (),
         gradient_clip: float | dict[str, float] | None = None,
@@ -108,7 +108,7 @@ class Distiller(MethodState, LightningModule):
         }
         self.optimizer_factories: dict[str, OptimizerCallable] = {"student": student_optimizer}
         self.lr_scheduler_factories: dict[str, LRSchedulerCallable | None] = {"student": student_lr_scheduler}
-        self.sampler = sampler or RenoiseSampler()
+        self.sampler = sampler
         self.solver = solver
         self.extras = nn.ModuleList(extras)
         self.gradient_clip = gradient_clip

@@ -22,14 +22,14 @@ class DiffInstruct(ScoreDistiller):
     run without dropout.
 
     Args:
-        sampler: Default one call at noise level 1, the paper's init_sigma; later work uses 2.5.
+        sampler: How the student generates: one call at noise level 1, the paper's init_sigma; later work uses 2.5.
         renoise_time: Law of the noise levels at which the scores are compared: EDM's log-normal.
         critic_objective: The critic's loss: EDM's, summed over the elements of a sample.
     """
 
     def __init__(
         self,
-        sampler: Sampler | None = None,
+        sampler: Sampler = RenoiseSampler(level=1.0),
         renoise_time: TimeLaw = LogNormalLevel(),
         critic_objective: DenoisingLoss = DenoisingLoss(reduction="sum"),
         student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-5),
@@ -38,7 +38,7 @@ class DiffInstruct(ScoreDistiller):
     ) -> None:
         super().__init__(
             form=IKLForm(),
-            sampler=sampler or RenoiseSampler(level=1.0),
+            sampler=sampler,
             renoise_time=renoise_time,
             critic_objective=critic_objective,
             student_optimizer=student_optimizer,

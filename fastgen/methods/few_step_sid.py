@@ -36,7 +36,8 @@ class FewStepSiD(SiD):
     which keep the condition; in that code it starts after 40,000 images.
 
     Args:
-        sampler: Default four calls from noise level 2.5 (step 625 of Stable Diffusion) evenly down to data.
+        sampler: How the student generates: four calls from noise level 2.5 (step 625 of Stable Diffusion) evenly down
+            to data.
         renoise_time: Law of the noise levels at which the scores are compared: log(sigma / alpha) ~ N(log 2, 1.6), i.e.
             flow times sigmoid(N(log 2, 1.6)); SiD-LSG's are uniform in steps 20 to 979.
         critic_time: Law of the noise levels at which the critic learns: the same.
@@ -49,7 +50,7 @@ class FewStepSiD(SiD):
 
     def __init__(
         self,
-        sampler: Sampler | None = None,
+        sampler: Sampler = RenoiseSampler(level=2.5, steps=4),
         renoise_time: TimeLaw = LogNormalLevel(LOG_LEVEL, 1.6),
         critic_time: TimeLaw = LogNormalLevel(LOG_LEVEL, 1.6),
         critic_objective: DenoisingLoss = DenoisingLoss("noise", "one", "sum"),
@@ -61,7 +62,7 @@ class FewStepSiD(SiD):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            sampler=sampler or RenoiseSampler(level=2.5, steps=4),
+            sampler=sampler,
             renoise_time=renoise_time,
             critic_time=critic_time,
             critic_objective=critic_objective,

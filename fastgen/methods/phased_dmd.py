@@ -43,7 +43,7 @@ class PhasedDMD(DMD2):
     (an adapter: one per phase on the same weights), and so does the critic.
 
     Args:
-        sampler: Default four steps of the process's own grid in two phases.
+        sampler: How the student generates: four steps of the process's own grid in two phases.
         renoise_time: Law of the noise levels at which the scores are compared: uniform above the phase's end.
         critic_time: Law of the noise levels at which the critic learns: the same.
         critic_objective: The critic's loss: the squared error of the velocity.
@@ -56,7 +56,7 @@ class PhasedDMD(DMD2):
 
     def __init__(
         self,
-        sampler: PhasedSampler | None = None,
+        sampler: PhasedSampler = PhasedSampler(),
         renoise_time: TimeLaw = WithinChain("anchor", 1.0),
         critic_time: TimeLaw = WithinChain("anchor", 1.0),
         critic_objective: DenoisingLoss = DenoisingLoss("velocity", "one"),
@@ -68,7 +68,7 @@ class PhasedDMD(DMD2):
         checks.positive(self, weight_cap=weight_cap)
         checks.kind(self, PhasedSampler, sampler=sampler)
         super().__init__(
-            sampler=sampler or PhasedSampler(),
+            sampler=sampler,
             renoise_time=renoise_time,
             critic_time=critic_time,
             critic_objective=critic_objective,

@@ -64,7 +64,7 @@ class PiFlow(TrajectoryDistiller):
         window: float = 3 / 128,
         mixing_updates: int = 2000,
         loss_scale: float = 30.0,
-        sampler: PolicySampler | None = None,
+        sampler: PolicySampler = PolicySampler(),
         student_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=5e-5, beta2=0.95),
         **kwargs: Any,
     ) -> None:
@@ -73,7 +73,7 @@ class PiFlow(TrajectoryDistiller):
         checks.fraction(self, window=window)
         checks.positive(self, loss_scale=loss_scale)
         checks.kind(self, PolicySampler, sampler=sampler)
-        super().__init__(sampler=sampler or PolicySampler(), student_optimizer=student_optimizer, **kwargs)
+        super().__init__(sampler=sampler, student_optimizer=student_optimizer, **kwargs)
         self.policy = policy or GMFlow()
         self.head, self.states, self.window = head, states, window
         self.mixing_updates, self.loss_scale = mixing_updates, loss_scale

@@ -28,8 +28,7 @@ class SiD(ScoreDistiller):
         alpha: 1.2 is the paper's default; 1.0 and 0.5 are the unbiased choices. If samples turn to noise, lower it.
         loss_scale: Factor of the loss. With Adam it only matters beside extras and epsilon.
         weight: ``distance``, SiD's ``1 / mean |x - mu_real|``, or another weight of the noise level.
-        sampler: How the student generates; default one call at noise level (sigma / alpha) 2.5, which is step 625 of
-            Stable Diffusion.
+        sampler: How the student generates: one call at noise level (sigma / alpha) 2.5, step 625 of Stable Diffusion.
         renoise_time: Law of the noise levels at which the scores are compared; position 0.8 of EDM's grid is level 24.
         critic_objective: The critic's loss: EDM's, summed over the elements of a sample.
         schedule: Turns of critic and student; SiD updates the critic first, 1:1, on fresh samples.
@@ -40,7 +39,7 @@ class SiD(ScoreDistiller):
         alpha: float = 1.2,
         loss_scale: float = 100.0,
         weight: FlowWeight | Literal["distance"] = "distance",
-        sampler: Sampler | None = None,
+        sampler: Sampler = RenoiseSampler(level=2.5),
         renoise_time: TimeLaw = KarrasLevel(0.0, 0.8),
         critic_objective: DenoisingLoss = DenoisingLoss(reduction="sum"),
         schedule: UpdateSchedule = UpdateSchedule(critic_first=True),
@@ -50,7 +49,7 @@ class SiD(ScoreDistiller):
     ) -> None:
         super().__init__(
             form=SiDForm(alpha, loss_scale, weight),
-            sampler=sampler or RenoiseSampler(level=2.5),
+            sampler=sampler,
             renoise_time=renoise_time,
             critic_objective=critic_objective,
             schedule=schedule,

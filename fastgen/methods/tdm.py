@@ -33,7 +33,7 @@ class TDM(ScoreDistiller):
     2510.27684). Not here: the variant with random numbers of steps.
 
     Args:
-        sampler: Default four steps of the process's own grid.
+        sampler: How the student generates: four steps of the process's own grid.
         renoise_time: Law of the noise levels at which the scores are compared: uniform within the step's segment, and
             above position 0.02.
         critic_time: Law of the noise levels at which the critic learns: the same.
@@ -45,7 +45,7 @@ class TDM(ScoreDistiller):
 
     def __init__(
         self,
-        sampler: TrajectorySampler | None = None,
+        sampler: TrajectorySampler = TrajectorySampler(),
         renoise_time: TimeLaw = WithinChain("anchor", "student"),
         critic_time: TimeLaw = WithinChain("anchor", "student"),
         guidance: Guidance = Guidance(teacher=4.5),
@@ -62,7 +62,7 @@ class TDM(ScoreDistiller):
         checks.kind(self, TrajectorySampler, sampler=sampler)
         super().__init__(
             form=HuberForm(huber),
-            sampler=sampler or TrajectorySampler(),
+            sampler=sampler,
             renoise_time=renoise_time,
             critic_time=critic_time,
             guidance=guidance,

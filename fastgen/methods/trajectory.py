@@ -21,11 +21,11 @@ class TrajectoryDistiller(Distiller, ABC):
     left out. With any other data module the solver makes the pairs inside the step, from its conditions alone.
 
     Args:
-        sampler: How the student generates; default one call at ``t_max``, more without fresh noise.
+        sampler: How the student generates: one call at ``t_max``; several keep the predicted noise.
     """
 
-    def __init__(self, sampler: Sampler | None = None, **kwargs: Any) -> None:
-        super().__init__(sampler=sampler or JumpSampler(), **kwargs)
+    def __init__(self, sampler: Sampler = JumpSampler(), **kwargs: Any) -> None:
+        super().__init__(sampler=sampler, **kwargs)
 
     def pair(self, part: MicroBatch) -> tuple[Tensor, Tensor]:
         """Standard normal noise and the teacher's x0 for it, both (B, ...); made once."""

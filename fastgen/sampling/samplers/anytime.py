@@ -33,7 +33,7 @@ class AnytimeSampler(Sampler):
     """
 
     moves: ClassVar[Literal["renoise"]] = "renoise"
-    time: TimeLaw = FlowTime(shift=5.0)  # noqa: RUF009 (immutable)
+    time: TimeLaw = FlowTime(shift=5.0)
     level: float | Literal["max"] = "max"
     steps: int = 4
 

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from fastgen.components import Component
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
 from fastgen.processes import Prediction
@@ -15,7 +16,7 @@ from fastgen.randomness import Draws
 from fastgen.sampling.rollout import Rollout
 
 
-class Sampler(ABC):
+class Sampler(Component, ABC):
     """Makes samples with a few calls of a student, and rollouts: samples that gradients reach.
 
     Samplers are frozen dataclasses: what they are is their arguments, and all of those are printed with their values.
