@@ -108,12 +108,12 @@ def named_anew(action: Action, value: Any, before: Any = None) -> Any:
     """
     name = value.get("class_path") if isinstance(value, Mapping) else value
     default = getattr(action, "default", None)
-    if not isinstance(name, str) or not isinstance(default, Mapping) or "class_path" not in default:
-        return value
-    if not issubclass(imported(default["class_path"], action.dest), Component):
+    if not isinstance(name, str) or not isinstance(default, Mapping | Namespace) or "class_path" not in default:
         return value
     kind = class_named(name, slot_of(getattr(action, "_typehint", None)).classes)
-    if kind is None or (isinstance(before, Namespace) and class_named(before.get("class_path", ""), (kind,)) is kind):
+    if kind is None or class_named(default["class_path"], (Component,)) is None:
+        return value
+    if isinstance(before, Namespace) and "init_args" in before and class_named(before["class_path"], (kind,)) is kind:
         return value
     given = value.get("init_args") or {} if isinstance(value, Mapping) else {}
     own = {key: slot.default for key, slot in arguments_of(kind).items() if not slot.required and not slot.fields}

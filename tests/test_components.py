@@ -108,6 +108,7 @@ def test_several_configs_change_one_component(tmp_path: Path, capsys: CaptureFix
 
 def test_what_is_printed_is_read_again(tmp_path: Path, capsys: CaptureFixture[str]):
     found = printed(capsys, SHIPPED)
+    assert found["sampler"]["init_args"]["level"] == "max", "the config names the class: not the default's 2.5"
     assert printed(capsys, SHIPPED, config(tmp_path / "printed.yaml", **found)) == found
 
 
