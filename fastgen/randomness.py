@@ -101,6 +101,12 @@ class Draws:
         first = [self.indices[i - i % size] for i in range(len(self))]
         return Draws(self.seed, first, f"{self.scope}/grouped", self.device, self.step)
 
+    def repeated(self, count: int) -> Draws:
+        """Every sample ``count`` times in a row, each with numbers of its own; the first with those of the sample."""
+        return Draws(
+            self.seed, [i ^ (k << 48) for i in self.indices for k in range(count)], self.scope, self.device, self.step
+        )
+
     def _words(self, name: str, blocks: int) -> tuple[Tensor, ...]:
         """Four words (B, blocks) for each sample and block."""
         key = derive_seed(self.seed, self.scope, name)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fastgen.errors import UserError
+from fastgen.methods.batch import MicroBatch
 from fastgen.processes import RectifiedFlow
 from fastgen.randomness import Draws
 from fastgen.shapes import expand, where_rows
@@ -43,3 +44,19 @@ def test_groups_and_steps_share_numbers():
     shared = draws.shared().uniform("t")
     assert len(shared.unique()) == 1 and torch.equal(Draws(3, [0], "train", step=2).shared().uniform("t"), shared[:1])
     assert not torch.equal(Draws(3, [0], "train", step=3).shared().uniform("t"), shared[:1])
+
+
+def test_a_group_of_samples_for_every_condition():
+    """Each has draws of its own, the first those of the sample; prompts stay text."""
+    part = MicroBatch(
+        torch.tensor([[1.0], [2.0]]),
+        {"label": torch.tensor([4, 5])},
+        Draws(0, [3, 9], "train"),
+        raw_condition={"prompt": ["a", "b"]},
+    )
+    group = part.repeated(3)
+    assert group.condition["label"].tolist() == [4, 4, 4, 5, 5, 5] and group.raw_condition["prompt"] == list("aaabbb")
+    assert group.x0 is not None and group.x0.flatten().tolist() == [1.0, 1.0, 1.0, 2.0, 2.0, 2.0]
+    numbers = group.draws.uniform("noise")
+    assert len(numbers.unique()) == 6 and torch.equal(numbers[::3], part.draws.uniform("noise"))
+    assert torch.equal(part.draws.part(1, 2).repeated(3).uniform("noise"), numbers[3:])

@@ -49,6 +49,21 @@ class MicroBatch:
         self._first_draws = self.draws
         self._turns: dict[str, int] = {}
 
+    def repeated(self, count: int) -> MicroBatch:
+        """Every sample ``count`` times in a row, with random numbers of its own: a group for one condition."""
+
+        def rows(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value.repeat_interleave(count, dim=0)
+            return [entry for entry in value for _ in range(count)]
+
+        return MicroBatch(
+            None if self.x0 is None else rows(self.x0),
+            {name: rows(value) for name, value in self.condition.items()},
+            self.draws.repeated(count),
+            raw_condition={name: rows(value) for name, value in self.raw_condition.items()},
+        )
+
     def begin_turn(self, role: str) -> None:
         """Let ``role`` be updated; if not for the first time in this iteration, on samples and noise of its own."""
         turn = self._turns.get(role, 0)
