@@ -38,8 +38,8 @@ from fastgen.documents import read_yaml
 from fastgen.errors import ParserError, UserError
 from fastgen.messages import as_sentence, one_sentence, shown
 from fastgen.methods import Distiller
-from fastgen.methods.base import refuse_half_precision
 from fastgen.parsing import ClassesOnly
+from fastgen.precision import refuse_half_precision
 from fastgen.refusals import refused
 from fastgen.trainer_options import refuse_options
 

@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch.plugins.precision import HalfPrecision
 from torch import Tensor, nn
 
+from fastgen.errors import UserError
+
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -92,3 +94,12 @@ class FrozenInBFloat16(HalfPrecision):
     def convert_input(self, data: Any) -> Any:
         """The data themselves."""
         return data
+
+
+def refuse_half_precision(precision: object) -> None:
+    """Raise a ``UserError`` for the precisions that several optimizers cannot train in."""
+    if str(precision).startswith("16"):
+        raise UserError(
+            "Precision 16-mixed and 16-true scale or overflow gradients of several optimizers; "
+            "set trainer.precision to bf16-mixed, bf16-true or 32-true."
+        )

@@ -1,0 +1,1 @@
+"""The engine: the roles of a method, their turns and updates, and what is remembered of them."""

@@ -1,0 +1,103 @@
+"""Rollouts: a batch as the method sees it, and the student's samples of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fastgen.conditions import Condition
+from fastgen.distiller.networks import Networks
+from fastgen.errors import UserError
+from fastgen.methods.batch import MicroBatch, size_of, split
+from fastgen.randomness import Draws
+from fastgen.sampling.rollout import Rollout
+from fastgen.sampling.samplers import Sampler
+
+if TYPE_CHECKING:
+    pass
+
+
+class Rollouts(Networks):
+    """Cuts batches into micro-batches and makes the samples that losses judge.
+
+    Attributes:
+        seed: Seed of all random numbers of the training.
+    """
+
+    seed: int
+
+    def parts(self, scope: str, batch: Mapping[str, Any], number: int, pieces: int = 1) -> list[MicroBatch]:
+        """A rank's batch ``number`` as ``pieces`` micro-batches.
+
+        Raises:
+            UserError: If the network cannot take what the data module gives.
+        """
+        network = type(self.student).__name__
+        if "prompt" in batch.get("condition", {}) and not self.student.takes_prompts:
+            raise UserError(f"The data module gives prompts, but {network} takes none; give labels or another network.")
+        parts = split(batch, pieces, self.draws(scope, batch, number), self.codec)
+        x0 = parts[0].x0
+        if x0 is not None and tuple(x0.shape[1:]) != self.student.sample_shape:
+            raise UserError(
+                f"Samples of the data have the shape {tuple(x0.shape[1:])}, but {network} is built for "
+                f"{self.student.sample_shape}; make height, width and channels of the two equal."
+            )
+        return parts
+
+    def draws(self, scope: str, batch: Mapping[str, Any], number: int) -> Draws:
+        """The random numbers of a rank's batch ``number``, keyed by the samples' global numbers.
+
+        A data module that gives no ``index`` has its samples numbered as if one process read them all.
+        """
+        index = batch.get("index")
+        if index is None:
+            first = (number * self.trainer.world_size + self.global_rank) * size_of(batch)
+            index = torch.arange(first, first + size_of(batch))
+        return Draws(self.seed, index.tolist(), scope, self.device, number)
+
+    def rollout(self, part: MicroBatch, role: str, condition: Condition | None = None) -> Rollout:
+        """The student's samples that the turn of ``role`` judges: made when first asked for, then remembered.
+
+        Whoever asks first makes them, a method or an extra, so that extras work on any method and in any order. Only
+        the student's own turn records their graph.
+
+        Args:
+            part: Whose samples.
+            role: Whose turn it is.
+            condition: What the student is asked for; default what the data module gave.
+        """
+        if role not in part.rollouts:
+            with torch.set_grad_enabled(role == "student" and torch.is_grad_enabled()):
+                part.rollouts[role] = self.make_rollout(part, role, part.condition if condition is None else condition)
+        return part.rollouts[role]
+
+    def role_condition(self, part: MicroBatch, role: str, condition: Condition) -> Condition:
+        """What ``role`` is told where the student is asked for ``condition``; a method may know more for some roles."""
+        return condition
+
+    def told(self, condition: Condition, draws: Draws) -> Condition:
+        """What the student is told when it generates; a method whose student has inputs of its own adds them."""
+        return condition
+
+    def make_rollout(self, part: MicroBatch, role: str, condition: Condition) -> Rollout:
+        """Samples for the turn of ``role``; a method that knows what they are made from overrides it."""
+        draws = part.draws.scoped(self.rollout_scope(role))
+        told = self.told(condition, draws)
+        made = self.rollout_sampler().rollout(self.student, draws, told, self.noise_dtype())
+        return replace(made, condition=condition)
+
+    def rollout_scope(self, role: str) -> str:
+        """The scope of the random numbers of such samples."""
+        return f"{role}/rollout"
+
+    def rollout_sampler(self) -> Sampler:
+        """How the student generates what losses judge: as an extra wants, else as it generates afterwards."""
+        wanted = (extra.sampler for extra in self.each_extra() if extra.sampler is not None)
+        return next(wanted, self.sampler)
+
+    def noise_dtype(self) -> torch.dtype:
+        """The dtype of noise in training: fp32, or fp64 for fp64 networks."""
+        return torch.promote_types(next(self.student.parameters()).dtype, torch.float32)
