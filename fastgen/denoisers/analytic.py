@@ -22,7 +22,8 @@ from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.labels import LabelledDenoiser
 from fastgen.errors import UserError
-from fastgen.processes import Process, at_least_float32
+from fastgen.processes import Process
+from fastgen.processes.prediction import at_least_float32
 
 LOG_2_PI = math.log(2.0 * math.pi)
 

@@ -11,7 +11,8 @@ from fastgen.conditions import Condition
 from fastgen.denoisers.embedding import TIME_FREQUENCIES, EmbeddingDenoiser
 from fastgen.denoisers.preconditioning import noise_angle, time_features
 from fastgen.errors import UserError
-from fastgen.processes import PredictionKind, Process, RectifiedFlow, at_least_float32
+from fastgen.processes import PredictionKind, Process, RectifiedFlow
+from fastgen.processes.prediction import at_least_float32
 
 
 def grid_positions(width: int, rows: int) -> Tensor:

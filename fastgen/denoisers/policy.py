@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Codec, Denoiser
 from fastgen.errors import UserError
-from fastgen.processes import Process, RectifiedFlow, at_least_float32
+from fastgen.processes import Process, RectifiedFlow
+from fastgen.processes.prediction import at_least_float32
 from fastgen.sampling.policies import Policy, PolicyFamily
 
 FLOW = RectifiedFlow()

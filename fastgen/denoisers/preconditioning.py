@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastgen.processes import Process, expand
+from fastgen.processes import Process
+from fastgen.shapes import expand
 
 LARGEST_RATIO = 1e4
 """``c_noise`` is frozen where sigma / alpha leaves [1 / LARGEST_RATIO, LARGEST_RATIO]; its logarithm diverges there."""

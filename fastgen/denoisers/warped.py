@@ -7,7 +7,8 @@ from torch import Tensor
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Codec, Denoiser
-from fastgen.processes import Prediction, Process, expand
+from fastgen.processes import Prediction, Process
+from fastgen.shapes import expand
 
 
 def same_process(one: Process, other: Process) -> bool:

@@ -194,7 +194,8 @@ class GAN(Extra):
         """What the discriminator learns."""
         if part.x0 is None:
             raise UserError("The GAN extra needs real samples; the data module gives none ('x0' is missing).")
-        rollout = method.rollout(part, self.follows).detach()
+        made = part.rollouts.get(self.follows)  # before its turn the student's are not made here: without a graph
+        rollout = (made or method.rollout(part, self.role)).detach()
         at_real = part.draws.scoped("critic/gan/real")
         judged = [
             (part.x0, part.condition, at_real),

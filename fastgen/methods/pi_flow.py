@@ -17,11 +17,11 @@ from fastgen.errors import UserError
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.trajectory import TrajectoryDistiller
 from fastgen.optimizers import BetasAdamW
-from fastgen.processes import expand
 from fastgen.randomness import Draws
 from fastgen.sampling.guided import guided_as_sampled
 from fastgen.sampling.policies import GMFlow, Policy, PolicyFamily, shifted, unshifted
 from fastgen.sampling.samplers import PolicySampler
+from fastgen.shapes import expand
 
 EARLIEST = 1e-3
 """The teacher is asked no nearer than this to the end of a segment."""

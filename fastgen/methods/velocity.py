@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen import checks
-from fastgen.processes import expand
+from fastgen.shapes import expand
 
 if TYPE_CHECKING:
     from fastgen.methods.flow_map import FlowMapDistiller, MapState

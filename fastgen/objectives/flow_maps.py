@@ -25,7 +25,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastgen.processes import Process, expand
+from fastgen.processes import Process
+from fastgen.shapes import expand
 
 
 def jump_weights(process: Process, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

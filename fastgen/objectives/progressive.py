@@ -6,7 +6,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from fastgen.processes import Process, expand
+from fastgen.processes import Process
+from fastgen.shapes import expand
 
 SNRWeight = Literal["truncated_snr", "snr_plus_one", "snr", "one"]
 

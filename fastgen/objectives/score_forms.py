@@ -12,7 +12,8 @@ from fastgen import checks
 from fastgen.components import Component
 from fastgen.objectives.distribution_matching import dmd_gradient, pseudo_huber_loss, pseudo_loss, vsd_gradient
 from fastgen.objectives.score_identity import FlowWeight, flow_weight, sid_loss
-from fastgen.processes import Prediction, expand
+from fastgen.processes import Prediction
+from fastgen.shapes import expand
 
 Network = Literal["teacher", "critic"]
 

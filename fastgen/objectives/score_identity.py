@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgen.objectives.distribution_matching import mean_absolute_gap
-from fastgen.processes import expand
+from fastgen.shapes import expand
 
 FlowWeight = Literal["snr", "root_snr", "1/sigma", "1/sigma^2", "1-sigma", "(1-sigma)^2"]
 """Weights of a noise level in terms of sigma, the time of rectified flow."""

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fastgen import checks
 from fastgen.components import Component
-from fastgen.processes import Prediction, PredictionKind, expand
+from fastgen.processes import Prediction, PredictionKind
+from fastgen.shapes import expand
 
 
 def edm_weight(ratio: Tensor, sigma_data: float) -> Tensor:

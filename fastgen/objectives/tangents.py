@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastgen import checks
 from fastgen.components import Component
-from fastgen.processes import expand
+from fastgen.shapes import expand
 
 Field = Callable[[Tensor, Tensor], Tensor]
 """A function of points (B, ...) and times (B,) with values (B, ...)."""

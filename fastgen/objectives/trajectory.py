@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from fastgen.processes import Prediction, Process, expand
+from fastgen.processes import Prediction, Process
+from fastgen.shapes import expand
 
 
 def trajectory_denoising_loss(prediction: Prediction, x0: Tensor, noise: Tensor, snr_cap: float = 5.0) -> Tensor:

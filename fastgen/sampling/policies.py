@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from fastgen import checks
-from fastgen.processes import expand
 from fastgen.randomness import generator
+from fastgen.shapes import expand
 
 SMALLEST = 1e-6
 """Times are kept above this where they divide."""
