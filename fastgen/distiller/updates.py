@@ -90,8 +90,8 @@ class Updates(Optimization):
 
     def losses(self, role: str, part: MicroBatch) -> dict[str, Tensor]:
         """The named losses of a role: the method's own and those of the active extras."""
-        own = role in self.trained_modules()
-        losses: dict[str, Tensor] = dict(getattr(self, f"{role}_loss")(part)) if own else {}
+        own = getattr(self, f"{role}_loss", None)  # a role may live from extras alone
+        losses: dict[str, Tensor] = {} if own is None else dict(own(part))
         for extra in self.active_extras():
             for name, value in extra.losses(self.itself, role, part).items():
                 again = sum(known.partition("#")[0] == name for known in losses)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from every_method import GRADIENT_FREE, METHODS, make
-from toys import CLASSES
+from every_method import GRADIENT_FREE, METHODS, fit, make
+from toys import CLASSES, build
 
+from fastgen.errors import UserError
 from fastgen.extras import GAN, DistributionMatching, Extra, Reward, RewardModel
 from fastgen.methods import DMD2, Distiller, ScoreDistiller, SiD
 from fastgen.methods.batch import MicroBatch
@@ -93,3 +94,16 @@ def test_two_score_terms_have_critics_of_their_own():
     one, two = piece.score_inputs["critic"], piece.score_inputs["critic_2"]
     assert one.rollout is two.rollout and not torch.isclose(one.noise, two.noise).any()
     assert list(losses) == ["match", "match#2", "reward", "reward#2"]
+
+
+class GANAlone(Distiller):
+    """A method without a loss of its own."""
+
+
+def test_a_role_may_live_from_extras_alone():
+    gan = GAN(features="teacher", optimizer=torch.optim.Adam, weight=1.0)
+    method = build(GANAlone, extras=[gan])
+    metrics = fit(method, 2)
+    assert {"student/gan", "discriminator/gan"} <= set(metrics) and metrics["student/grad_norm"] > 0
+    with pytest.raises(UserError, match="The student has no loss at student update 0"):
+        fit(build(GANAlone, extras=[GAN(features="teacher", optimizer=torch.optim.Adam, start=5)]), 1)
