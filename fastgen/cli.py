@@ -254,9 +254,9 @@ class CLI(LightningCLI):
         for logger in trainer.loggers:
             if isinstance(logger.version, int):
                 checks.whole(f"trainer.logger ({type(logger).__name__})", 0, version=logger.version)
+        folder, start = log_folder(trainer), self.config.fit.get("ckpt_path")  # all processes may have to agree on it
+        homes = [c.folder(trainer) for c in callbacks_of(trainer) if isinstance(c, fastgen.callbacks.Checkpoint)]
         if trainer.is_global_zero:  # nobody writes before all processes have come this far
-            folder, start = log_folder(trainer), self.config.fit.get("ckpt_path")
-            homes = [c.folder(trainer) for c in callbacks_of(trainer) if isinstance(c, fastgen.callbacks.Checkpoint)]
             refuse_used(folder, OF_A_RUN, start, *homes)
             set_aside(folder / "metrics.csv")
         for logger in trainer.loggers:  # which open their files only when the first number comes
