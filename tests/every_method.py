@@ -42,7 +42,7 @@ GRADIENT_FREE = {"OptimalSteps"}
 def concrete(cls: type[Distiller] = Distiller) -> Iterator[type[Distiller]]:
     for child in cls.__subclasses__():
         abstract = any(getattr(getattr(child, name, None), "__isabstractmethod__", False) for name in dir(child))
-        if child.__module__.startswith("fastgen.") and not abstract:
+        if child.__module__.startswith("fastgen.methods.") and not abstract:
             yield child
         yield from concrete(child)
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastgen import checks
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.warped import seen_on
+from fastgen.distiller.stages import Staged, overwrite, snapshot_of
 from fastgen.errors import UserError
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.trajectory import TrajectoryDistiller
@@ -23,7 +23,7 @@ from fastgen.sampling.guided import guided_as_sampled
 from fastgen.sampling.samplers import JumpSampler
 
 
-class Progressive(TrajectoryDistiller):
+class Progressive(Staged, TrajectoryDistiller):
     """Progressive Distillation (Salimans & Ho 2022, arXiv 2202.00512, algorithm 2).
 
     Each stage halves the steps: one DDIM step of the student learns two of the stage's teacher, which is the teacher
@@ -41,7 +41,6 @@ class Progressive(TrajectoryDistiller):
     """
 
     teacher: Denoiser
-    stage: Tensor
 
     def __init__(
         self,
@@ -66,14 +65,13 @@ class Progressive(TrajectoryDistiller):
             )
         if self.sampler != JumpSampler():
             raise UserError("Progressive samples at the times of its stages; give 'steps' and leave 'sampler' out.")
-        self.ends = list(accumulate(updates))
         self.weight: SNRWeight = weight
-        self.register_buffer("stage", torch.zeros((), dtype=torch.int64))
+        self.have_stages(list(accumulate(updates)))
 
     def build_roles(self) -> None:
         if self.teacher is None:
             raise UserError("Progressive needs a teacher; give model.init_args.teacher.")
-        self.snapshot = copy.deepcopy(self.student).requires_grad_(False).eval()
+        self.snapshot = snapshot_of(self.student)
         self.enter(0)
 
     def times(self, steps: int) -> list[float]:
@@ -83,43 +81,17 @@ class Progressive(TrajectoryDistiller):
 
     def enter(self, stage: int) -> None:
         """Sample and train with the steps of ``stage``."""
-        self.stage.fill_(stage)
+        super().enter(stage)
         self.sampler = JumpSampler(self.times(self.steps[stage]))
 
-    def load_state_dict(self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> Any:
-        result = super().load_state_dict(state_dict, strict, assign)
-        self.enter(int(self.stage))
-        return result
-
-    # ------------------------------------------------------------------ stages
-
-    def configure_optimizers(self) -> list[dict[str, Any]]:
-        configured = super().configure_optimizers()
-        schedule = configured[0].get("lr_scheduler")
-        self.first_schedule = None if schedule is None else copy.deepcopy(schedule.state_dict())
-        return configured
+    def begin_stage(self, stage: int) -> None:
+        """The student becomes the teacher."""
+        overwrite(self.snapshot, self.student)
+        super().begin_stage(stage)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        """Begin the next stage if this one's updates are done, then update."""
-        stage = int(self.stage)
-        if stage + 1 < len(self.steps) and self.global_step >= self.ends[stage]:
-            self.begin_stage(stage + 1)
         super().training_step(batch, batch_idx)
         self.log("steps", float(self.steps[int(self.stage)]))
-
-    @torch.no_grad()
-    def begin_stage(self, stage: int) -> None:
-        """The student becomes the teacher; its optimizer and schedule begin anew."""
-        for part in (nn.Module.parameters, nn.Module.buffers):
-            for kept, current in zip(part(self.snapshot), part(self.student), strict=True):
-                kept.copy_(current)
-        optimizer, schedule = self.optimizer_of("student"), self.lr_scheduler_of("student")
-        optimizer.state.clear()
-        if schedule is not None:
-            schedule.load_state_dict(copy.deepcopy(self.first_schedule))
-            for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
-                group["lr"] = rate
-        self.enter(stage)
 
     # ------------------------------------------------------------------ the loss
 
