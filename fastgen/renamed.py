@@ -8,6 +8,7 @@ CLASSES = {
 """Classes by their old short name."""
 
 OPTIONS = {
+    ("GAN", "critic_weight"): "is discriminator_weight now",
     ("RenoiseSampler", "stochastic"): "is the class now: RenoiseSampler moves by fresh noise, JumpSampler does not",
     ("JumpSampler", "stochastic"): "is the class now: RenoiseSampler moves by fresh noise, JumpSampler does not",
     ("PiFlow", "substeps"): (

@@ -58,7 +58,7 @@ class RegularisedSCM(SCM):
         **kwargs: Any,
     ) -> None:
         matching = DistributionMatching(critic=critic, critic_optimizer=critic_optimizer, critic_updates=1)
-        gan = GAN(weight=0.1, critic_weight=1.0, features="teacher", optimizer=discriminator_optimizer)
+        gan = GAN(weight=0.1, discriminator_weight=1.0, features="teacher", optimizer=discriminator_optimizer)
         super().__init__(extras=[matching, gan], **kwargs)
 
 

@@ -215,7 +215,7 @@ OTHERS: dict[type, dict[str, Any]] = {
     VP: {"beta_start": 0.00085, "beta_end": 0.012, "steps": 1000, "schedule": "scaled_linear"},  # Stable Diffusion
     RectifiedFlow: {"shift": 1.0},
     TrigFlow: {"sigma_data": 0.5},
-    GAN: {"weight": 3e-3, "critic_weight": 1e-2, "features": "critic", "r1_weight": 0.0, "r1_noise": 0.1},
+    GAN: {"weight": 3e-3, "discriminator_weight": 1e-2, "features": "critic", "r1_weight": 0.0, "r1_noise": 0.1},
     DistributionMatching: {"weight": 1.0, "critic_updates": 4},  # 2510.08431
     Reward: {"weight": 0.05, "margin": None},  # 2511.13649
     MixedVelocity: {"omega": 1.0, "kappa": 0.0, "low": 0.0, "high": 1.0},

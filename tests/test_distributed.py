@@ -144,7 +144,7 @@ def test_density_ratios_are_measured_over_all_processes(tmp_path: Path):
     config = problem("FDistill", steps=3)
     network = {"class_path": "MLP", "init_args": {"process": EDM, "width": 16, "depth": 1}}
     sgd = config["model"]["init_args"]["critic_optimizer"]
-    gan = {"features": "own", "critic_weight": 1.0, "optimizer": sgd, "r1_weight": 1.0}
+    gan = {"features": "own", "discriminator_weight": 1.0, "optimizer": sgd, "r1_weight": 1.0}
     config["model"]["init_args"] |= {
         "teacher": network,
         "memory": 0.5,

@@ -69,7 +69,7 @@ def dmd2_on_sd3(inputs: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         "sampler": {"class_path": "RenoiseSampler", "init_args": {"times": [1.0, 0.5]}},
         "critic_objective": {"class_path": "DenoisingLoss", "init_args": {"target": "velocity", "weight": "one"}},
         "schedule": {"critic_updates": 1},
-        "extras": [{"class_path": "GAN", "init_args": {"weight": 1.0, "critic_weight": 1.0, "time": UNIFORM}}],
+        "extras": [{"class_path": "GAN", "init_args": {"weight": 1.0, "discriminator_weight": 1.0, "time": UNIFORM}}],
     }
     data = {"class_path": "ImageFolder", "init_args": {"root": str(inputs / "images"), "resolution": 16}}
     data["init_args"] |= {"annotation": "sidecar", "held_out_fraction": 0.25}

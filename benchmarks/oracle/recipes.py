@@ -96,7 +96,7 @@ def four_calls(problem: Problem) -> Config:
 
 
 def f_distill(problem: Problem, updates: int) -> Config:
-    gan = part("GAN", features="teacher", at_scores=True, critic_weight=1.0, optimizer=adam(2e-3, 0.0, 0.999))
+    gan = part("GAN", features="teacher", at_scores=True, discriminator_weight=1.0, optimizer=adam(2e-3, 0.0, 0.999))
     return scores(problem, schedule={"critic_updates": 1}, extras=[gan])
 
 

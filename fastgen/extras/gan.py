@@ -38,8 +38,8 @@ class GAN(Extra):
 
     Args:
         weight: Factor of the student's loss, ``softplus(-D(fake))``.
-        critic_weight: Factor of the discriminator's loss. On the critic's features, more than about 1e-2 destroys the
-            critic.
+        discriminator_weight: Factor of the discriminator's loss. On the critic's features, more than about 1e-2
+            destroys the critic.
         start: Student update from which all terms are active.
         features: Whose features are read: the critic's, which learn with the head; the teacher's, which stay frozen;
             or those of a network of its ``own``.
@@ -60,7 +60,7 @@ class GAN(Extra):
     def __init__(
         self,
         weight: float = 3e-3,
-        critic_weight: float = 1e-2,
+        discriminator_weight: float = 1e-2,
         start: int = 0,
         features: Literal["critic", "teacher", "own"] = "critic",
         layer: str | list[str] | None = None,
@@ -72,11 +72,11 @@ class GAN(Extra):
         r1_weight: float = 0.0,
         r1_noise: float = 0.1,
     ) -> None:
-        checks.not_negative(self, critic_weight=critic_weight, r1_weight=r1_weight, r1_noise=r1_noise)
+        checks.not_negative(self, discriminator_weight=discriminator_weight, r1_weight=r1_weight, r1_noise=r1_noise)
         checks.whole(self, width=width)
         checks.not_empty(self, layer=layer)
         super().__init__(weight, start)
-        self.critic_weight = critic_weight
+        self.discriminator_weight = discriminator_weight
         self.features = features
         self.layers = [layer] if isinstance(layer, str) else layer
         self.time = time
@@ -205,7 +205,7 @@ class GAN(Extra):
             move = part.draws.scoped("critic/gan/r1").normal("noise", part.x0.shape[1:], part.x0.dtype)
             judged.append((part.x0 + self.r1_noise * move, part.condition, at_real))
         real, fake, *moved = self.logits(method, *judged)
-        losses = {"gan": self.critic_weight * discriminator_loss(real, fake)}
+        losses = {"gan": self.discriminator_weight * discriminator_loss(real, fake)}
         if moved:
-            losses["r1"] = self.critic_weight * self.r1_weight * smoothness_penalty(real, *moved)
+            losses["r1"] = self.discriminator_weight * self.r1_weight * smoothness_penalty(real, *moved)
         return losses

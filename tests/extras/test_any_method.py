@@ -38,7 +38,7 @@ def extras(cls: type[Distiller]) -> list[Extra]:
     own = torch.optim.Adam if not (issubclass(cls, ScoreDistiller) or cls.__name__ == "GDD") else None
     found: list[Extra] = [Reward(Left, weight=1.0)]
     if cls.__name__ != "GDD":
-        found.append(GAN(features="teacher", optimizer=own, weight=1.0, critic_weight=1.0))
+        found.append(GAN(features="teacher", optimizer=own, weight=1.0, discriminator_weight=1.0))
     if own is not None:
         found.append(DistributionMatching(critic_updates=1))
     return found

@@ -68,7 +68,7 @@ def test_every_head_reads_its_own_layer():
 @pytest.mark.parametrize("features", ["critic", "teacher", "own"])
 def test_the_discriminator_trains_what_is_its_own(features: Any):
     """Its heads always; the features if they are the critic's (with the critic) or its own."""
-    gan = GAN(features=features, weight=0.0, critic_weight=1.0)
+    gan = GAN(features=features, weight=0.0, discriminator_weight=1.0)
     method = made(
         DMD2, gan, **{f"{role}_optimizer": partial(torch.optim.SGD, lr=1e-2) for role in ("student", "critic")}
     )
@@ -84,7 +84,7 @@ def test_features_of_the_critic_learn_from_the_discriminator():
     """With a denoising loss of zero weight the critic's features still move."""
     ends = []
     for weight in (0.0, 1.0):
-        gan = GAN(features="critic", weight=0.0, critic_weight=weight)
+        gan = GAN(features="critic", weight=0.0, discriminator_weight=weight)
         method = made(DMD2, gan, critic_optimizer=partial(torch.optim.SGD, lr=1e-2))
         fit(method, 1)
         ends.append(torch.cat([p.detach().flatten() for p in method.critic.parameters()]))

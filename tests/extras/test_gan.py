@@ -41,7 +41,7 @@ def gradients(method: ScoreDistiller, role: str) -> list[Tensor | None]:
 
 
 def test_values_by_hand():
-    method, piece = made(gan=GAN(weight=0.3, critic_weight=0.07, time=KarrasLevel(0.2, 0.6))), part()
+    method, piece = made(gan=GAN(weight=0.3, discriminator_weight=0.07, time=KarrasLevel(0.2, 0.6))), part()
     logits = logits_of(method)
     student, critic = (method.losses(role, piece)["gan"] for role in ("student", "critic"))
     generated, both = logits
@@ -97,7 +97,7 @@ def test_head_and_critic_learn(cls: type[ScoreDistiller]):
 
 def test_on_the_teacher_the_critic_is_free_of_the_term():
     torch.manual_seed(0)
-    with_gan = made(gan=GAN(features="teacher", critic_weight=1.0))
+    with_gan = made(gan=GAN(features="teacher", discriminator_weight=1.0))
     without = made(extras=[])
     teacher = {k: v.clone() for k, v in with_gan.teacher.state_dict().items()}
     for method in (with_gan, without):
@@ -171,7 +171,7 @@ def test_a_wrong_layer_is_named():
 
 def test_an_own_network_is_a_role_of_its_own():
     """It starts as the teacher, learns after the critic with its own optimizer, and no other role moves it."""
-    gan = GAN(features="own", critic_weight=1.0, optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
+    gan = GAN(features="own", discriminator_weight=1.0, optimizer=lambda p: torch.optim.SGD(p, lr=0.1))
     method = made(gan=gan)
     assert method.roles() == ("student", "critic", "discriminator")
     assert method.all_turns(0) == ("student", "critic", "discriminator")
@@ -229,7 +229,9 @@ def test_two_own_discriminators_are_refused():
 
 def test_r1_is_zero_without_noise_and_by_hand_with_it():
     for noise in (0.0, 0.2):
-        gan = GAN(features="teacher", critic_weight=0.5, r1_weight=100.0, r1_noise=noise, time=KarrasLevel(0.2, 0.6))
+        gan = GAN(
+            features="teacher", discriminator_weight=0.5, r1_weight=100.0, r1_noise=noise, time=KarrasLevel(0.2, 0.6)
+        )
         method, piece = made(gan=gan), part()
         method.losses("student", piece)
         logits = logits_of(method)
@@ -312,7 +314,7 @@ def test_layers_after_the_last_feature_are_not_computed():
 
 def test_a_gan_reads_features_of_an_adapted_critic():
     """The layers are those of the shared network, seen through the adapter."""
-    method = made(SwiftBrush, GAN(critic_weight=1.0), critic=StirredLoRA(rank=2), guidance=Guidance())
+    method = made(SwiftBrush, GAN(discriminator_weight=1.0), critic=StirredLoRA(rank=2), guidance=Guidance())
     with method.only("critic"):
         method.losses("student", part())
         piece = part()
