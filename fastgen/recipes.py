@@ -14,6 +14,7 @@ from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
 from fastgen.extras.base import Extra
 from fastgen.extras.reward import RewardModel
+from fastgen.former_recipes import in_present_names
 from fastgen.masking import without_masks
 from fastgen.messages import one_sentence
 from fastgen.objectives.score_forms import ScoreForm
@@ -46,6 +47,7 @@ def generator_from(recipe: Any, trusted: Iterable[str] = ()) -> Distiller:
     trust, slot = Trust(trusted), Slot((Distiller,))
     if not isinstance(recipe, Mapping) or not isinstance(recipe.get("init_args") or {}, Mapping):
         raise UserError("it is no class with arguments.")
+    recipe = in_present_names(recipe)
     try:
         kind = trust.find(recipe.get("class_path"), slot, "model.class_path")
         needed = without_masks({**recipe, "init_args": for_sampling(kind, recipe.get("init_args") or {})})

@@ -1,0 +1,34 @@
+"""Checkpoints that were written before classes and options had their present names still give samples."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastgen.former_recipes import in_present_names
+from fastgen.recipes import generator_from
+
+RECIPES = json.loads((Path(__file__).parent / "former_recipes.json").read_text())
+"""Those of shipped configs at the time, without what only training needs."""
+CALLS = {"optimal_steps_digits": 5, "scm_mixture": 2, "rcm_mixture": 2, "tdm_mixture": 2}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_former_recipe_builds_what_it_meant(name: str):
+    method = generator_from(RECIPES[name])
+    method.read_weights = False
+    method.configure_for_sampling()
+    network = method.teacher if name == "optimal_steps_digits" else method.student
+    condition: dict[str, Any] = {"label": torch.tensor([3])} if network.num_classes else {}
+    assert bool(method.sample([0], condition, role="student").isfinite().all())
+    assert method.evaluations("student") == CALLS.get(name, 1)
+    former = RECIPES[name]["init_args"].get("sampler") or {}
+    times = (former.get("init_args") or {}).get("times")
+    assert not times or method.sampler.schedule(method.student) == times
+
+
+def test_a_recipe_of_today_is_left_as_it_is():
+    recipe = {"class_path": "fastgen.methods.SiD", "init_args": {"alpha": 1.0, "teacher": {"class_path": "a.B"}}}
+    assert in_present_names(recipe) == recipe
