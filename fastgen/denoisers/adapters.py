@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from fastgen import checks
 from fastgen.conditions import Condition
-from fastgen.denoisers.base import Codec, Denoiser
+from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.from_teacher import FromTeacher
+from fastgen.denoisers.wrapper import Wrapper
 from fastgen.errors import UserError
 from fastgen.precision import KeepsPrecision
 from fastgen.processes import Prediction
@@ -193,7 +194,7 @@ def _tensors(output: Any) -> list[Tensor]:
     return [tensor for value in values for tensor in _tensors(value)]
 
 
-class AdaptedDenoiser(KeepsPrecision, Denoiser):
+class AdaptedDenoiser(KeepsPrecision, Wrapper):
     """A denoiser that runs another one's weights with changes of its own.
 
     Only the changes are parameters, and inputs that the base lacks: they alone are trained, averaged and saved. A copy
@@ -207,10 +208,8 @@ class AdaptedDenoiser(KeepsPrecision, Denoiser):
     base: Denoiser
 
     def __init__(self, base: Denoiser, changes: Changes) -> None:
-        super().__init__(base.process, base.prediction, base.sample_shape)
+        super().__init__(base)
         self.__dict__["base"] = base  # not a submodule
-        self.num_classes = base.num_classes
-        self.takes_prompts = base.takes_prompts
         self.changes = nn.ModuleDict({path.replace(".", "/"): change for path, change in changes.items()})
         Switch.of(base)
 
@@ -257,26 +256,26 @@ class AdaptedDenoiser(KeepsPrecision, Denoiser):
             if getattr(self, name) is not None:
                 setattr(other, name, copy.deepcopy(getattr(self, name)))
 
-    def null_condition(self, condition: Condition) -> Condition:
-        return self.base.null_condition(condition)
-
-    def example_condition(self, count: int, device: torch.device | str = "cpu") -> Condition:
-        return self.base.example_condition(count, device)
-
-    def make_codec(self) -> Codec:
-        return self.base.make_codec()
+    @property
+    def wrapped(self) -> Denoiser:
+        return self.base
 
     @property
     def takes_second_time(self) -> bool:
-        return super().takes_second_time or self.base.takes_second_time
+        return self.second_time is not None or self.base.takes_second_time
+
+    def add_second_time(self) -> None:
+        Denoiser.add_second_time(self)  # its own, at the base's embedding
 
     @property
     def takes_guidance(self) -> bool:
-        return super().takes_guidance or self.base.takes_guidance
+        return self.guidance_input is not None or self.base.takes_guidance
 
-    @property
-    def guided_by_input(self) -> bool:
-        return self.base.guided_by_input
+    def add_guidance_input(self) -> None:
+        Denoiser.add_guidance_input(self)
+
+    def load_weights(self) -> None:
+        """The base's are its owner's business."""
 
     @property
     def time_path(self) -> str:

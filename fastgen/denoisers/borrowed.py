@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fastgen.conditions import Condition
-from fastgen.denoisers.base import Codec, Denoiser
+from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.wrapper import Wrapper
 from fastgen.processes import Prediction
 from fastgen.sampling.guided import guided_as_sampled
 
 
-class Borrowed(Denoiser):
+class Borrowed(Wrapper):
     """A network that someone else owns, with guidance and the times to call it at; only the times are its own.
 
     The network is in nobody's state dict twice, and a copy borrows the same network.
@@ -28,8 +28,7 @@ class Borrowed(Denoiser):
     network: Denoiser
 
     def __init__(self, network: Denoiser, times: Tensor, guidance: float = 1.0) -> None:
-        super().__init__(network.process, network.prediction, network.sample_shape)
-        self.num_classes, self.takes_prompts = network.num_classes, network.takes_prompts
+        super().__init__(network)
         self.guidance = guidance
         object.__setattr__(self, "network", network)  # no submodule
         self.times = nn.Parameter(times)
@@ -52,11 +51,9 @@ class Borrowed(Denoiser):
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
         return self.forward(x_t, t, condition).value
 
-    def null_condition(self, condition: Condition) -> Condition:
-        return self.network.null_condition(condition)
+    @property
+    def wrapped(self) -> Denoiser:
+        return self.network
 
-    def example_condition(self, count: int, device: torch.device | str = "cpu") -> Condition:
-        return self.network.example_condition(count, device)
-
-    def make_codec(self) -> Codec:
-        return self.network.make_codec()
+    def load_weights(self) -> None:
+        """The lender's are its owner's business."""

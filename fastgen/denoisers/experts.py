@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.conditions import Condition, select
-from fastgen.denoisers.base import Codec, Denoiser
+from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.wrapper import Wrapper
 from fastgen.errors import UserError
-from fastgen.processes import Prediction
 
 
-class Experts(Denoiser):
+class Experts(Wrapper):
     """Answers every sample by the network of its noise level, as the two transformers of Wan 2.2 do.
 
     Args:
@@ -30,9 +30,7 @@ class Experts(Denoiser):
             raise UserError(
                 f"{len(networks)} experts need {len(networks) - 1} decreasing boundaries, got {list(boundaries)}."
             )
-        first = networks[0]
-        super().__init__(first.process, first.prediction, first.sample_shape)
-        self.num_classes, self.takes_prompts = first.num_classes, first.takes_prompts
+        super().__init__(networks[0])
         self.networks = nn.ModuleList(networks)
         self.boundaries = list(boundaries)
 
@@ -56,8 +54,9 @@ class Experts(Denoiser):
         return answer
 
     @property
-    def takes_second_time(self) -> bool:
-        return self.expert(0).takes_second_time
+    def wrapped(self) -> Denoiser:
+        """The first network, which is like the others in all but its weights."""
+        return self.expert(0)
 
     def add_second_time(self) -> None:
         for index in range(len(self.networks)):
@@ -66,18 +65,6 @@ class Experts(Denoiser):
     def add_guidance_input(self) -> None:
         for index in range(len(self.networks)):
             self.expert(index).add_guidance_input()
-
-    def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
-        return self.expert(0).guide(conditional, unconditional, scale)
-
-    def null_condition(self, condition: Condition) -> Condition:
-        return self.expert(0).null_condition(condition)
-
-    def example_condition(self, count: int, device: torch.device | str = "cpu") -> Condition:
-        return self.expert(0).example_condition(count, device)
-
-    def make_codec(self) -> Codec:
-        return self.expert(0).make_codec()
 
     def load_weights(self) -> None:
         for index in range(len(self.networks)):

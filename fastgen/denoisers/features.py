@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fastgen.conditions import Condition, select
 from fastgen.denoisers.base import Denoiser, ForwardStopped
+from fastgen.denoisers.wrapper import Wrapper
 from fastgen.errors import UserError
 from fastgen.processes import Prediction
 from fastgen.sharding import blocks
@@ -132,7 +133,7 @@ def tap(
             handle.remove()
 
 
-class Watched(Denoiser):
+class Watched(Wrapper):
     """A network that is asked about samples anyway, and keeps its features of them with their gradients.
 
     Where scores are compared no gradient runs through the networks; the features alone get one, to ``x_t``, and the
@@ -149,7 +150,7 @@ class Watched(Denoiser):
     def __init__(
         self, view: Denoiser, backbone: nn.Module, paths: Sequence[str], x_t: Tensor, features: dict[str, Tensor]
     ) -> None:
-        super().__init__(view.process, view.prediction, view.sample_shape)
+        super().__init__(view)
         self.view, self.watched, self.paths = view, backbone, paths
         self.x_t, self.features = x_t, features
 
@@ -172,8 +173,9 @@ class Watched(Denoiser):
             return value
         return torch.cat([value, self.view(x_t[rest], *part(rest)).value])
 
-    def null_condition(self, condition: Condition) -> Condition:
-        return self.view.null_condition(condition)
+    @property
+    def wrapped(self) -> Denoiser:
+        return self.view
 
 
 @torch.no_grad()

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.conditions import Condition
-from fastgen.denoisers.base import Codec, Denoiser
+from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.wrapper import Wrapper
 from fastgen.errors import UserError
-from fastgen.processes import Process, RectifiedFlow
+from fastgen.processes import Prediction, Process, RectifiedFlow
 from fastgen.processes.prediction import at_least_float32
 from fastgen.sampling.policies import Policy, PolicyFamily
 
@@ -38,7 +39,7 @@ def twin_of(layer: nn.Module, values: Tensor) -> nn.Linear | nn.Conv2d:
     return twin
 
 
-class PolicyDenoiser(Denoiser):
+class PolicyDenoiser(Wrapper):
     """Any denoiser, widened by a second last layer whose outputs shape a policy around its own prediction.
 
     As an ordinary denoiser it answers with the policy's estimate at the source.
@@ -55,8 +56,7 @@ class PolicyDenoiser(Denoiser):
     forward_methods = ("policy",)
 
     def __init__(self, network: Denoiser, family: PolicyFamily, head: str = "head") -> None:
-        super().__init__(network.process, "x0", network.sample_shape)
-        self.num_classes, self.takes_prompts = network.num_classes, network.takes_prompts
+        super().__init__(network, prediction="x0")
         layer = dict(network.named_modules()).get(head)
         if layer is None:
             raise UserError(
@@ -96,14 +96,13 @@ class PolicyDenoiser(Denoiser):
         policy = self.policy(x_t, t, condition, torch.zeros_like(t))
         return policy.x0(policy.x_source, policy.t_source)
 
-    def null_condition(self, condition: Condition) -> Condition:
-        return self.network.null_condition(condition)
+    @property
+    def wrapped(self) -> Denoiser:
+        return self.network
 
-    def example_condition(self, count: int, device: torch.device | str = "cpu") -> Condition:
-        return self.network.example_condition(count, device)
-
-    def make_codec(self) -> Codec:
-        return self.network.make_codec()
+    def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
+        """Plainly: the network's own rule is for its own answers."""
+        return conditional.guided(unconditional, scale)
 
     @property
     def feature_path(self) -> str:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from fastgen.conditions import Condition
-from fastgen.denoisers.base import Codec, Denoiser
+from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.wrapper import Wrapper
 from fastgen.processes import Prediction, Process
 from fastgen.shapes import expand
 
@@ -22,7 +23,7 @@ def same_process(one: Process, other: Process) -> bool:
     return torch.equal(t, s) and all(map(torch.equal, one.coefficients(t), other.coefficients(s)))
 
 
-class Warped(Denoiser):
+class Warped(Wrapper):
     """``inner`` on ``process``: scales ``x_t`` and translates the times at equal signal-to-noise ratio.
 
     With TrigFlow this is the wrapping that continuous-time consistency needs (Lu & Song 2024, arXiv 2410.11081, section
@@ -36,28 +37,12 @@ class Warped(Denoiser):
     """
 
     def __init__(self, inner: Denoiser, process: Process) -> None:
-        super().__init__(process, "v", inner.sample_shape)
+        super().__init__(inner, process, "v")
         self.inner = inner
-        self.num_classes = inner.num_classes
-        self.takes_prompts = inner.takes_prompts
 
     @property
-    def takes_second_time(self) -> bool:
-        return self.inner.takes_second_time
-
-    def add_second_time(self) -> None:
-        self.inner.add_second_time()
-
-    @property
-    def takes_guidance(self) -> bool:
-        return self.inner.takes_guidance
-
-    @property
-    def guided_by_input(self) -> bool:
-        return self.inner.guided_by_input
-
-    def add_guidance_input(self) -> None:
-        self.inner.add_guidance_input()
+    def wrapped(self) -> Denoiser:
+        return self.inner
 
     @property
     def feature_path(self) -> str:
@@ -87,18 +72,6 @@ class Warped(Denoiser):
         mixed = self.inner.guide(self.inside(conditional), self.inside(unconditional), scale)
         value = self.outside(mixed, conditional.t)
         return Prediction(self.process, conditional.x_t, conditional.t, value, "v")
-
-    def null_condition(self, condition: Condition) -> Condition:
-        return self.inner.null_condition(condition)
-
-    def example_condition(self, count: int, device: torch.device | str = "cpu") -> Condition:
-        return self.inner.example_condition(count, device)
-
-    def make_codec(self) -> Codec:
-        return self.inner.make_codec()
-
-    def load_weights(self) -> None:
-        self.inner.load_weights()
 
 
 def seen_on(denoiser: Denoiser, process: Process) -> Denoiser:

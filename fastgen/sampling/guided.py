@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastgen.conditions import Condition, concatenate
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.wrapper import Wrapper
 from fastgen.errors import UserError
 from fastgen.processes import Prediction
 
@@ -86,7 +87,7 @@ def guided_as_sampled(
     return guided(denoiser, x_t, t, condition, scale, denoiser.guide)
 
 
-class Guided(Denoiser):
+class Guided(Wrapper):
     """A guided network as a network, so that solvers and views of other processes need not know of guidance.
 
     One that has the scale as an input is told it: guidance on top of what is distilled into it would guide twice.
@@ -97,9 +98,13 @@ class Guided(Denoiser):
     """
 
     def __init__(self, inner: Denoiser, scale: Tensor) -> None:
-        super().__init__(inner.process, inner.prediction, inner.sample_shape)
+        super().__init__(inner)
         self.inner = inner
         self.scale = scale
+
+    @property
+    def wrapped(self) -> Denoiser:
+        return self.inner
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
         if self.inner.takes_guidance:

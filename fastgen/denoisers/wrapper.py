@@ -1,0 +1,66 @@
+"""Wrapper: a denoiser that asks another one."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+
+from fastgen.conditions import Condition
+from fastgen.denoisers.base import Codec, Denoiser
+from fastgen.processes import Prediction, PredictionKind, Process
+
+
+class Wrapper(Denoiser):
+    """Whatever a subclass does not change is as with the network that it wraps.
+
+    Args:
+        wrapped: That network.
+        process: The process of what is asked; default its own.
+        prediction: The kind of the answer; default its own.
+    """
+
+    def __init__(
+        self, wrapped: Denoiser, process: Process | None = None, prediction: PredictionKind | None = None
+    ) -> None:
+        super().__init__(process or wrapped.process, prediction or wrapped.prediction, wrapped.sample_shape)
+        self.num_classes = wrapped.num_classes
+        self.takes_prompts = wrapped.takes_prompts
+
+    @property
+    @abstractmethod
+    def wrapped(self) -> Denoiser:
+        """The network that is asked."""
+
+    @property
+    def takes_second_time(self) -> bool:
+        return self.wrapped.takes_second_time
+
+    def add_second_time(self) -> None:
+        self.wrapped.add_second_time()
+
+    @property
+    def takes_guidance(self) -> bool:
+        return self.wrapped.takes_guidance
+
+    @property
+    def guided_by_input(self) -> bool:
+        return self.wrapped.guided_by_input
+
+    def add_guidance_input(self) -> None:
+        self.wrapped.add_guidance_input()
+
+    def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
+        return self.wrapped.guide(conditional, unconditional, scale)
+
+    def null_condition(self, condition: Condition) -> Condition:
+        return self.wrapped.null_condition(condition)
+
+    def example_condition(self, count: int, device: torch.device | str = "cpu") -> Condition:
+        return self.wrapped.example_condition(count, device)
+
+    def make_codec(self) -> Codec:
+        return self.wrapped.make_codec()
+
+    def load_weights(self) -> None:
+        self.wrapped.load_weights()
