@@ -44,19 +44,27 @@ class ImageReader:
     """Reads one image file.
 
     Args:
-        height: Height of the result, in pixels.
-        width: Width of the result, in pixels.
+        size: Height and width of the result in pixels, or the side of a square.
         color: ``rgb`` gives three channels, ``grey`` one.
         resize: Scale until the result is just covered (Lanczos) and crop the centre; if false, files must have exactly
             that size.
         mend: What to do about a file of another size, for the message.
     """
 
-    height: int
-    width: int
+    size: int | tuple[int, int]
     color: Literal["rgb", "grey"] = "rgb"
     resize: bool = True
     mend: str = "resize it or set data.resize: true"
+
+    @property
+    def height(self) -> int:
+        """Of the result, in pixels."""
+        return self.size if isinstance(self.size, int) else self.size[0]
+
+    @property
+    def width(self) -> int:
+        """Of the result, in pixels."""
+        return self.size if isinstance(self.size, int) else self.size[1]
 
     def __call__(self, path: Path) -> Tensor:
         """The image as uint8 (C, height, width), as :func:`open_picture` shows it.
@@ -163,7 +171,7 @@ class ImageFolder(DistillationData):
         super().__init__(batch_size, seed, num_workers, predict_count)
         self.root = root
         self.annotation = annotation
-        self.reader = ImageReader(*height_and_width(self, resolution, height, width), color, resize)
+        self.reader = ImageReader(height_and_width(self, resolution, height, width), color, resize)
         self.held_out_fraction = held_out_fraction
         self.on_error = on_error
         self.reference_count = reference_count

@@ -110,11 +110,11 @@ def test_resize_keeps_the_centre_and_the_aspect(tmp_path: Path) -> None:
     image = np.zeros((20, 60, 3), dtype=np.uint8)
     image[:, 20:40] = (255, 0, 0)
     Image.fromarray(image).save(tmp_path / "wide.png")
-    pixels = ImageReader(10, 10)(tmp_path / "wide.png")
+    pixels = ImageReader(10)(tmp_path / "wide.png")
     assert pixels.shape == (3, 10, 10)
     assert (pixels[0, :, 2:-2] >= 254).all() and (pixels[1:] == 0).all()
-    assert ImageReader(10, 10, "grey")(tmp_path / "wide.png").shape == (1, 10, 10)
-    assert ImageReader(32, 32)(tmp_path / "wide.png").shape == (3, 32, 32)
+    assert ImageReader(10, "grey")(tmp_path / "wide.png").shape == (1, 10, 10)
+    assert ImageReader(32)(tmp_path / "wide.png").shape == (3, 32, 32)
 
 
 def test_the_largest_part_of_the_shape_is_kept(tmp_path: Path) -> None:
@@ -122,12 +122,16 @@ def test_the_largest_part_of_the_shape_is_kept(tmp_path: Path) -> None:
     wide[:, :10] = wide[:, 90:] = tall[:10] = tall[90:] = 255  # what goes if the shape is 2:1
     for name, image in (("wide", wide), ("tall", tall)):
         Image.fromarray(image).save(tmp_path / f"{name}.png")
-    for reader, name in ((ImageReader(20, 40), "wide"), (ImageReader(40, 20), "tall"), (ImageReader(80, 160), "wide")):
+    for reader, name in (
+        (ImageReader((20, 40)), "wide"),
+        (ImageReader((40, 20)), "tall"),
+        (ImageReader((80, 160)), "wide"),
+    ):
         pixels = reader(tmp_path / f"{name}.png")
         assert pixels.shape == (3, reader.height, reader.width)
         assert (pixels < 64).all(), name  # the filter reaches over the edge, by less than a pixel of the picture
-    assert (ImageReader(8, 20)(tmp_path / "wide.png")[:, :, [0, -1]] > 250).all()  # 2:5 is the whole picture
-    assert (ImageReader(20, 40)(tmp_path / "tall.png") == 0).all()  # all of its width, the middle fifth of its height
+    assert (ImageReader((8, 20))(tmp_path / "wide.png")[:, :, [0, -1]] > 250).all()  # 2:5 is the whole picture
+    assert (ImageReader((20, 40))(tmp_path / "tall.png") == 0).all()  # all of its width, the middle fifth of its height
 
 
 def test_exact_sizes_may_differ_along_the_axes(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_bombs_and_ribbons_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.undo()
     ribbon = save(Image.new("L", (60_000, 1)), tmp_path / "ribbon.png")
     with pytest.raises(UserError, match="too narrow"):
-        ImageReader(512, 512)(ribbon)
+        ImageReader(512)(ribbon)
 
 
 def test_links_to_class_folders_are_followed_and_loops_refused(tmp_path: Path) -> None:
