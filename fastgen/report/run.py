@@ -12,6 +12,7 @@ from typing import Any
 
 from fastgen.documents import read_json, read_yaml
 from fastgen.errors import UserError
+from fastgen.masking import masked
 from fastgen.results.kinds import Kinds
 from fastgen.results.records import read_json_lines
 from fastgen.results.rows import kinds_of
@@ -228,7 +229,7 @@ def measurement(line: Mapping[str, Any]) -> Measurement | None:
 
 
 def read_config(path: Path, problems: list[str]) -> dict[str, Any]:
-    """The configuration; empty, with a problem noted, if there is none."""
+    """The configuration without its secrets; empty, with a problem noted, if there is none."""
     if not path.exists():
         problems.append("There is no config.yaml.")
         return {}
@@ -240,7 +241,8 @@ def read_config(path: Path, problems: list[str]) -> dict[str, Any]:
     if not isinstance(config, dict):
         problems.append("config.yaml holds no configuration.")
         return {}
-    return config
+    plain: dict[str, Any] = masked(config)  # a config that a user wrote may hold keys, and pages are handed on
+    return plain
 
 
 def read_object(path: Path, problems: list[str]) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 import json
 
 import pytest
-from folders import ROWS, run_folder
+from folders import CONFIG, ROWS, run_folder
 
 from fastgen.errors import UserError
 from fastgen.report.differences import MISSING, differences, flatten, written
+from fastgen.report.page import page
 from fastgen.report.run import find_run, latest_checkpoint, read_run, read_runs, short_names
 from fastgen.report.scalars import read_scalars, thinned
 
@@ -22,6 +23,13 @@ def test_a_whole_run(tmp_path):
     assert run.throughput["samples_per_second"] == 1024.0
     assert [path.name for path in run.grids] == ["step_000000.png", "step_000050.png", "step_000100.png"]
     assert run.checkpoint is None
+
+
+def test_keys_in_a_config_that_a_user_wrote_are_on_no_page(tmp_path):
+    config = CONFIG + "data: {class_path: x.Y, init_args: {api_key: hush, url: 'https://me:hush@there', count: 3}}"
+    runs = [read_run(run_folder(tmp_path / name, config=text)) for name, text in (("a", config), ("b", CONFIG))]
+    written = page(runs, {}, {})
+    assert "hush" not in written and "api_key" in written and "https://me:********@there" in written
 
 
 def test_what_is_missing_is_said_and_the_rest_is_read(tmp_path):
