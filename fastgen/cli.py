@@ -25,9 +25,10 @@ import fastgen.denoisers
 import fastgen.extras
 import fastgen.methods
 from fastgen import checks
-from fastgen.building import FROM_ARGUMENTS, building
+from fastgen.building import FROM_ARGUMENTS
 from fastgen.callbacks import WriteSamples
 from fastgen.callbacks.beginning import Beginning
+from fastgen.callbacks.loggers import open_loggers, refuse_versions
 from fastgen.callbacks.run_folder import OF_A_RUN, SaveConfig, next_version, refuse_used, set_aside
 from fastgen.callbacks.surroundings import callbacks_of, log_folder
 from fastgen.checkpoints import read_checkpoint
@@ -251,17 +252,20 @@ class CLI(LightningCLI):
     def before_fit(self) -> None:
         """Keep out of the folder of another run, before loggers delete what lies there."""
         trainer = self.trainer
-        for logger in trainer.loggers:
-            if isinstance(logger.version, int):
-                checks.whole(f"trainer.logger ({type(logger).__name__})", 0, version=logger.version)
+        refuse_versions(trainer)
         folder, start = log_folder(trainer), self.config.fit.get("ckpt_path")  # all processes may have to agree on it
         homes = [c.folder(trainer) for c in callbacks_of(trainer) if isinstance(c, fastgen.callbacks.Checkpoint)]
         if trainer.is_global_zero:  # nobody writes before all processes have come this far
             refuse_used(folder, OF_A_RUN, start, *homes)
             set_aside(folder / "metrics.csv")
-        for logger in trainer.loggers:  # which open their files only when the first number comes
-            with building(f"trainer.logger ({type(logger).__name__})"):
-                getattr(logger, "experiment", None)
+        open_loggers(trainer)
+
+    def before_validate(self) -> None:
+        """Try the loggers before anything is measured."""
+        refuse_versions(self.trainer)
+        open_loggers(self.trainer)
+
+    before_test = before_validate
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         return super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}

@@ -58,15 +58,33 @@ def test_without_a_logger_runs_are_numbered_and_a_config_of_the_user_stays(tmp_p
     assert find_run(tmp_path / "fastgen_runs" / "version_1").name == "version_1"  # unless it is asked for
 
 
-def test_loggers_are_tried_before_training(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    assert fastgen("fit", "--config", config(tmp_path / "a", version=-1)) == 2
-    assert "trainer.logger (CSVLogger): version must be an integer from 0, got -1." in sentence(capfd)
-    file = config(tmp_path / "b")
+NONSENSE: dict[str, Any] = {"purge_step": 0.5, "filename_suffix": 3, "max_queue": "x", "flush_secs": [], "version": -1}
+"""Arguments of the TensorBoardLogger, most of which it hands on unseen to a library that opens its file late."""
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_loggers_are_tried_before_training(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    file = config(tmp_path)
     content = yaml.safe_load(file.read_text())
-    arguments = {"save_dir": str(tmp_path), "filename_suffix": None}
+    arguments = {"save_dir": str(tmp_path), name: NONSENSE[name]}
     content["trainer"]["logger"] = {"class_path": "TensorBoardLogger", "init_args": arguments}
     assert fastgen("fit", "--config", write(file, content)) == 2
-    assert "trainer.logger (TensorBoardLogger) cannot be built" in sentence(capfd)
+    assert "trainer.logger (TensorBoardLogger)" in sentence(capfd)
+
+
+def test_loggers_are_tried_before_measuring(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    file = config(tmp_path)
+    assert fastgen("fit", "--config", file) == 0
+    content = yaml.safe_load(file.read_text())
+    for arguments, says in (
+        ({"save_dir": str(tmp_path), "purge_step": 0.5}, "trainer.logger (TensorBoardLogger) cannot be built"),
+        ({"save_dir": "/proc/none"}, "'/proc/none' cannot be made there"),
+    ):
+        content["trainer"]["logger"] = {"class_path": "TensorBoardLogger", "init_args": arguments}
+        last = next(tmp_path.rglob("last.ckpt"))
+        capfd.readouterr()
+        assert fastgen("validate", "--config", write(file, content), "--ckpt_path", last) == 2
+        assert says in sentence(capfd)
 
 
 def test_one_folder_holds_one_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
@@ -136,7 +154,7 @@ def test_a_new_run_starts_from_weights_alone(tmp_path: Path, capfd: pytest.Captu
     saved = load(old)
     for name in [name for name in saved["state_dict"] if name.startswith(("critic.", "averages."))]:
         del saved["state_dict"][name]
-    saved["fastgen"]["format"] = 1
+    saved["fastgen"] |= {"format": 1, "averages": []}
     torch.save(saved, tmp_path / "student.ckpt")
     assert fastgen("fit", "--config", new, "--init_from", tmp_path / "student.ckpt", *rates) == 0
     assert "it has no critic, which begins as in any new run" in sentence(capfd)
