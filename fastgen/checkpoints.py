@@ -16,6 +16,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from fastgen.denoisers.adapters import Adapter
 from fastgen.errors import UserError
 from fastgen.files import resolve
+from fastgen.fitting import refuse_diverged
 from fastgen.refusals import refuse_special
 from fastgen.seals import refuse_damaged, refuse_other_formats
 from fastgen.writing import remove, write_atomically
@@ -132,6 +133,7 @@ def method_from_checkpoint(
     if not (with_teacher or shared):
         method.teacher = None  # its weights were not read
     refuse_damaged(checkpoint, path, ["state_dict"])
+    refuse_diverged(method, checkpoint["state_dict"], path)
     method.on_load_checkpoint(checkpoint)
     method.load_generator(checkpoint["state_dict"])
     return method.eval()

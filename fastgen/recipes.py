@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from fastgen.declared import Slot, arguments_of
 from fastgen.denoisers.base import Denoiser
+from fastgen.diagnosis import in_hint
 from fastgen.errors import UserError
 from fastgen.extras.base import Extra
 from fastgen.extras.reward import RewardModel
@@ -52,12 +53,16 @@ def generator_from(recipe: Any, trusted: Iterable[str] = ()) -> Distiller:
         kind = trust.find(recipe.get("class_path"), slot, "model.class_path")
         needed = without_masks({**recipe, "init_args": for_sampling(kind, recipe.get("init_args") or {})})
         trust.check(needed, slot, "model")
+    except RecursionError as error:
+        raise UserError("it is nested too deeply.") from error
+    try:
         parser = RecipeParser(exit_on_error=False)
         parser.add_subclass_arguments(Distiller, "model")
         needed["init_args"] = without_nulls(needed["init_args"], arguments_of(kind))
         return parser.instantiate(parser.parse_object({"model": needed})).model
     except (ArgumentError, ValueError, TypeError, ImportError, AttributeError, RecursionError) as error:
-        raise UserError(one_sentence(str(error))) from error
+        fault = next(in_hint(needed, Distiller, "model"), None)  # all that is named there is trusted by now
+        raise UserError(fault or one_sentence(str(error))) from error
 
 
 def for_sampling(kind: type[Distiller], arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch import Tensor
+
 from fastgen.digests import digest_of
 from fastgen.errors import UserError
 
@@ -67,6 +69,28 @@ def refuse_other_formats(checkpoint: Mapping[str, Any], path: str | os.PathLike[
         raise UserError(f"'{path}' has no whole number of iterations; use an earlier checkpoint.")
     if not isinstance(averages, list) or not all(isinstance(name, str) for name in averages):
         raise UserError(f"'{path}' has no list of the names of its averages; use an earlier checkpoint.")
+    refuse_contradictions(checkpoint, path)
+
+
+def refuse_contradictions(checkpoint: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Raise a ``UserError`` if what a checkpoint says of itself is not what it holds."""
+    own, state = checkpoint[OWN], checkpoint["state_dict"]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"'{path}' holds no table of tensors as its networks; use an earlier checkpoint.")
+    held = {str(name).split(".")[1] for name in state if str(name).startswith("averages.")}
+    if wrong := held ^ set(own["averages"]):
+        raise UserError(
+            f"'{path}' contradicts itself about the average '{min(wrong)}', which it either names or holds but not "
+            "both; use an earlier checkpoint."
+        )
+    if (recipe := own.get("recipe")) is None:
+        return  # trained from Python
+    built = recipe.get("class_path") if isinstance(recipe, Mapping) else None
+    if not isinstance(built, str) or built.rpartition(".")[2] != str(own["method"]).rpartition(".")[2]:
+        raise UserError(
+            f"'{path}' holds the weights of {own['method']} but the configuration of {built or 'nothing'}; use an "
+            "earlier checkpoint."
+        )
 
 
 def refuse_damaged(

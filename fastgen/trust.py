@@ -66,6 +66,8 @@ class Trust:
         """A text may be the name of a class, or YAML that holds one."""
         if slot.fields or ((slot.classes or slot.open) and any(key in text for key in SPEC)):
             raise UserError(f"{place} is a text where values by name are expected.")
+        if (slot.classes or slot.open) and text.lower().endswith((".yaml", ".yml", ".json")):
+            raise UserError(f"{place} is a file where the values themselves are expected.")
         if (
             slot.names
             and all(part.isidentifier() for part in text.split("."))

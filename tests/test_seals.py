@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ import pytest
 import torch
 from command_line import fastgen, last, load, mixture, write
 
+from fastgen.checkpoints import method_from_checkpoint
 from fastgen.digests import digest_of
+from fastgen.errors import UserError
+from fastgen.seals import seal
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -101,6 +105,56 @@ def test_what_is_missing_or_damaged_is_named(
     assert fastgen("fit", "--config", config, "--trainer.max_steps=4", "--ckpt_path", tmp_path / "odd.ckpt") == 2
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("fastgen: ")]
     assert says in line and "odd.ckpt" in line
+
+
+def of_kind(dtype: torch.dtype) -> Change:
+    return lambda s: s["state_dict"].update({name: value.to(dtype) for name, value in s["state_dict"].items()})
+
+
+def not_finite(saved: dict[str, Any]) -> None:
+    saved["state_dict"]["averages.ema.stem.weight"][0, 0] = float("inf")
+
+
+SEALED: dict[str, tuple[Change, str]] = {
+    "complex weights": (of_kind(torch.complex64), "differ in name, shape or kind of number"),
+    "whole weights": (of_kind(torch.int32), "differ in name, shape or kind of number"),
+    "weights of a run that had diverged": (not_finite, "not finite, first 'averages.ema.stem.weight'"),
+    "weights that are texts": (lambda s: s["state_dict"].update(x="y"), "holds no table of tensors"),
+    "an average more": (lambda s: s["fastgen"]["averages"].append("other"), "about the average 'other'"),
+    "an average less": (lambda s: s["fastgen"].update(averages=[]), "about the average 'ema'"),
+    "another method's configuration": (
+        lambda s: s["fastgen"]["recipe"].update(class_path="fastgen.methods.DMD2"),
+        "holds the weights of fastgen.methods.sid.SiD but the configuration of fastgen.methods.DMD2",
+    ),
+    "no configuration": (lambda s: s["fastgen"].update(recipe=3), "but the configuration of nothing"),
+}
+"""Checkpoints whose digests are right."""
+THROUGHOUT = ("complex weights", "weights of a run that had diverged")
+"""Those that are given to every command."""
+
+
+@pytest.mark.parametrize("name", SEALED)
+def test_what_contradicts_itself_is_refused(
+    name: str, run: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    config, checkpoint = run
+    change, says = SEALED[name]
+    saved = load(checkpoint)
+    change(saved)
+    seal(saved)
+    odd = tmp_path / "odd.ckpt"
+    torch.save(saved, odd)
+    with pytest.raises(UserError, match=re.escape(says)):
+        method_from_checkpoint(odd)
+    commands = {
+        "fit": ["--trainer.max_steps=4", "--ckpt_path", odd],
+        "validate": ["--ckpt_path", odd],
+        "start": ["--init_from", odd],
+    }
+    for command, words in commands.items() if name in THROUGHOUT else list(commands.items())[:1]:
+        assert fastgen("fit" if command == "start" else command, "--config", config, *words) == 2
+        (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("fastgen: ")]
+        assert says in line or (command == "start" and "its student does not fit" in line)
 
 
 def test_a_file_with_a_flipped_bit_is_refused(

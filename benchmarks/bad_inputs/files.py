@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.bad_inputs import damage
 from benchmarks.bad_inputs.inputs import BadInput, Expected
+from fastgen.seals import seal
 
 Words = Callable[[Path], Sequence[str]]
 """Words of a command that is run in a folder with a copy of the stage."""
@@ -59,12 +60,14 @@ def retensored(change: Callable[[dict[str, torch.Tensor]], Any], keep_metadata: 
     return spoil
 
 
-def repickled(change: Callable[[dict[str, Any]], Any]) -> damage.Damage:
-    """A file of ``torch.save`` with a change."""
+def repickled(change: Callable[[dict[str, Any]], Any], sealed: bool = False) -> damage.Damage:
+    """A file of ``torch.save`` with a change; ``sealed`` gives it digests that belong to the change."""
 
     def spoil(path: Path) -> None:
         value = torch.load(path, weights_only=True)
         found = change(value)
+        if sealed:
+            seal(value)
         torch.save(value if found is None else found, path)
 
     return spoil
@@ -174,6 +177,7 @@ CHECKPOINT: dict[str, Callable[[dict[str, Any]], Any]] = {
     "format text": lambda c: c["fastgen"].update(format="x"),
     "recipe null": lambda c: c["fastgen"].update(recipe=None),
     "recipe a number": lambda c: c["fastgen"].update(recipe=3),
+    "recipe of another method": lambda c: c["fastgen"]["recipe"].update(class_path="fastgen.methods.DMD2"),
     "recipe of another class": lambda c: c["fastgen"].update(recipe={"class_path": "os.system", "init_args": {}}),
     "recipe with an option more": lambda c: c["fastgen"]["recipe"]["init_args"].update(more=3),
     "recipe with a huge network": lambda c: c["fastgen"]["recipe"]["init_args"]["teacher"]["init_args"].update(
@@ -190,6 +194,12 @@ CHECKPOINT: dict[str, Callable[[dict[str, Any]], Any]] = {
     "iteration text": lambda c: c["fastgen"].update(iteration="x"),
 }
 """Checkpoints that ``torch.save`` wrote, of something else than a run."""
+
+UNSEALED = ("a list", "a tensor", "nothing", "part is a text", "part is empty")
+"""Those that have no digests."""
+
+OF_RECIPE = ("recipe null", "recipe with an option more", "recipe with a huge network", "recipe with a width of text")
+"""Recipes of the right method."""
 
 
 def checkpoints(stage: Path) -> Iterator[BadInput]:
@@ -210,6 +220,14 @@ def checkpoints(stage: Path) -> Iterator[BadInput]:
         for kind, change in CHECKPOINT.items():
             spoil = repickled(change)
             yield case(stage, f"files: checkpoint ({command})", kind, "last.ckpt", spoil, commands[command], "refuse")
+    for command in commands:
+        group = f"files: sealed checkpoint ({command})"
+        for kind, change in CHECKPOINT.items():
+            if kind not in UNSEALED:
+                # What builds no network from the recipe says what differs; what needs no more tensors leaves them out.
+                unread = kind in OF_RECIPE and command in ("fit", "validate")
+                wanted = "either" if unread or kind == "one weight more" else "refuse"
+                yield case(stage, group, kind, "last.ckpt", repickled(change, True), commands[command], wanted)
 
 
 def pictures(stage: Path) -> Iterator[BadInput]:

@@ -15,6 +15,7 @@ from fastgen.conditions import Condition
 from fastgen.denoisers.added_inputs import GuidanceInput, SecondTime
 from fastgen.errors import UserError
 from fastgen.files import load_tensors
+from fastgen.fitting import misfits
 from fastgen.processes import Prediction, PredictionKind, Process
 
 Input = TypeVar("Input", SecondTime, GuidanceInput)
@@ -235,14 +236,12 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], source: str)
     """``load_state_dict`` whose failure is one sentence.
 
     Raises:
-        UserError: If names or shapes differ.
+        UserError: If names, shapes or kinds of numbers differ.
     """
-    own = module.state_dict()
-    wrong = sorted(set(own) ^ set(tensors)) or sorted(k for k in own if own[k].shape != tensors[k].shape)
-    if wrong:
+    if wrong := misfits(module.state_dict(), tensors):
         raise UserError(
-            f"'{source}' does not fit {type(module).__name__}: {len(wrong)} tensors differ in name or shape, first "
-            f"'{wrong[0]}'; give the file that belongs to this architecture or change the architecture's arguments."
+            f"'{source}' does not fit {type(module).__name__}: {len(wrong)} tensors differ in name, shape or kind of "
+            f"number, first '{wrong[0]}'; give the file of this architecture or change the architecture's arguments."
         )
     with torch.no_grad():
         module.load_state_dict(dict(tensors))

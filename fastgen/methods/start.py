@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen.errors import UserError
+from fastgen.fitting import misfits, refuse_diverged
 from fastgen.seals import FROZEN, refuse_damaged
 from fastgen.sharding import local, sharded_like
 
@@ -41,12 +42,13 @@ def start_from(method: MethodState, path: str) -> None:
     An average that the checkpoint lacks begins as the student. What else is missing on either side is said.
 
     Raises:
-        UserError: If the student does not fit.
+        UserError: If the student does not fit, or the run had diverged.
     """
     from fastgen.checkpoints import read_checkpoint
 
     checkpoint = read_checkpoint(path)
     refuse_damaged(checkpoint, path, ["state_dict"])
+    refuse_diverged(method, checkpoint["state_dict"], path)
     own, given = by_part(method.state_dict()), by_part(checkpoint["state_dict"])
     own = {part: tensors for part, tensors in own.items() if part.split(".")[0] in (*NETWORKS, *method.roles())}
     said: list[str] = []
@@ -56,10 +58,10 @@ def start_from(method: MethodState, path: str) -> None:
             source = {f"{part}.{name}": value for name, value in given_student(checkpoint["state_dict"]).items()}
         if not source and part != "student":
             said.append(f"it has no {part}, which begins as in any new run")
-        elif wrong := misfit(source, tensors):
+        elif wrong := misfits(tensors, source):
             if part == "student":
                 raise UserError(
-                    f"--init_from '{path}': its student does not fit this one, first in '{wrong}'; use the network "
+                    f"--init_from '{path}': its student does not fit this one, first in '{wrong[0]}'; use the network "
                     "that it was trained with."
                 )
             said.append(f"its {part} does not fit this one, which begins as in any new run")
@@ -71,12 +73,6 @@ def start_from(method: MethodState, path: str) -> None:
         said.append(f"its {', '.join(unused)} has no place in this run")
     if method.trainer.is_global_zero:
         print(f"fastgen: starts from the weights of '{path}'" + "".join(f"; {line}" for line in said), file=sys.stderr)
-
-
-def misfit(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> str:
-    """The first name that only one side has, or that has another shape; empty if there is none."""
-    names = sorted(given.keys() ^ wanted.keys()) or [n for n in wanted if given[n].shape != wanted[n].shape]
-    return names[0] if names else ""
 
 
 def given_student(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from fastgen.errors import UserError
+from fastgen.fitting import misfits, refuse_diverged
 from fastgen.methods.resume import Configured, difference, differences
 from fastgen.methods.start import start_from
 from fastgen.seals import FORMAT, FROZEN, OWN, refuse_damaged, refuse_incomplete, refuse_other_formats, seal
@@ -115,7 +116,7 @@ class MethodState(LightningModule):
         """Take the counters, after a look at whether everything is there and undamaged.
 
         Raises:
-            UserError: If the checkpoint was written by another method or is not whole.
+            UserError: If the checkpoint was written by another method, is not whole, or its run had diverged.
         """
         trainer = self._trainer
         path = str(getattr(trainer, "ckpt_path", None) or "The checkpoint")
@@ -135,6 +136,8 @@ class MethodState(LightningModule):
             self.refuse_other_optimizers()
         elif trainer is not None:
             refuse_damaged(checkpoint, path, ["state_dict"])
+        if trainer is not None:
+            refuse_diverged(self, checkpoint["state_dict"], path)
         self.iteration = saved["iteration"]
         self.updates = Counter(saved.get("updates", {}))
         self.bad_steps_total = saved["bad_steps_total"]
@@ -197,15 +200,14 @@ class MethodState(LightningModule):
         """Load everything that was trained; the frozen parts keep what their own files gave them.
 
         Raises:
-            UserError: If names or shapes differ.
+            UserError: If names, shapes or kinds of numbers differ.
         """
         own = {k: v for k, v in self.state_dict().items() if not k.startswith(FROZEN)}
         given = {k: v for k, v in state_dict.items() if not k.startswith(FROZEN)}
-        wrong = sorted(set(own) ^ set(given)) or sorted(k for k in own if own[k].shape != given[k].shape)
-        if wrong:
+        if wrong := misfits(own, given):
             raise UserError(
-                f"The checkpoint does not fit this model: {len(wrong)} tensors differ in name or shape, first "
-                f"'{wrong[0]}'; use the config (and the EMA callbacks) it was trained with."
+                f"The checkpoint does not fit this model: {len(wrong)} tensors differ in name, shape or kind of "
+                f"number, first '{wrong[0]}'; use the config (and the EMA callbacks) it was trained with."
             )
         return super().load_state_dict(given, strict=False, assign=assign)
 
