@@ -11,6 +11,7 @@ import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, get_args, get_origin
 
@@ -65,11 +66,13 @@ def diagnosing(words: Sequence[str], parser: ArgumentParser) -> Iterator[None]:
 
 def options_of(parser: ArgumentParser) -> dict[str, Slot]:
     """What a parser takes by name, also what has no type: flags and configs."""
+    typed = slots_of(parser)
     slots: dict[str, Slot] = {}
     for action in parser._actions:
         for option in action.option_strings or [action.dest]:
-            slots.setdefault(option.lstrip("-").partition(".")[0], Slot())
-    return {**slots, **slots_of(parser)}
+            name = option.lstrip("-").partition(".")[0]
+            slots.setdefault(name, replace(typed.get(action.dest, Slot()), required=False))  # also --batch-size
+    return {**slots, **typed}
 
 
 def refuse_unknown(contents: Any, parser: ArgumentParser) -> None:

@@ -9,6 +9,9 @@ from difflib import get_close_matches
 MOST_NAMES = 200
 """Characters of a list of names in a sentence."""
 
+LONGEST_WORD = 255
+"""Characters; a file's name may have as many."""
+
 COMPLAINTS = (
     (r"Function (\S+) in place of a class", "'{0}' is a function; give the path of a class."),
     (
@@ -46,8 +49,9 @@ COMPLAINTS = (
 
 
 def as_sentence(text: str) -> str:
-    """A text of several lines and sentences as one sentence."""
+    """A text of several lines and sentences as one sentence, in which no word is endless."""
     line = re.sub(r"\s+", " ", text).strip().rstrip(" .")
+    line = re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda found: f"{found[0][:60]}...{found[0][-30:]}", line)
     joined = re.sub(r"(?<!e\.g)(?<!i\.e)[.!?]+ (?=[A-Z])", "; ", line)
     return re.sub(r"; ([A-Z])(?=[a-z ])", lambda found: found[0].lower(), joined) + "."
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from fastgen import checks
 from fastgen.errors import UserError
 
 NEVER: dict[str, tuple[Any, str]] = {
@@ -52,7 +53,11 @@ def refuse_options(command: str, options: Mapping[str, Any]) -> None:
     for name, (unused, why) in NEVER.items():
         if options[name] not in (unused, None):
             raise UserError(f"trainer.{name} {why}")
+    for name, value in options.items():
+        if isinstance(value, int) and abs(value) > checks.LARGEST_INTEGER:
+            raise UserError(f"trainer.{name} must be at most {checks.LARGEST_INTEGER}, got {checks.written(value)}.")
     if command == "fit":
+        checks.whole("trainer", 0, min_epochs=options["min_epochs"], min_steps=options["min_steps"])
         refuse_epochs(options)
         refuse_endless(options)
         refuse_validation(options)

@@ -211,6 +211,9 @@ COMMANDS = [
     (["pairs", "--count="], "count must be an integer, got ''."),
     (["pairs", "--steps=x"], "steps must be an integer or null, got 'x'."),
     (["pairs", "--cont=3"], "there is no option 'cont' (did you mean 'count'?)"),
+    (["pairs", "--batch-size="], "batch-size must be an integer, got ''."),
+    (["stats", "--data=x", "--batch-size=1.5"], "batch-size must be an integer, got '1.5'."),
+    (["compare", "x" * 5000], "x...x"),
     (["stats", "--data=x", "--extractor=Incepton", "--out=x"], "(did you mean 'Inception'?)"),
     (["fit", "--config"], "--config needs a value; give one."),
     (["fit"], "something is missing; give --data, --model."),
@@ -218,7 +221,7 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize(("words", "expected"), COMMANDS, ids=[" ".join(words) for words, _ in COMMANDS])
+@pytest.mark.parametrize(("words", "expected"), COMMANDS, ids=[" ".join(words)[:60] for words, _ in COMMANDS])
 def test_a_bad_command_line_ends_in_a_sentence(
     words: list[str], expected: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
