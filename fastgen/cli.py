@@ -28,7 +28,7 @@ from fastgen import checks
 from fastgen.building import FROM_ARGUMENTS
 from fastgen.callbacks import WriteSamples
 from fastgen.callbacks.beginning import Beginning
-from fastgen.callbacks.loggers import open_loggers, refuse_versions
+from fastgen.callbacks.loggers import open_loggers, refuse_nonsense
 from fastgen.callbacks.run_folder import OF_A_RUN, SaveConfig, next_version, refuse_used, set_aside
 from fastgen.callbacks.surroundings import callbacks_of, log_folder
 from fastgen.checkpoints import read_checkpoint
@@ -108,8 +108,15 @@ KEEPERS = (fastgen.callbacks.Checkpoint, LightningCheckpoint)
 
 
 def with_progress(callbacks: Callback | list[Callback] | None, shown: bool) -> list[Callback]:
-    """The callbacks with one progress bar, or with none."""
+    """The callbacks with one progress bar, or with none.
+
+    Raises:
+        UserError: If one of them is nothing but a callback, which does nothing.
+    """
     given = callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
+    for number, callback in enumerate(given):
+        if type(callback) is Callback:  # what arguments without a class become
+            raise UserError(f"trainer.callbacks[{number}] is of no class; name it in class_path.")
     bars = [callback for callback in given if isinstance(callback, ProgressBar)]
     if not shown:
         return [callback for callback in given if callback not in bars]
@@ -252,7 +259,7 @@ class CLI(LightningCLI):
     def before_fit(self) -> None:
         """Keep out of the folder of another run, before loggers delete what lies there."""
         trainer = self.trainer
-        refuse_versions(trainer)
+        refuse_nonsense(trainer)
         folder, start = log_folder(trainer), self.config.fit.get("ckpt_path")  # all processes may have to agree on it
         homes = [c.folder(trainer) for c in callbacks_of(trainer) if isinstance(c, fastgen.callbacks.Checkpoint)]
         if trainer.is_global_zero:  # nobody writes before all processes have come this far
@@ -262,7 +269,7 @@ class CLI(LightningCLI):
 
     def before_validate(self) -> None:
         """Try the loggers before anything is measured."""
-        refuse_versions(self.trainer)
+        refuse_nonsense(self.trainer)
         open_loggers(self.trainer)
 
     before_test = before_validate

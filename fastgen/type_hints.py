@@ -52,7 +52,7 @@ def _suits(value: Any, hint: Any, shallow: bool) -> bool:
         read: Any = value
         with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
             read = yaml.safe_load(value)
-        if not isinstance(read, str) and _suits(read, hint, shallow):
+        if value.strip() and not isinstance(read, str) and _suits(read, hint, shallow):  # nothing is not null
             return True
     if origin is Literal:
         return any(

@@ -174,6 +174,7 @@ WORDS = [
     (["--model=SiDD"], "model: there is no Distiller called 'SiDD' (did you mean 'SiD'?)"),
     (["--trainer.callbacks+=EMAA"], "trainer.callbacks[6]: there is no Callback called 'EMAA'"),
     (["--trainer.callbacks+=EMA", "--trainer.callbacks.start_step=x"], "[6].init_args.start_step must be an integer"),
+    (["--threads="], "threads must be an integer or null, got ''."),
     (["--trainer.max_steps="], "trainer.max_steps must be an integer, got ''."),
     (["--trainer.max_stepz=3"], "trainer has no option 'max_stepz' (did you mean 'max_steps'?)"),
     (["--model", "absent.yaml"], "'absent.yaml' does not exist; give the path of an existing file."),
@@ -236,6 +237,7 @@ BUILT = [
     (f"{D}.batch_size", -1, "data.init_args.batch_size must be an integer from 1, got -1."),
     (f"{D}.batch_size", 10**400, "data.init_args.batch_size must be an integer from 1, got 1000"),
     (f"{M}.sampler.init_args.times", [-1.0], "model.init_args.sampler.init_args.times[0] must be a finite number from"),
+    ("trainer.callbacks", [{"init_args": {}}], "trainer.callbacks[0] is of no class; name it in class_path."),
     ("trainer", None, "trainer must be a mapping of options, got null."),
 ]
 

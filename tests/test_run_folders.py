@@ -58,7 +58,14 @@ def test_without_a_logger_runs_are_numbered_and_a_config_of_the_user_stays(tmp_p
     assert find_run(tmp_path / "fastgen_runs" / "version_1").name == "version_1"  # unless it is asked for
 
 
-NONSENSE: dict[str, Any] = {"purge_step": 0.5, "filename_suffix": 3, "max_queue": "x", "flush_secs": [], "version": -1}
+NONSENSE: dict[str, Any] = {
+    "purge_step": 0.5,
+    "filename_suffix": 3,
+    "max_queue": "x",
+    "flush_secs": "x",
+    "version": -1,
+    "comment": {},
+}
 """Arguments of the TensorBoardLogger, most of which it hands on unseen to a library that opens its file late."""
 
 
@@ -77,7 +84,10 @@ def test_loggers_are_tried_before_measuring(tmp_path: Path, capfd: pytest.Captur
     assert fastgen("fit", "--config", file) == 0
     content = yaml.safe_load(file.read_text())
     for arguments, says in (
-        ({"save_dir": str(tmp_path), "purge_step": 0.5}, "trainer.logger (TensorBoardLogger) cannot be built"),
+        (
+            {"save_dir": str(tmp_path), "purge_step": 0.5},
+            "trainer.logger (TensorBoardLogger): purge_step must be an integer",
+        ),
         ({"save_dir": "/proc/none"}, "'/proc/none' cannot be made there"),
     ):
         content["trainer"]["logger"] = {"class_path": "TensorBoardLogger", "init_args": arguments}

@@ -5,15 +5,24 @@ from __future__ import annotations
 import re
 
 SENSIBLE: tuple[tuple[str, str], ...] = (
-    (r"keys: .+ = None", "null is what the argument's type says, or what its default is"),
     (
-        r"keys: \w+\.(sampler|critic_sampler|critic_time|time) = #5 dict",
+        r"keys: \w+\.(sampler|critic_sampler|critic_time|time|times|loss|objective) = #5 dict",
         "arguments alone belong to the default's class",
     ),
     (r"keys: Evaluate\.name = .+", "a name is free; a Checkpoint that monitors the old one says so"),
-    (r"keys: \w+\.guidance_scale = 0(\.0)?", "the scale of the prediction without a condition"),
+    (r"keys: \w+\.(dirpath|save_dir|prefix|version|negative_prompt) = 'no such thing'", "a name or a text is free"),
+    (
+        r"keys: \w+\.(guidance_scale|guidance|guidance\.(teacher|critic|sampling|low)) = 0(\.0)?",
+        "the scale of the prediction without a condition",
+    ),
     (r"keys: Checkpoint\.every_n_steps = 0", "documented: 0 is for none"),
-    (r"keys: TensorBoardLogger\.flush_secs = .+", "not the library's: a logger that writes at its end only"),
+    (r"keys: (Extra\.start|PiFlow\.mixing_updates) = 0", "from the beginning"),
+    (r"keys: LogNormalLevel\.mean = .+", "any number is a mean"),
+    (r"keys: Reward\.margin = -1", "rewards may be negative"),
+    (r"keys: EasyTimes\.largest_ratio = 0\.0", "in its documented range: every jump leads to data"),
+    (r"keys: UniformStep\.high = 0", "one step, if it is the first too"),
+    (r"keys: (SampleGrid\.teacher_steps|trainer\.plugins) = \[\]", "none of them"),
+    (r"keys: LinearLR\.end_factor = 0\.0", "torch's: the rate falls to zero"),
 )
 """The whole key must match the pattern."""
 

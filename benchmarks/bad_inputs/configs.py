@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.bad_inputs.inputs import BadInput
+from benchmarks.bad_inputs.inputs import BadInput, Expected
 
 ROOT = Path(__file__).parents[2]
 CHEAPEST = ("mixture", "digits")
@@ -236,6 +236,27 @@ def short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def may_be_null(config: Mapping[str, Any], place: Place) -> bool:
+    """Whether the declared type at a place of a config says that there may be nothing."""
+    from lightning.pytorch import Trainer
+
+    from fastgen.declared import OPEN, Slot, arguments_of
+
+    slots: Mapping[str, Slot] = {"trainer": Slot(fields=arguments_of(Trainer))}
+    part, slot = config, OPEN
+    for key in place:
+        if isinstance(key, int):
+            slot = slot.parts or OPEN
+        elif key == "init_args":
+            module, _, name = part["class_path"].rpartition(".")
+            slots = arguments_of(getattr(importlib.import_module(module), name))
+        else:
+            slot = slots.get(key, OPEN)
+            slots = slot.fields
+        part = part[key]  # type: ignore[index]
+    return slot.nullable and slot is not OPEN
+
+
 def key_inputs(stage: Path) -> Iterator[BadInput]:
     """Every key of every shipped config with every value that may stand there by mistake."""
     seen: set[tuple[str, str]] = set()
@@ -246,7 +267,8 @@ def key_inputs(stage: Path) -> Iterator[BadInput]:
                 label = f"#{i} {type(other).__name__}" if isinstance(other, dict) else short(other)
                 if (name, label) not in seen:
                     seen.add((name, label))
-                    yield BadInput("keys", f"{name} = {label}", fit(replaced(config, place, other)))
+                    expected: Expected = "either" if other is None and may_be_null(config, place) else "refuse"
+                    yield BadInput("keys", f"{name} = {label}", fit(replaced(config, place, other)), expected)
 
 
 def good_inputs(stage: Path) -> Iterator[BadInput]:
