@@ -165,6 +165,7 @@ def refuse_nulls(values: Mapping[str, Any], slots: Mapping[str, Slot], place: st
 
 def written(default: Any) -> str:
     """A default as Python would write it, also one that the parser keeps as a class with arguments."""
+    default = default.as_dict() if isinstance(default, Namespace) else default
     if isinstance(default, Mapping) and isinstance(name := default.get("class_path"), str):
         given = (f"{key}={written(value)}" for key, value in (default.get("init_args") or {}).items())
         return f"{name.rpartition('.')[2]}({', '.join(given)})"

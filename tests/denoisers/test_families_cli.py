@@ -42,6 +42,7 @@ CONFIGS = {
 
 ADDED = {"meanflow_flux": "second_time"}
 """Inputs that students get."""
+COPY = {"class_path": "CopyOfTeacher"}
 NOT_EXPORTED = (*ADDED, "rcm_wan")
 """Students that no pipeline of diffusers can call: for their input, or for their times."""
 
@@ -146,7 +147,7 @@ def test_pictures_that_are_not_square(name: str, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("family", "student"),
-    [(SD15, None), (SDXL, None), (SD3, None), (SD3, {"class_path": "LoRA", "init_args": {"rank": 2}}), (QWEN, None)],
+    [(SD15, COPY), (SDXL, COPY), (SD3, COPY), (SD3, {"class_path": "LoRA", "init_args": {"rank": 2}}), (QWEN, COPY)],
     ids=["SD15", "SDXL", "SD3", "SD3-LoRA", "QwenImage"],
 )
 def test_mean_flow_trains_every_family_of_images(family: dict[str, Any], student: Any, tmp_path: Path):
