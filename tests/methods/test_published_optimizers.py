@@ -26,6 +26,8 @@ from fastgen.methods.schedule import UpdateSchedule
 from fastgen.processes import EDM, VP
 from fastgen.schedules import Cosine, InverseSquareRoot, Linear
 
+CONFIGS = Path(__file__).parents[2] / "configs"
+
 ADAM, ADAMW, RADAM = torch.optim.Adam, torch.optim.AdamW, torch.optim.RAdam
 # role: class, learning rate, betas, weight decay
 PUBLISHED: dict[str, dict[str, tuple[type, float, tuple[float, float], float]]] = {
@@ -202,6 +204,18 @@ def test_a_critic_that_goes_first_has_the_students_rate():
         weights.append(method.state_dict())
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=1e-9, atol=1e-12)
+
+
+# ---------------------------------------------------------------------- sampling times
+
+
+def test_rcm_calls_where_the_model_of_its_size_does():
+    """Noise level 80 for Wan 1.3B (200 is the 14B's), then the angles 1.5, 1.4 and 1.0 (arXiv 2510.08431)."""
+    arguments = yaml.safe_load((CONFIGS / "rcm_wan.yaml").read_text(encoding="utf-8"))["model"]["init_args"]
+    assert "1.3B" in arguments["teacher"]["init_args"]["pretrained"] and arguments["warmup"] == 1000
+    levels = [80.0, math.tan(1.5), math.tan(1.4), math.tan(1.0)]
+    times = arguments["sampler"]["init_args"]["times"]
+    assert times == [pytest.approx(level / (1.0 + level), abs=5e-4) for level in levels]
 
 
 # ---------------------------------------------------------------------- negative prompts
