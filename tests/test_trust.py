@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import sys
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ import yaml
 from command_line import EDM, checkpoint, fastgen, mixture, write
 
 from fastgen.checkpoints import method_from_checkpoint, read_checkpoint
+from fastgen.data.prompts import read_prompts
+from fastgen.denoisers import MLP, StableDiffusion, StableDiffusion3
 from fastgen.denoisers.from_teacher import CopyOfTeacher
 from fastgen.denoisers.pipelines import PipelineFolder
 from fastgen.errors import UserError
@@ -24,7 +27,9 @@ from fastgen.layouts.pairs import read_manifest
 from fastgen.masking import masked
 from fastgen.metrics.reference import read_reference
 from fastgen.metrics.weights import read_weights
+from fastgen.processes import EDM as EDMProcess
 from fastgen.recipes import generator_from
+from fastgen.seals import seal
 
 STRANGER = """
 from pathlib import Path
@@ -414,6 +419,74 @@ def test_a_poisoned_config_runs_nothing(canary: Path, capfd: pytest.CaptureFixtu
     with pytest.raises(UserError):
         read_manifest(pairs)
     assert not canary.exists()
+
+
+PROMPTS: dict[str, Callable[[Path], bytes]] = {
+    "pickle.txt": lambda c: pickle.dumps(Bomb(c)),
+    "pickle.csv": lambda c: pickle.dumps(Bomb(c)),
+    "pickle.jsonl": lambda c: pickle.dumps(Bomb(c)),
+    "pickle.pkl": lambda c: pickle.dumps(Bomb(c)),
+    "class.jsonl": lambda c: json.dumps({"text": shell(c)}).encode(),
+    "tag.yaml": lambda c: f"!!python/object/apply:os.system ['touch {c}']".encode(),
+}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_a_poisoned_prompt_file_runs_nothing(name: str, canary: Path):
+    file = canary.parent / name
+    file.write_bytes(PROMPTS[name](canary))
+    with pytest.raises(UserError):
+        read_prompts(str(file))
+    assert not canary.exists()
+
+
+def test_prompts_that_look_like_programs_are_texts(canary: Path):
+    lines = [
+        f"$(touch {canary})",
+        f"!!python/object/apply:os.system ['touch {canary}']",
+        f"{{__import__('os')}} {canary}",
+    ]
+    (canary.parent / "prompts.txt").write_text("\n".join(lines))
+    assert read_prompts(str(canary.parent / "prompts.txt")) == lines and not canary.exists()
+
+
+def test_a_poisoned_lora_folder_runs_nothing(canary: Path):
+    """One that lies where weights and pipelines are expected: pickles under its names, and classes in its configs."""
+    folder = canary.parent / "lora"
+    folder.mkdir()
+    for name in ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", "adapter_model.bin"):
+        (folder / name).write_bytes(pickle.dumps(Bomb(canary)))
+    config = {"peft_type": "LORA", "auto_mapping": {"parent_library": "stranger", "base_model_class": "Net"}}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    for name in ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", "adapter_model.bin"):
+        with pytest.raises(UserError):
+            MLP(EDMProcess(), weights=str(folder / name)).load_weights()
+        with pytest.raises(UserError):
+            read_weights(folder / name)
+    for kind in (StableDiffusion, StableDiffusion3):
+        with pytest.raises(UserError):
+            kind(str(folder))
+    assert not canary.exists() and "stranger" not in sys.modules
+
+
+def test_a_resume_from_a_poisoned_recipe_runs_nothing(trained: Path, canary: Path, capfd: pytest.CaptureFixture[str]):
+    """What a config trains is the config's; the recipe in the checkpoint is compared with it as plain data."""
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    config["trainer"]["logger"]["init_args"]["save_dir"] = str(canary.parent)
+    config["trainer"]["max_steps"] = 2
+    file = write(canary.parent / "config.yaml", config)
+    places = {"student": of_class("stranger.Net", process=EDM), "teacher": shell(canary), "extras": [shell(canary)]}
+    for place, value in places.items():
+        odd = canary.parent / f"{place}.ckpt"
+        poison(trained / "checkpoints/last.ckpt", odd, f"init_args.{place}", value)
+        saved = torch.load(odd, weights_only=True)
+        for digests in ("old", "of the poison"):
+            if digests != "old":
+                seal(saved)
+                torch.save(saved, odd)
+            assert fastgen("fit", "--config", file, "--ckpt_path", odd) == (2 if digests == "old" else 0)
+            assert "Traceback" not in capfd.readouterr().err
+            assert not canary.exists() and "stranger" not in sys.modules, place
 
 
 def test_pairs_build_no_trainer(canary: Path, capfd: pytest.CaptureFixture[str]):
