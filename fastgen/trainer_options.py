@@ -33,6 +33,11 @@ NEVER: dict[str, tuple[Any, str]] = {
         "leaves out the logger, so that the run has no folder; leave it false and set trainer.max_steps to 2 and "
         "trainer.limit_val_batches to 1.",
     ),
+    "model_registry": (
+        None,
+        "is where Lightning's own checkpoints are handed in, which fastgen does not write; leave it null and hand in "
+        "student.safetensors yourself.",
+    ),
     "barebones": (
         False,
         "forbids the callbacks that save and log; leave it false, and measure speed with the callback Throughput.",

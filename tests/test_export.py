@@ -29,7 +29,7 @@ from fastgen.denoisers import Flux, LoRA, QwenImage, StableDiffusion, StableDiff
 from fastgen.denoisers.adapters import AdaptedDenoiser
 from fastgen.denoisers.pipelines import PipelineDenoiser, PipelineFolder
 from fastgen.errors import UserError
-from fastgen.export import Sampling, baked_scheduler
+from fastgen.export import Sampling, baked_scheduler, export_pipeline
 from fastgen.lora_files import FILES, export_lora
 from fastgen.randomness import Draws
 from fastgen.seals import seal
@@ -317,6 +317,15 @@ def test_the_card_names_a_teacher_of_the_hub(tmp_path: Path, monkeypatch: pytest
     assert f"\nbase_model: {tmp_path / 'teacher'}\n" in card
     assert f'DiffusionPipeline.from_pretrained("{tmp_path / "teacher"}")' in card
     assert "PATH_OF_THE_TEACHER" not in card
+
+
+@pytest.mark.parametrize("negative", [None, "blurry, deformed"])
+def test_the_card_says_which_negative_prompt_the_student_carries(negative: str | None, tmp_path: Path):
+    folder = write_tiny_pipeline(tmp_path / "teacher")
+    export_pipeline(StableDiffusion(str(folder), negative_prompt=negative), Sampling([999.0], True, {}), tmp_path / "x")
+    card = (tmp_path / "x" / "README.md").read_text()
+    assert ("negative prompt" in card) == (f'"{negative}"' in card) == (negative is not None)
+    assert json.loads((tmp_path / "x" / "fastgen.json").read_text()).get("negative_prompt") == negative
 
 
 def test_times_that_no_scheduler_knows_are_refused(tmp_path: Path):

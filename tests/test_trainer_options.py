@@ -172,6 +172,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "fewer epochs than none": ({"min_epochs": -1}, ["min_epochs"]),
     "overfitting": ({"overfit_batches": 2}, ["overfit_batches"]),
     "a trial run": ({"fast_dev_run": True}, ["fast_dev_run", "max_steps"]),
+    "a registry": ({"model_registry": "mine"}, ["model_registry", "student.safetensors"]),
     "barebones": ({"barebones": True}, ["barebones"]),
     "accumulation": ({"accumulate_grad_batches": 2}, ["accumulate_grad_batches", "micro_batches"]),
     "clipping": ({"gradient_clip_val": 1.0}, ["gradient_clip_val", "gradient_clip"]),

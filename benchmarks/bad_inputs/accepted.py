@@ -10,7 +10,8 @@ SENSIBLE: tuple[tuple[str, str], ...] = (
         "arguments alone belong to the default's class",
     ),
     (r"keys: Evaluate\.name = .+", "a name is free; a Checkpoint that monitors the old one says so"),
-    (r"keys: \w+\.(dirpath|save_dir|prefix|version|negative_prompt) = 'no such thing'", "a name or a text is free"),
+    (r"keys: \w+\.(dirpath|save_dir|prefix|version|negative_prompt) = ('no such thing'|'')", "a text is free"),
+    (r"keys: MLP\.depth = 0", "a network of its first and its last layer"),
     (
         r"keys: \w+\.(guidance_scale|guidance|guidance\.(teacher|critic|sampling|low)) = 0(\.0)?",
         "the scale of the prediction without a condition",

@@ -100,7 +100,7 @@ def lists(stage: Path) -> Iterator[BadInput]:
     """Lists of seeds and labels."""
     for text in LISTS:
         same: Expected = "either" if text == "3,3" else "refuse"
-        yield on(stage, "sample", (*SAMPLE, f"--seeds={text}"))
+        yield on(stage, "sample", (*SAMPLE, f"--seeds={text}"), same)
         yield on(stage, "sample", (*SAMPLE, "--seeds=0-3", f"--labels={text}"), "either" if text == "" else same)
         yield on(stage, "pairs", (*PAIRS, f"--labels={text}"), "either" if text == "" else same)
         yield on(stage, "report", (*REPORT, f"--seeds={text}"), same)

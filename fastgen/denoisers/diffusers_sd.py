@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgen import checks
 from fastgen.denoisers.added_inputs import guidance_features
 from fastgen.denoisers.pipeline_codec import PipelineCodec
 from fastgen.denoisers.pipelines import PipelineDenoiser, PipelineFolder, latent_sides
@@ -72,6 +73,7 @@ class PipelineUNet(PipelineDenoiser):
         gradient_checkpointing: bool,
         embedded_guidance: float,
     ) -> None:
+        checks.not_negative(self, embedded_guidance=embedded_guidance)
         from diffusers import UNet2DConditionModel
 
         name, factor = pipeline.pretrained, pipeline.latent_factor

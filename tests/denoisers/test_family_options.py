@@ -94,6 +94,18 @@ def test_each_unet_refuses_the_others_folder(tmp_path: Path):
         StableDiffusion(str(new))
 
 
+@pytest.mark.parametrize("scale", [float("nan"), -1.0])
+def test_a_scale_that_is_told_is_a_number(scale: float, tmp_path: Path):
+    kinds = {
+        StableDiffusion: write_tiny_pipeline,
+        StableDiffusionXL: write_tiny_sdxl,
+        Flux: write_tiny_flux,
+    }
+    for kind, make in kinds.items():
+        with pytest.raises(UserError, match="embedded_guidance must be a finite number from 0"):
+            kind(str(make(tmp_path / kind.__name__)), embedded_guidance=scale)
+
+
 def test_gan_reads_the_unet_by_default(tmp_path: Path):
     folder = write_tiny_sdxl(tmp_path)
     method = DMD2(teacher=lambda: StableDiffusionXL(str(folder)), extras=[GAN()])
