@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import nn
 from fastgen import checks
 from fastgen.callbacks.surroundings import place
 from fastgen.callbacks.updates import AfterStudentUpdates
+from fastgen.components import Component
 from fastgen.errors import UserError
 from fastgen.methods.batch import size_of
 from fastgen.run_facts import RunFacts
@@ -38,6 +41,7 @@ def power_beta(gamma: float, update: int) -> float:
     return (1.0 - 1.0 / update) ** (gamma + 1.0)
 
 
+@lru_cache
 def power_gamma(sigma_rel: float) -> float:
     """The exponent whose profile has width ``sigma_rel``, a fraction of the training (EDM2, arXiv 2312.02696, eq. 126).
 
@@ -50,7 +54,7 @@ def power_gamma(sigma_rel: float) -> float:
     return float(np.roots([1.0, 7.0, 16.0 - inverse, 12.0 - inverse]).real.max())
 
 
-class EMARule(ABC):
+class EMARule(Component, ABC):
     """How much of the old average survives an update."""
 
     @abstractmethod
@@ -64,6 +68,7 @@ class EMARule(ABC):
         """
 
 
+@dataclass(frozen=True)
 class ConstantEMA(EMARule):
     """The same factor at every update.
 
@@ -71,14 +76,16 @@ class ConstantEMA(EMARule):
         decay: Factor of the old average, e.g. 0.999.
     """
 
-    def __init__(self, decay: float = 0.999) -> None:
-        checks.between(self, 0.0, 1.0, "[)", decay=decay)
-        self.decay = decay
+    decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        checks.between(self, 0.0, 1.0, "[)", decay=self.decay)
 
     def beta(self, update: int, samples_seen: int, samples_per_update: int) -> float:
         return self.decay
 
 
+@dataclass(frozen=True)
 class HalfLifeEMA(EMARule):
     """A half-life in samples, independent of the batch size (EDM, SiD).
 
@@ -87,30 +94,39 @@ class HalfLifeEMA(EMARule):
         ramp_up: The half-life is at most this fraction of the samples seen; ``None`` for no such limit.
     """
 
-    def __init__(self, half_life: float = 500.0, ramp_up: float | None = 0.05) -> None:
-        checks.positive(self, half_life=half_life, ramp_up=ramp_up)
-        self.half_life = half_life
-        self.ramp_up = ramp_up
+    half_life: float = 500.0
+    ramp_up: float | None = 0.05
+
+    def __post_init__(self) -> None:
+        checks.positive(self, half_life=self.half_life, ramp_up=self.ramp_up)
 
     def beta(self, update: int, samples_seen: int, samples_per_update: int) -> float:
         return half_life_beta(1000.0 * self.half_life, samples_per_update, samples_seen, self.ramp_up)
 
 
+@dataclass(frozen=True)
 class PowerEMA(EMARule):
     """A profile that widens with the training (Karras et al. 2023, EDM2, arXiv 2312.02696, section 3).
 
     Args:
         sigma_rel: Width of the profile as a fraction of the training so far; EDM2 uses 0.05 and 0.10.
-        gamma: The exponent itself, instead of ``sigma_rel``.
+        gamma: The exponent itself, instead of ``sigma_rel``; ``None`` goes by ``sigma_rel``.
     """
 
-    def __init__(self, sigma_rel: float = 0.10, gamma: float | None = None) -> None:
-        checks.not_negative(self, gamma=gamma)
-        checks.between(self, 0.0, 0.28, "()", sigma_rel=sigma_rel)
-        self.gamma = power_gamma(sigma_rel) if gamma is None else gamma
+    sigma_rel: float = 0.10
+    gamma: float | None = None
+
+    def __post_init__(self) -> None:
+        checks.not_negative(self, gamma=self.gamma)
+        checks.between(self, 0.0, 0.28, "()", sigma_rel=self.sigma_rel)
+
+    @property
+    def exponent(self) -> float:
+        """The exponent of the profile."""
+        return power_gamma(self.sigma_rel) if self.gamma is None else self.gamma
 
     def beta(self, update: int, samples_seen: int, samples_per_update: int) -> float:
-        return power_beta(self.gamma, update)
+        return power_beta(self.exponent, update)
 
 
 @torch.no_grad()
@@ -149,16 +165,16 @@ class EMA(AfterStudentUpdates):
 
     Args:
         name: Name of the average.
-        rule: How fast it moves; default a constant decay of 0.999.
+        rule: How fast it moves.
         start_step: Student updates before it starts; until then it is a copy of the student.
     """
 
-    def __init__(self, name: str = "ema", rule: EMARule | None = None, start_step: int = 0) -> None:
+    def __init__(self, name: str = "ema", rule: EMARule = ConstantEMA(), start_step: int = 0) -> None:
         checks.whole(self, 0, start_step=start_step)
         if not name.isidentifier():
             raise UserError(f"The name of an EMA is a word like 'ema' or 'ema_long', got '{name}'.")
         self.name = name
-        self.rule = rule or ConstantEMA()
+        self.rule = rule
         self.start_step = start_step
         self.samples_seen = 0
 

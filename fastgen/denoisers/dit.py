@@ -74,7 +74,7 @@ class DiT(EmbeddingDenoiser):
     time is the noise angle ``atan(sigma / alpha)``.
 
     Args:
-        process: How data becomes noise; ``None`` means rectified flow.
+        process: How data becomes noise.
         prediction: What the network predicts.
         channels: Channels of an image.
         resolution: Height and width of an image.
@@ -93,7 +93,7 @@ class DiT(EmbeddingDenoiser):
 
     def __init__(
         self,
-        process: Process | None = None,
+        process: Process = RectifiedFlow(),
         prediction: PredictionKind = "velocity",
         channels: int = 1,
         resolution: int = 8,
@@ -121,7 +121,7 @@ class DiT(EmbeddingDenoiser):
         if width % 4 or width % heads:
             raise UserError(f"DiT: width {width} is not divisible by 4 and by heads {heads}; choose another width.")
         super().__init__(
-            process or RectifiedFlow(),
+            process,
             prediction,
             (channels, resolution, resolution),
             width,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -74,6 +75,7 @@ def betas_from(alpha2: Tensor) -> Tensor:
     return 1.0 - alpha2 / torch.cat([torch.ones_like(alpha2[:1]), alpha2[:-1]])
 
 
+@dataclass(frozen=True)
 class PipelineVP(VP):
     """VP whose many-step solvers start and step as diffusers' ``EulerDiscreteScheduler`` does.
 
@@ -89,14 +91,13 @@ class PipelineVP(VP):
         """The process of a scheduler's configuration; see :func:`process_from_scheduler`."""
         process = process_from_scheduler(config, source, cls)
         assert isinstance(process, PipelineVP)
-        process.spacing = config.get("timestep_spacing", "linspace")
-        process.offset = config.get("steps_offset", 0)
-        if process.spacing not in ("leading", "trailing", "linspace"):
+        spacing = config.get("timestep_spacing", "linspace")
+        if spacing not in ("leading", "trailing", "linspace"):
             raise UserError(
-                f"The scheduler of '{source}' has timestep_spacing '{process.spacing}'; "
+                f"The scheduler of '{source}' has timestep_spacing '{spacing}'; "
                 "one of leading, trailing and linspace is needed."
             )
-        return process
+        return replace(process, spacing=spacing, offset=config.get("steps_offset", 0))
 
     def solver_grid(self, steps: int) -> list[float]:
         """The scheduler's timesteps for ``steps`` calls."""
@@ -112,6 +113,7 @@ class PipelineVP(VP):
         return noise
 
 
+@dataclass(frozen=True)
 class PipelineFlow(RectifiedFlow):
     """Rectified flow whose many-step solvers call their network where a diffusers pipeline does.
 
@@ -125,13 +127,9 @@ class PipelineFlow(RectifiedFlow):
         terminal: The last time of grids of more than one call; None stretches nothing.
     """
 
-    def __init__(
-        self, shift: float = 1.0, low: float = 0.0, included: bool = False, terminal: float | None = None
-    ) -> None:
-        super().__init__(shift)
-        self.low = low
-        self.included = included
-        self.terminal = terminal
+    low: float = 0.0
+    included: bool = False
+    terminal: float | None = None
 
     @property
     def even(self) -> bool:

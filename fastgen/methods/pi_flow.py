@@ -43,7 +43,7 @@ class PiFlow(TrajectoryDistiller):
     The loss is ``loss_scale / 2`` times the mean squared error, as in the code.
 
     Args:
-        policy: What policies are made of; default a mixture of 8 Gaussians.
+        policy: What policies are made of.
         head: Module path of the network's last layer.
         states: Times of a segment at which the teacher is asked; 4 on FLUX.1.
         window: Length over which the policy's velocity is averaged.
@@ -58,7 +58,7 @@ class PiFlow(TrajectoryDistiller):
 
     def __init__(
         self,
-        policy: PolicyFamily | None = None,
+        policy: PolicyFamily = GMFlow(),
         head: str = "head",
         states: int = 2,
         window: float = 3 / 128,
@@ -74,7 +74,7 @@ class PiFlow(TrajectoryDistiller):
         checks.positive(self, loss_scale=loss_scale)
         checks.kind(self, PolicySampler, sampler=sampler)
         super().__init__(sampler=sampler, student_optimizer=student_optimizer, **kwargs)
-        self.policy = policy or GMFlow()
+        self.policy = policy
         self.head, self.states, self.window = head, states, window
         self.mixing_updates, self.loss_scale = mixing_updates, loss_scale
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
+from fastgen.components import Component
 from fastgen.randomness import Draws
 from fastgen.shapes import expand
 
@@ -16,13 +17,16 @@ if TYPE_CHECKING:
     from fastgen.processes.prediction import Prediction
 
 
-class Process(ABC):
+class Process(Component, ABC):
     """A Gaussian noising process. Subclasses give alpha, sigma, their derivatives and the inverse of the ratio."""
 
-    t_max: float
-    """The noisiest time that a network is called at."""
-    t_clean: float = 0.0
+    t_clean: ClassVar[float] = 0.0
     """The time at which ``x_t`` is data: alpha = 1, sigma = 0. No network is called there."""
+
+    @property
+    @abstractmethod
+    def t_max(self) -> float:
+        """The noisiest time that a network is called at."""
 
     @abstractmethod
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from fastgen import checks
 from fastgen.processes.base import Process
 
 
+@dataclass(frozen=True)
 class EDM(Process):
     """x_t = x0 + t noise (Karras et al. 2022, arXiv 2206.00364).
 
@@ -18,11 +21,17 @@ class EDM(Process):
         rho: Exponent of the sampling grid, eq. 5.
     """
 
-    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> None:
-        checks.positive(self, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
-        checks.strictly_ascending(self, sigma_min=sigma_min, sigma_max=sigma_max)
-        self.sigma_min, self.sigma_max, self.rho = sigma_min, sigma_max, rho
-        self.t_max = sigma_max
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        checks.positive(self, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho)
+        checks.strictly_ascending(self, sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+
+    @property
+    def t_max(self) -> float:
+        return self.sigma_max
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), t

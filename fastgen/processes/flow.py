@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from fastgen import checks
 from fastgen.processes.base import Process
 
 
+@dataclass(frozen=True)
 class RectifiedFlow(Process):
     """x_t = (1 - t) x0 + t noise; the velocity is noise - x0.
 
@@ -18,10 +21,14 @@ class RectifiedFlow(Process):
         shift: Factor s of sampling grids, t -> s t / (1 + (s - 1) t) (Esser et al. 2024, arXiv 2403.03206).
     """
 
-    def __init__(self, shift: float = 1.0) -> None:
-        checks.positive(self, shift=shift)
-        self.shift = shift
-        self.t_max = 1.0
+    shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.positive(self, shift=self.shift)
+
+    @property
+    def t_max(self) -> float:
+        return 1.0
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return 1.0 - t, t

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from fastgen import checks
 from fastgen.processes.base import Process
 
 
+@dataclass(frozen=True)
 class TrigFlow(Process):
     """x_t = cos(t) x0 + sin(t) sigma_data noise (Lu & Song 2024, arXiv 2410.11081, eq. 4).
 
@@ -18,10 +20,14 @@ class TrigFlow(Process):
         sigma_data: Standard deviation of the data.
     """
 
-    def __init__(self, sigma_data: float = 0.5) -> None:
-        checks.positive(self, sigma_data=sigma_data)
-        self.sigma_data = sigma_data
-        self.t_max = math.pi / 2
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        checks.positive(self, sigma_data=self.sigma_data)
+
+    @property
+    def t_max(self) -> float:
+        return math.pi / 2
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
         # In fp32 pi/2 is rounded up and its cosine is negative, which would turn the ratio's sign.

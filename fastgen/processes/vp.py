@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -28,6 +30,19 @@ def betas_of(beta_start: float, beta_end: float, steps: int, schedule: str) -> T
     raise UserError(f"schedule must be scaled_linear or linear, got {schedule!r}.")
 
 
+@lru_cache(maxsize=64)
+def log_alpha2_of(
+    beta_start: float, beta_end: float, steps: int, schedule: str, betas: tuple[float, ...], device: torch.device
+) -> Tensor:
+    """log(alpha^2) at steps -1, 0, .. N-1 of a schedule, or of ``betas`` if there are any; fp64, made on the CPU."""
+    with torch.inference_mode(False):  # it stays, and training may ask for it later
+        given = torch.tensor(betas, dtype=torch.float64, device="cpu")
+        table = given if betas else betas_of(beta_start, beta_end, steps, schedule)
+        log_alpha2 = torch.cumsum(torch.log1p(-table), 0)
+        return torch.cat([torch.zeros_like(log_alpha2[:1]), log_alpha2]).to(device)
+
+
+@dataclass(frozen=True)
 class VP(Process):
     """Variance preserving with discrete steps, given by betas (Ho et al. 2020, arXiv 2006.11239).
 
@@ -39,41 +54,37 @@ class VP(Process):
         beta_end: Last beta.
         steps: Number of steps N.
         schedule: ``scaled_linear`` (linear in sqrt(beta): SD1.5, SD2.1, SDXL) or ``linear`` (DDPM).
+        betas: Any other increasing noise table, in place of the four.
     """
 
-    t_clean = -1.0
+    t_clean: ClassVar[float] = -1.0
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    steps: int = 1000
+    schedule: Literal["scaled_linear", "linear"] = "scaled_linear"
+    betas: tuple[float, ...] = ()
 
-    def __init__(
-        self,
-        beta_start: float = 0.00085,
-        beta_end: float = 0.012,
-        steps: int = 1000,
-        schedule: Literal["scaled_linear", "linear"] = "scaled_linear",
-    ) -> None:
-        checks.between(self, 0.0, 1.0, "()", beta_start=beta_start, beta_end=beta_end)
-        checks.ascending(self, beta_start=beta_start, beta_end=beta_end)
-        checks.whole(self, 2, checks.MOST_STEPS, steps=steps)
-        self._set_betas(betas_of(beta_start, beta_end, steps, schedule))
+    def __post_init__(self) -> None:
+        checks.between(self, 0.0, 1.0, "()", beta_start=self.beta_start, beta_end=self.beta_end)
+        checks.ascending(self, beta_start=self.beta_start, beta_end=self.beta_end)
+        checks.whole(self, 2, checks.MOST_STEPS, steps=self.steps)
+        if not self.betas:
+            betas_of(self.beta_start, self.beta_end, self.steps, self.schedule)
+        elif len(self.betas) < 2 or not all(0.0 < beta < 1.0 for beta in self.betas):
+            raise UserError("VP: betas must be at least two numbers in (0, 1); mend the noise table.")
 
     @classmethod
-    def from_betas(cls, betas: Sequence[float] | Tensor) -> VP:
+    def from_betas(cls, betas: Sequence[float] | Tensor) -> Self:
         """A process with any increasing noise table, e.g. a diffusers scheduler's ``betas``."""
-        process = cls.__new__(cls)
-        process._set_betas(torch.as_tensor(betas, dtype=torch.float64, device="cpu"))
-        return process
+        return cls(betas=tuple(torch.as_tensor(betas, dtype=torch.float64, device="cpu").flatten().tolist()))
 
-    def _set_betas(self, betas: Tensor) -> None:
-        if betas.ndim != 1 or len(betas) < 2 or not bool(((betas > 0) & (betas < 1)).all()):
-            raise UserError("VP: betas must be at least two numbers in (0, 1); mend the noise table.")
-        log_alpha2 = torch.cumsum(torch.log1p(-betas), 0)
-        self._log_alpha2 = {torch.device("cpu"): torch.cat([torch.zeros_like(log_alpha2[:1]), log_alpha2])}
-        self.t_max = float(len(betas) - 1)
+    @property
+    def t_max(self) -> float:
+        return float(len(self.betas) or self.steps) - 1.0
 
     def _table(self, device: torch.device) -> Tensor:
         """log(alpha^2) at steps -1, 0, .. N-1 in fp64, cached per device."""
-        if device not in self._log_alpha2:
-            self._log_alpha2[device] = self._log_alpha2[torch.device("cpu")].to(device)
-        return self._log_alpha2[device]
+        return log_alpha2_of(self.beta_start, self.beta_end, self.steps, self.schedule, self.betas, device)
 
     def _interpolate(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """log(alpha^2) and its slope at ``t`` in fp64."""

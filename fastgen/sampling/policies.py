@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastgen import checks
+from fastgen.components import Component
 from fastgen.randomness import generator
 from fastgen.shapes import expand
 
@@ -122,7 +123,8 @@ class GridPolicy(Policy):
         return (weights.to(x_t.dtype).reshape(*weights.shape, *[1] * (x_t.ndim - 1)) * self.points).sum(1)
 
 
-class PolicyFamily(ABC):
+@dataclass(frozen=True)
+class PolicyFamily(Component, ABC):
     """How the outputs of a network become a policy.
 
     Args:
@@ -130,9 +132,10 @@ class PolicyFamily(ABC):
             and Qwen-Image.
     """
 
-    def __init__(self, shift: float = 1.0) -> None:
-        checks.positive(self, shift=shift)
-        self.shift = shift
+    shift: float = field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        checks.positive(self, shift=self.shift)
 
     @abstractmethod
     def outputs(self, channels: int) -> int:
@@ -155,6 +158,7 @@ class PolicyFamily(ABC):
         """
 
 
+@dataclass(frozen=True)
 class GMFlow(PolicyFamily):
     """Mixture policies. The network's velocity and one offset per component give the means.
 
@@ -168,12 +172,15 @@ class GMFlow(PolicyFamily):
         shift: As in :class:`PolicyFamily`.
     """
 
-    def __init__(self, components: int = 8, std: float = 0.05, offset: float = 0.05, shift: float = 1.0) -> None:
-        checks.whole(self, components=components)
-        checks.positive(self, std=std)
-        checks.not_negative(self, offset=offset)
-        super().__init__(shift)
-        self.components, self.std, self.offset = components, std, offset
+    components: int = 8
+    std: float = 0.05
+    offset: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.whole(self, components=self.components)
+        checks.positive(self, std=self.std)
+        checks.not_negative(self, offset=self.offset)
 
     def outputs(self, channels: int) -> int:
         return self.components * (channels + 1) + 1
@@ -194,6 +201,7 @@ class GMFlow(PolicyFamily):
         return MixturePolicy(x, t, means, variance, logits.unsqueeze(2), shift=self.shift)
 
 
+@dataclass(frozen=True)
 class DX(PolicyFamily):
     """Grid policies. With one point the velocity is constant and a call is one Euler (DDIM) step.
 
@@ -202,10 +210,11 @@ class DX(PolicyFamily):
         shift: As in :class:`PolicyFamily`.
     """
 
-    def __init__(self, points: int = 10, shift: float = 1.0) -> None:
-        checks.whole(self, points=points)
-        super().__init__(shift)
-        self.points = points
+    points: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.whole(self, points=self.points)
 
     def outputs(self, channels: int) -> int:
         return self.points * channels
