@@ -330,7 +330,7 @@ def test_the_terminal_shows_no_noise_but_our_warnings(tmp_path: Path):
 
 
 def test_other_warnings_still_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from fastgen.cli import silence_noise
+    from fastgen.cli.noise import silence_noise
 
     silence_noise()
     with pytest.warns(UserWarning, match="mind the gap"):

@@ -13,11 +13,11 @@ import pytest
 import yaml
 from lightning.pytorch import Trainer
 
-from fastgen import cli
 from fastgen.__main__ import main
-from fastgen.cli import Parser
+from fastgen.cli.parser import ConfigParser
 from fastgen.data import DistillationData
 from fastgen.diagnosis import fault_of
+from fastgen.errors import UserError
 from fastgen.methods import Distiller
 
 CONFIG = yaml.safe_load((Path(__file__).parents[1] / "configs/sid_mixture.yaml").read_text())
@@ -35,9 +35,9 @@ def assert_is_sentence(said: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def parser() -> Parser:
+def parser() -> ConfigParser:
     """What ``fastgen fit`` reads its configs with."""
-    found = Parser(exit_on_error=False)
+    found = ConfigParser(exit_on_error=False)
     found.add_argument("--config")
     found.add_argument("--threads", type=int | None, default=None)
     found.add_lightning_class_args(Trainer, "trainer")
@@ -154,7 +154,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.parametrize(("key", "value", "expected"), FAULTS, ids=[f"{k}={str(v)[:20]}" for k, v, _ in FAULTS])
 def test_a_fault_of_a_config_is_told_with_its_key(
-    key: str, value: Any, expected: str, parser: Parser, modules: Path, tmp_path: Path
+    key: str, value: Any, expected: str, parser: ConfigParser, modules: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(changed(key, value)))
@@ -164,7 +164,7 @@ def test_a_fault_of_a_config_is_told_with_its_key(
 
 
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[1] / "configs").glob("*.yaml")), ids=lambda f: f.stem)
-def test_a_good_config_has_no_fault(file: Path, parser: Parser) -> None:
+def test_a_good_config_has_no_fault(file: Path, parser: ConfigParser) -> None:
     assert fault_of([f"--config={file}"], parser) is None
 
 
@@ -185,7 +185,7 @@ WORDS = [
 def test_a_fault_of_the_command_line_is_told_with_its_key(
     words: list[str],
     expected: str,
-    parser: Parser,
+    parser: ConfigParser,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -195,7 +195,7 @@ def test_a_fault_of_the_command_line_is_told_with_its_key(
     monkeypatch.chdir(tmp_path)
     try:
         said = fault_of([f"--config={file}", *words], parser) or ""
-    except cli.UserError as error:
+    except UserError as error:
         said = str(error)
     assert expected in said
     assert_is_sentence(said)

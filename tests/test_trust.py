@@ -140,7 +140,7 @@ PAYLOADS = {
     "stranger's class by name": lambda c: "stranger.Net",
     "function by name": lambda c: "stranger.optimizer",
     "through torch": lambda c: of_class("torch.os.system", command=touch(c)),
-    "through fastgen": lambda c: of_class("fastgen.cli.sys.modules", x=1),
+    "through fastgen": lambda c: of_class("fastgen.cli.main.sys.modules", x=1),
     "through a module of ours": lambda c: of_class(
         "fastgen.metrics.weights.urllib.request.urlretrieve", url=f"file://{c}"
     ),

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import yaml
 
-import fastgen.cli  # noqa: F401  so that no forked process must
+import fastgen.cli.lightning  # noqa: F401  so that no forked process must
 from benchmarks.kills.compare import damaged, differences, latest, leftovers
 from benchmarks.kills.disks import resize, small_disk, used
 from benchmarks.kills.twins import needs_pairs, twin

@@ -34,7 +34,7 @@ RULES: dict[str, list[str]] = {
     "fastgen/results/rows.py": ["tests/callbacks/test_rules.py", "tests/callbacks/test_evaluation.py"],
     "fastgen/callbacks": ["tests/callbacks/test_watchers.py", "tests/callbacks/test_ema.py"],
     "fastgen/checkpoints.py": ["tests/test_adapter_roles.py", "tests/test_cli.py", "tests/test_bad_input.py"],
-    "fastgen/cli.py": ["tests/test_cli.py", "tests/test_bad_input.py"],
+    "fastgen/cli/lightning_cli.py": ["tests/test_cli.py", "tests/test_bad_input.py"],
     "fastgen/commands/pairs.py": ["tests/data/test_pairs.py", "tests/test_cli.py"],
     "fastgen/commands/stats.py": ["tests/commands/test_stats.py", "tests/test_evaluation_cli.py"],
     "fastgen/commands/export.py": ["tests/test_export.py", "tests/test_bad_input.py"],

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from fastgen.commands.parser import Parser
+from fastgen.commands.parser import OptionParser
 from fastgen.report.run import read_runs
 from fastgen.report.summary import as_json
 from fastgen.report.table import comparison
@@ -21,7 +21,7 @@ def compare(words: Sequence[str]) -> None:
     Raises:
         UserError: If a folder is no run.
     """
-    parser = Parser("fastgen compare", description="The final numbers of runs side by side.")
+    parser = OptionParser("fastgen compare", description="The final numbers of runs side by side.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, e.g. runs/sid_digits/version_0")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     arguments = parser.parse_args(list(words))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast, get_args
 
 from fastgen.checkpoints import method_from_checkpoint
-from fastgen.commands.parser import MOST_STEPS, Parser, add_trust, whole
+from fastgen.commands.parser import MOST_STEPS, OptionParser, add_trust, whole
 from fastgen.errors import UserError
+from fastgen.methods import Distiller
 from fastgen.refusals import refuse_unwritable
 from fastgen.writing import folder_written_atomically
+
+Format = Literal["pipeline", "lora", "kohya"]
 
 
 def export(words: Sequence[str]) -> None:
@@ -19,12 +22,12 @@ def export(words: Sequence[str]) -> None:
     Raises:
         UserError: On bad options, or if the student cannot be expressed in diffusers.
     """
-    parser = Parser("fastgen export", description=__doc__)
+    parser = OptionParser("fastgen export", description=__doc__)
     parser.add_argument("--ckpt", required=True, help="checkpoint of 'fastgen fit'")
     parser.add_argument("--out", required=True, help="folder to write, new or empty")
     parser.add_argument(
         "--format",
-        choices=("pipeline", "lora", "kohya"),
+        choices=get_args(Format),
         default="pipeline",
         help="a whole diffusers pipeline (default; adapters are merged), or a LoRA in diffusers' or in kohya's dialect",
     )
@@ -37,25 +40,32 @@ def export(words: Sequence[str]) -> None:
     whole(1, MOST_STEPS, steps=arguments.steps)
     refuse_unwritable(arguments.out, folder=True)
 
+    method = method_from_checkpoint(arguments.ckpt, trust=arguments.trust)
+    told = write_export(method, Path(arguments.out), arguments.format, arguments.steps, arguments.role)
+    print(f"{told}: {arguments.out}")
+
+
+def write_export(method: Distiller, out: Path, format: Format, steps: int | None, role: str) -> str:
+    """Write a student of ``method``; what it is, e.g. ``UNet2DConditionModel with 4 steps``.
+
+    Raises:
+        UserError: If the student cannot be expressed in diffusers.
+    """
     from fastgen.denoisers.adapters import AdaptedDenoiser
     from fastgen.denoisers.pipelines import PipelineDenoiser
     from fastgen.export import export_pipeline, network_of, refuse_used, sampling_of
     from fastgen.lora_files import export_lora
 
-    method = method_from_checkpoint(arguments.ckpt, trust=arguments.trust)
-    student = method.network(arguments.role)
-    sampling = sampling_of(method, arguments.role, arguments.steps)
+    student = method.network(role)
+    sampling = sampling_of(method, role, steps)
     network = network_of(student)
-    out = Path(arguments.out)
-    if arguments.format != "pipeline" and not isinstance(student, AdaptedDenoiser):
-        raise UserError(
-            f"This student is a whole {type(network).__name__}, not a LoRA; leave --format {arguments.format} out."
-        )
+    if format != "pipeline" and not isinstance(student, AdaptedDenoiser):
+        raise UserError(f"This student is a whole {type(network).__name__}, not a LoRA; leave --format {format} out.")
     refuse_used(out)
     with folder_written_atomically(out) as folder:
-        if arguments.format == "pipeline":
+        if format == "pipeline":
             merged = student.merged() if isinstance(student, AdaptedDenoiser) else student
             export_pipeline(cast(PipelineDenoiser, merged), sampling, folder)
         else:
-            export_lora(cast(AdaptedDenoiser, student), sampling, arguments.format, folder)
-    print(f"{type(network).__name__} with {len(sampling.times)} steps: {out}")
+            export_lora(cast(AdaptedDenoiser, student), sampling, format, folder)
+    return f"{type(network).__name__} with {len(sampling.times)} steps"

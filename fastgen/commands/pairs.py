@@ -13,10 +13,11 @@ from jsonargparse import ActionConfigFile, Namespace
 from torch import Tensor
 
 from fastgen.callbacks.unfinished import settings_of, weights_digest
-from fastgen.cli import Parser
+from fastgen.cli.noise import silence_noise
+from fastgen.cli.parser import ConfigParser
+from fastgen.commands.conditions import conditions_of, slices
 from fastgen.commands.loading import check_device, method_on
 from fastgen.commands.parser import LARGEST, MOST_STEPS, shortened, whole
-from fastgen.commands.sample import conditions, slices
 from fastgen.conditions import concatenate
 from fastgen.constructors import telling
 from fastgen.diagnosis import diagnosing
@@ -31,9 +32,9 @@ FIT_OPTIONS = ("trainer", "data", "threads", "seed_everything", "ckpt_path", "in
 """What a config of ``fastgen fit`` holds beside the model; of no meaning here."""
 
 
-def parser() -> Parser:
+def parser() -> ConfigParser:
     """The options; ``--config`` and ``--model...`` are those of ``fastgen fit``."""
-    found = Parser(
+    found = ConfigParser(
         prog="fastgen pairs",
         description="Noise and what a solver makes of it, in files to distil from.",
         error_handler=None,
@@ -89,7 +90,7 @@ def part_of(text: str) -> tuple[int, int]:
     raise UserError(f"--part is i/n with i from 0 to n - 1, e.g. 0/4, got '{text}'.")
 
 
-def source(options: Namespace, settings: Parser) -> tuple[Distiller, str]:
+def source(options: Namespace, settings: ConfigParser) -> tuple[Distiller, str]:
     """The method whose network makes the pairs, and the network's role.
 
     Raises:
@@ -133,6 +134,7 @@ def pairs(words: Sequence[str]) -> None:
     Raises:
         UserError: On bad options, or if the folder was begun with others.
     """
+    silence_noise()
     settings = parser()
     with diagnosing(words, settings):
         options = settings.parse_args(list(words))
@@ -149,7 +151,7 @@ def pairs(words: Sequence[str]) -> None:
     method, role = source(options, settings)
     network, out = method.network(role), Path(options.out)
     given = argparse.Namespace(prompt=[], prompts=options.prompts, labels=options.labels)
-    asked = conditions(network, options.count, given)
+    asked = conditions_of(given, network, options.count)
     example = method.encode_condition(slices(asked, slice(0, 1)))
     claim(
         out,

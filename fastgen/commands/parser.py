@@ -17,7 +17,7 @@ MOST = 1_000_000
 MOST_STEPS = 10_000
 
 
-class Parser(argparse.ArgumentParser):
+class OptionParser(argparse.ArgumentParser):
     """Raises a :class:`UserError` where argparse would print its usage."""
 
     def error(self, message: str) -> NoReturn:

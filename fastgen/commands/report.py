@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastgen.commands.parser import MOST_STEPS, Parser, add_trust, integers, whole
+from fastgen.commands.parser import MOST_STEPS, OptionParser, add_trust, integers, whole
 from fastgen.errors import UserError
 from fastgen.refusals import refuse_unwritable
 from fastgen.report.page import write_page
@@ -23,7 +23,9 @@ def report(words: Sequence[str]) -> None:
     Raises:
         UserError: If a folder is no run, or an option is bad.
     """
-    parser = Parser("fastgen report", description="A static page on which teacher and students stand side by side.")
+    parser = OptionParser(
+        "fastgen report", description="A static page on which teacher and students stand side by side."
+    )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, e.g. runs/sid_digits/version_0")
     parser.add_argument("--out", default="report", help="folder of the page; open index.html in it")
     parser.add_argument("--no-samples", "--no_samples", action="store_true", help="only the pictures of training")

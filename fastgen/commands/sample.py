@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from fastgen.commands.conditions import conditions_of, slices
 from fastgen.commands.loading import check_device, method_on
-from fastgen.commands.parser import LARGEST, MOST_STEPS, Parser, add_trust, integers, whole
-from fastgen.data.prompts import read_prompts
-from fastgen.denoisers.base import Denoiser
+from fastgen.commands.parser import LARGEST, MOST_STEPS, OptionParser, add_trust, integers, whole
 from fastgen.errors import UserError
 from fastgen.refusals import refuse_unwritable
-
-
-def conditions(network: Denoiser, count: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One condition per sample, cycling through what the user gave."""
-    if network.takes_prompts:
-        prompts = list(arguments.prompt)
-        if arguments.prompts:
-            prompts += read_prompts(arguments.prompts)
-        if not prompts:
-            raise UserError("This checkpoint makes pictures from text; give --prompt TEXT or --prompts FILE.")
-        return {"prompt": [prompts[i % len(prompts)] for i in range(count)]}
-    if arguments.prompt or arguments.prompts:
-        raise UserError("This checkpoint takes no prompts; leave --prompt and --prompts out.")
-    if not network.num_classes:
-        if arguments.labels:
-            raise UserError("This checkpoint takes no labels; leave --labels out.")
-        return {}
-    labels = integers(arguments.labels) if arguments.labels else list(range(network.num_classes))
-    if max(labels) >= network.num_classes:
-        raise UserError(f"--labels must be below {network.num_classes}, the number of classes, got {max(labels)}.")
-    return {"label": torch.tensor([labels[i % len(labels)] for i in range(count)])}
 
 
 def check_out(out: str, folder: bool) -> None:
@@ -53,18 +29,13 @@ def check_out(out: str, folder: bool) -> None:
         raise UserError(f"'{suffix}' is no picture format; use .png, or a folder (no suffix).")
 
 
-def slices(condition: dict[str, Any], rows: slice) -> dict[str, Any]:
-    """The condition of some samples."""
-    return {name: value[rows] for name, value in condition.items()}
-
-
 def sample(words: Sequence[str]) -> None:
     """Sample from a checkpoint and write one picture (or a folder of pictures).
 
     Raises:
         UserError: On bad options or an unusable checkpoint.
     """
-    parser = Parser("fastgen sample", description=__doc__)
+    parser = OptionParser("fastgen sample", description=__doc__)
     parser.add_argument("--ckpt", required=True, help="checkpoint of 'fastgen fit'")
     parser.add_argument(
         "--out",
@@ -102,7 +73,7 @@ def sample(words: Sequence[str]) -> None:
     check_out(arguments.out, folder=not Path(arguments.out).suffix)
 
     method = method_on(arguments.ckpt, arguments.device, arguments.role == "teacher", arguments.trust)
-    condition = conditions(method.student, len(seeds), arguments)
+    condition = conditions_of(arguments, method.student, len(seeds))
     from fastgen.bars import bar as progress
 
     rows = [slice(i, i + arguments.batch_size) for i in range(0, len(seeds), arguments.batch_size)]

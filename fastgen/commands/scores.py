@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastgen.commands.parser import Parser, whole
+from fastgen.commands.parser import OptionParser, whole
 from fastgen.errors import UserError
 from fastgen.files import write_text
 from fastgen.layouts.manifest import read_manifest
@@ -26,7 +26,7 @@ def scores(words: Sequence[str]) -> None:
     Raises:
         UserError: If the run or a file is unusable, or it is not clear whose samples were judged.
     """
-    parser = Parser("fastgen scores", description="Read result files of external judges into a run's table.")
+    parser = OptionParser("fastgen scores", description="Read result files of external judges into a run's table.")
     parser.add_argument("run", metavar="RUN", help="folder of the run that made the samples")
     parser.add_argument("files", nargs="+", metavar="JUDGE=FILE", help=f"JUDGE is one of {', '.join(JUDGES)}")
     parser.add_argument("--samples", default=None, help="folder of 'fastgen sample --layout' that was judged")

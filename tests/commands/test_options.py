@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from command_line import fastgen
 
+from fastgen.cli.main import main
+from fastgen.cli.table import Command
 from fastgen.commands.parser import integers
 from fastgen.errors import UserError
 from fastgen.refusals import refuse_unwritable, refused
@@ -120,11 +122,9 @@ def test_what_the_system_refuses_is_a_sentence(error: Exception, said: str) -> N
 
 
 def test_the_reader_of_a_table_may_stop_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    import fastgen.commands.light as light
-
     def print_into_a_closed_pipe(words: object) -> None:
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
-    monkeypatch.setattr(light, "command_of", lambda name: print_into_a_closed_pipe)
+    monkeypatch.setattr(Command, "function", lambda command: print_into_a_closed_pipe)
     monkeypatch.setattr(os, "dup2", lambda *handles: None)
-    assert light.run(["compare"]) == 141
+    assert main(["compare"]) == 141
