@@ -181,10 +181,6 @@ def in_class(value: Any, hint: Any, place: str) -> Iterator[str]:
     inputs = get_args(calls[0])[0] if calls else []
     skipped = len(inputs) if isinstance(inputs, list) else 0
     slots = arguments_of(kind)
-    former: Mapping[str, str] = getattr(kind, "former_options", {})
-    yield from (
-        f"{place}.init_args.{key} {former[key]}" for key in arguments or {} if key in former and key not in slots
-    )
     if not slots and arguments:
         yield f"{place}.init_args must be empty, because {kind.__name__} takes no arguments."
     for name in (name for name in arguments or {} if name not in slots):
@@ -203,9 +199,6 @@ def found_class(name: str, hint: Any, place: str) -> type | str:
         kinds = [kind for base in bases for kind in subclasses(base) if kind.__name__ == name]
         if kinds:
             return kinds[0]
-        for base in bases:
-            if new := getattr(base, "former_names", {}).get(name):
-                return f"{place}: '{name}' is called {new} now; write that."
         said = f"{place}: there is no {wanted} called '{short(name)}'{near(name, usable(hint))}"
         return f"{said}; choose one of {named(usable(hint))}."
     found: Any = imported(name, place)

@@ -4,11 +4,48 @@ from __future__ import annotations
 
 CLASSES = {
     "StudentSampler": "is RenoiseSampler now, or JumpSampler where it said 'stochastic: false'",
+    "frechet": "is FrechetDistance now",
+    "floor": "is FrechetRatio now",
+    "kid": "is KernelDistance now",
+    "precision_recall": "is PrecisionRecall now",
+    "accuracy": "is ClassAccuracy now",
+    "duplicates": "is DuplicateRate now",
+    "inception_score": "is InceptionScore now",
+    "cmmd": "is CMMD now",
+    "vendi": "is VendiScore now",
 }
 """Classes by their old short name."""
 
+OF_TRANSPORT = (
+    "is WassersteinDistance's now: write metrics: [{class_path: WassersteinDistance, init_args: {exact_count: N}}, "
+    "LawKernelDistance, LawLikelihood, ModeCoverage, LawAccuracy]"
+)
+OF_MODES = (
+    "is ModeCoverage's now: write metrics: [WassersteinDistance, LawKernelDistance, LawLikelihood, {class_path: "
+    "ModeCoverage, init_args: {radius: R, found_share: S}}, LawAccuracy]"
+)
 OPTIONS = {
     ("GAN", "critic_weight"): "is discriminator_weight now",
+    ("ImageMetrics", "neighbours"): (
+        "is PrecisionRecall's now: write metrics: [FrechetDistance, FrechetRatio, KernelDistance, {class_path: "
+        "PrecisionRecall, init_args: {neighbours: K}}, ClassAccuracy]"
+    ),
+    ("ImageMetrics", "floor_splits"): (
+        "is FrechetRatio's now: write metrics: [FrechetDistance, {class_path: FrechetRatio, init_args: {splits: N}}, "
+        "KernelDistance, PrecisionRecall, ClassAccuracy]"
+    ),
+    ("ImageMetrics", "score_splits"): (
+        "is InceptionScore's now: write {class_path: InceptionScore, init_args: {splits: N}} into metrics"
+    ),
+    ("TextImageMetrics", "scores"): "is called metrics now: write metrics: [CLIPScore, ...]",
+    ("TextImageMetrics", "diversity"): "stands in metrics now: write metrics: [..., PairwiseLPIPS]",
+    ("TextImageMetrics", "alignment"): "stands in metrics now: write metrics: [..., TeacherAlignment]",
+    ("TextImageMetrics", "alignment_count"): (
+        "is TeacherAlignment's now: write metrics: [..., {class_path: TeacherAlignment, init_args: {count: N}}]"
+    ),
+    ("MixtureMetrics", "exact_count"): OF_TRANSPORT,
+    ("MixtureMetrics", "radius"): OF_MODES,
+    ("MixtureMetrics", "found_share"): OF_MODES,
     ("RenoiseSampler", "stochastic"): "is the class now: RenoiseSampler moves by fresh noise, JumpSampler does not",
     ("JumpSampler", "stochastic"): "is the class now: RenoiseSampler moves by fresh noise, JumpSampler does not",
     ("PiFlow", "substeps"): (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -135,11 +135,9 @@ class MetricSuite(ABC):
 
     Attributes:
         reference_name: What is compared with: ``data``, ``teacher``, a file and its digest, or nothing.
-        former_options: Options that a suite had once, and how they are written now.
     """
 
     reference_name: str = ""
-    former_options: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self) -> None:
         self.device = torch.device("cpu")

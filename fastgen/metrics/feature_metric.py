@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from fastgen.components import Component
 from fastgen.errors import UserError
 from fastgen.metrics.base import SampleMetric
 from fastgen.metrics.collecting import CollectingMetric
@@ -61,7 +61,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class FeatureMetric(ABC):
+class FeatureMetric(Component, ABC):
     """A metric of images through the features of an extractor, by class path in ``ImageMetrics.metrics``.
 
     Subclasses are frozen dataclasses of their settings. They override ``numbers`` and :meth:`measure`; those that need
@@ -69,21 +69,9 @@ class FeatureMetric(ABC):
 
     Attributes:
         needs_reference: Whether the numbers compare with real images (or with the teacher's).
-        former_names: What stood in configs before metrics were classes.
     """
 
     needs_reference: ClassVar[bool] = True
-    former_names: ClassVar[Mapping[str, str]] = {
-        "frechet": "FrechetDistance",
-        "floor": "FrechetRatio",
-        "kid": "KernelDistance",
-        "precision_recall": "PrecisionRecall",
-        "accuracy": "ClassAccuracy",
-        "duplicates": "DuplicateRate",
-        "inception_score": "InceptionScore",
-        "cmmd": "CMMD",
-        "vendi": "VendiScore",
-    }
 
     @property
     @abstractmethod
@@ -113,7 +101,7 @@ class FeatureMetric(ABC):
         """What takes in features (B, D) of ``space`` batch by batch and says the numbers at the end."""
         return CollectedFeatures(self, space)
 
-    def check(self, space: FeatureSpace) -> None:  # noqa: B027  optional
+    def check(self, space: FeatureSpace) -> None:
         """Called before anything is sampled, with the network in memory.
 
         Raises:

@@ -54,15 +54,6 @@ class ImageMetrics(MetricSuite):
         batch_size: Images per forward pass of the extractor.
     """
 
-    former_options = {
-        "neighbours": "belongs to PrecisionRecall now; write metrics: [FrechetDistance, FrechetRatio, KernelDistance, "
-        "{class_path: PrecisionRecall, init_args: {neighbours: 5}}, ClassAccuracy].",
-        "floor_splits": "belongs to FrechetRatio now; write metrics: [FrechetDistance, {class_path: FrechetRatio, "
-        "init_args: {splits: 4}}, KernelDistance, PrecisionRecall, ClassAccuracy].",
-        "score_splits": "belongs to InceptionScore now; write {class_path: InceptionScore, init_args: {splits: 10}} "
-        "into metrics.",
-    }
-
     def __init__(
         self,
         extractor: FeatureExtractor,

@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
+from fastgen.components import Component
 from fastgen.metrics.base import SampleMetric
 from fastgen.metrics.collecting import CollectingMetric
 from fastgen.results.kinds import Kinds
 
 
 @dataclass(frozen=True)
-class LawMetric(ABC):
+class LawMetric(Component, ABC):
     """An exact metric of points, by class path in ``MixtureMetrics.metrics``.
 
     Subclasses are frozen dataclasses of their settings. They override ``numbers`` and :meth:`measure`, or

@@ -15,16 +15,6 @@ from fastgen.metrics.features import state_digest
 from fastgen.metrics.law_metric import LawMetric
 from fastgen.metrics.mixture import LawAccuracy, LawKernelDistance, LawLikelihood, ModeCoverage, WassersteinDistance
 
-OF_TRANSPORT = (
-    "write metrics: [{{class_path: WassersteinDistance, init_args: {{{}}}}}, LawKernelDistance, LawLikelihood, "
-    "ModeCoverage, LawAccuracy]"
-)
-OF_MODES = (
-    "write metrics: [WassersteinDistance, LawKernelDistance, LawLikelihood, {{class_path: ModeCoverage, init_args: "
-    "{{{}}}}}, LawAccuracy]"
-)
-"""How options that were the suite's are written now."""
-
 DEFAULT: tuple[LawMetric, ...] = (
     WassersteinDistance(),
     LawKernelDistance(),
@@ -41,12 +31,6 @@ class MixtureMetrics(MetricSuite):
         distribution: The law, a mixture such as ``RingMixture``.
         metrics: What to measure; see each class for its numbers.
     """
-
-    former_options = {
-        "exact_count": f"belongs to WassersteinDistance now; {OF_TRANSPORT.format('exact_count: 1000')}.",
-        "radius": f"belongs to ModeCoverage now; {OF_MODES.format('radius: 3.0')}.",
-        "found_share": f"belongs to ModeCoverage now; {OF_MODES.format('found_share: 0.2')}.",
-    }
 
     def __init__(self, distribution: Callable[[], Denoiser], metrics: Sequence[LawMetric] = DEFAULT) -> None:
         super().__init__()

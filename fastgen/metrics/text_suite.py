@@ -26,14 +26,6 @@ class TextImageMetrics(MetricSuite):
         batch_size: Images per call of a network.
     """
 
-    former_options = {
-        "scores": "is called 'metrics' now: metrics: [{class_path: CLIPScore}, ...].",
-        "diversity": "belongs into 'metrics' now: metrics: [..., {class_path: PairwiseLPIPS}].",
-        "alignment": "belongs into 'metrics' now: metrics: [..., {class_path: TeacherAlignment}].",
-        "alignment_count": "is the 'count' of TeacherAlignment now: metrics: [..., {class_path: TeacherAlignment, "
-        "init_args: {count: 64}}].",
-    }
-
     def __init__(self, metrics: list[PictureMetric], batch_size: int = 64) -> None:
         checks.whole(self, batch_size=batch_size)
         super().__init__()

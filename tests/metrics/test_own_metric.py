@@ -70,11 +70,11 @@ def test_defaults_are_written_out_and_read_back(tmp_path: Path, capfd: pytest.Ca
 @pytest.mark.parametrize(
     ("suite", "options", "says"),
     [
-        ("ImageMetrics", {"neighbours": 3}, "neighbours belongs to PrecisionRecall now; write metrics: [FrechetD"),
-        ("ImageMetrics", {"metrics": ["frechet", "kid"]}, "metrics[0]: 'frechet' is called FrechetDistance now"),
-        ("TextImageMetrics", {"scores": ["CLIPScore"]}, "scores is called 'metrics' now"),
-        ("TextImageMetrics", {"alignment_count": 8}, "alignment_count is the 'count' of TeacherAlignment now"),
-        ("MixtureMetrics", {"exact_count": 8}, "exact_count belongs to WassersteinDistance now; write metrics: [{cl"),
+        ("ImageMetrics", {"neighbours": 3}, "neighbours is PrecisionRecall's now: write metrics: [FrechetD"),
+        ("ImageMetrics", {"metrics": ["frechet", "kid"]}, "metrics[0]: frechet is FrechetDistance now"),
+        ("TextImageMetrics", {"scores": ["CLIPScore"]}, "scores is called metrics now"),
+        ("TextImageMetrics", {"alignment_count": 8}, "alignment_count is TeacherAlignment's now"),
+        ("MixtureMetrics", {"exact_count": 8}, "exact_count is WassersteinDistance's now: write metrics: [{cl"),
     ],
 )
 def test_old_options_are_told_the_new_form(suite: str, options: dict, says: str, tmp_path: Path, capfd):
