@@ -22,20 +22,14 @@ from fastgen.callbacks.side_work import SideWork, TimesTraining
 from fastgen.callbacks.surroundings import log_folder, log_scalars
 from fastgen.callbacks.unfinished import Unfinished, digest, settings_of, weights_digest
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
-from fastgen.errors import UserError
 from fastgen.files import write_text
 from fastgen.metrics.base import MetricSuite
 from fastgen.metrics.images import are_finite
-from fastgen.results.kinds import BOOKKEEPING, Kind, written
-from fastgen.results.rows import Row, identity, kinds_of, ratios, read_rows, table
+from fastgen.metrics.measuring import TEACHER_SEEDS, compare_with_teacher, give_reference, make_ready, row_of
+from fastgen.results.rows import Row, identity, read_rows, table
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
-
-NOT_FINITE = "not_finite"
-"""The number of samples that are no samples, in the rows in which there are any."""
-TEACHER_SEEDS = 1_000_000_000
-"""How far the seeds of the teacher's samples that serve as reference lie from those of the samples compared."""
 
 
 class Stopped(Exception):
@@ -124,14 +118,7 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
 
     def setup(self, trainer: Trainer, method: Distiller, stage: str) -> None:
         if stage != TrainerFn.PREDICTING:
-            self.suite.load()
-            self.suite.refuse_lone_fidelity()
-            needy = [name for name, metric in self.suite.metrics().items() if metric.needs_prompts]
-            if needy and "prompt" not in conditions(trainer, [0]):
-                raise UserError(
-                    f"{', '.join(needy)} need prompts and the data module has none; evaluate with a data module that "
-                    "has prompts, or remove them."
-                )
+            make_ready(self.suite, lambda: conditions(trainer, [0]))
 
     def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
         super().on_train_start(trainer, method)
@@ -191,8 +178,7 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
                     self.row(trainer, method, role, steps, seconds) for role in self.roles for steps in self.steps
                 ]
                 if self.teacher and self._teacher_rows:
-                    for row in [*self._teacher_rows[1:], *student_rows]:
-                        row["ratio_to_teacher"] = ratios(row["values"], self._teacher_rows[0]["values"], kinds_of(row))
+                    compare_with_teacher([*self._teacher_rows[1:], *student_rows], self._teacher_rows[0])
                 self._latest_rows = student_rows
                 self.write(trainer, [*new_rows, *student_rows])
                 for unfinished in self._unfinished:
@@ -208,16 +194,14 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         self.suite.to(method.device)
         if self._has_reference:
             return
-        found = reference(trainer) if self.suite.needs_reference else None
-        if found is None and self.suite.needs_reference and method.teacher is not None:
-            if broken := self.take_in(trainer, method, "teacher", None, self.seed + TEACHER_SEEDS, "reference: "):
-                raise UserError(
-                    f"{broken} of {self.count} samples of the teacher are not finite, so nothing can be compared with "
-                    "them; check its weights, the solver and the trainer's precision."
-                )
-            self.suite.refer_to_teacher()
-        else:
-            self.suite.set_reference(found)
+        seed = self.seed + TEACHER_SEEDS
+        give_reference(
+            self.suite,
+            lambda: reference(trainer),
+            method.teacher,
+            self.count,
+            lambda: self.take_in(trainer, method, "teacher", None, seed, "reference: "),
+        )
         if method.teacher is not None and (wanted := min(self.suite.wants_teacher, self.count)):
             seeds = [self.seed + index for index in range(wanted)]
             batches = sample_batches(trainer, method, range(wanted), seeds, self.batch_size, "teacher", None)
@@ -245,27 +229,10 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
     def row(self, trainer: Trainer, method: Distiller, role: str, steps: int | None, seconds: float) -> Row:
         """Sample and measure."""
         began = time.perf_counter()
-        if broken := self.take_in(trainer, method, role, steps, self.seed):
-            values = {NOT_FINITE: float(broken), "count": float(self.count)}
-        else:
-            values = {name: float(value) for name, value in self.suite.compute().items()}
-        kinds = {NOT_FINITE: Kind("other", "lower"), "count": BOOKKEEPING, **self.suite.kinds()}
-        self.suite.reset()
-        return {
-            "student_updates": method.student_updates,
-            "training_seconds": round(seconds, 3),
-            "evaluation_seconds": round(time.perf_counter() - began, 3),
-            "role": role,
-            "steps": steps,
-            "nfe": method.evaluations(role, steps),
-            "count": self.count,
-            "seed": self.seed,
-            "fingerprint": self.suite.fingerprint(),
-            "reference": self.suite.reference_name,
-            "values": values,
-            "kinds": written({name: kinds.get(name, Kind()) for name in values}),
-            "ratio_to_teacher": {},
-        }
+        broken = self.take_in(trainer, method, role, steps, self.seed)
+        row = row_of(method, self.suite, role, steps, self.count, self.seed, broken)
+        lasted = round(time.perf_counter() - began, 3)
+        return row | {"training_seconds": round(seconds, 3), "evaluation_seconds": lasted}
 
     def take_in(
         self, trainer: Trainer, method: Distiller, role: str, steps: int | None, first_seed: int, what: str = ""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Trainer
 from torch import Tensor
 
 from fastgen.callbacks.surroundings import data_of
+from fastgen.metrics import measuring
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
@@ -42,10 +44,8 @@ def sample_batches(
     steps: int | None,
 ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
     """Samples with their conditions and groups; sample ``indices[k]`` is made from ``seeds[k]``."""
-    for start in range(0, len(indices), batch_size):
-        rows = slice(start, start + batch_size)
-        condition = conditions(trainer, indices[rows])
-        yield method.sample(seeds[rows], condition, steps, role), condition | groups(trainer, indices[rows])
+    told = partial(conditions, trainer), partial(groups, trainer)
+    return measuring.sample_batches(method, *told, indices, seeds, batch_size, role, steps)
 
 
 def describe(method: Distiller, role: str, steps: int | None) -> str:
