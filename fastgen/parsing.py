@@ -17,7 +17,7 @@ from fastgen.components import Component
 from fastgen.declared import Slot, arguments_of, slot_of, slots_of, subclasses
 from fastgen.errors import UserError
 from fastgen.masking import masked, refuse_masked
-from fastgen.messages import named
+from fastgen.messages import named, shown
 from fastgen.trust import imported
 
 if TYPE_CHECKING:
@@ -146,13 +146,14 @@ def written_anew(word: str, actions: Sequence[Action]) -> str:
 
 
 def refuse_nulls(values: Mapping[str, Any], slots: Mapping[str, Slot], place: str = "") -> None:
-    """Raise for what jsonargparse lets pass: ``null`` where something must stand, a list in place of a mapping."""
+    """Raise for what jsonargparse lets pass: ``null`` where something must stand, a value in place of a mapping."""
     for key, value in values.items():
         slot, inner = slots.get(key, Slot()), f"{place}.{key}" if place else key
         if value is None and not slot.nullable and slot.default is not None:
             raise UserError(f"{inner} must not be null; leave it out for its default ({written(slot.default)}).")
-        if slot.fields and isinstance(value, list | tuple):
-            raise UserError(f"{inner} must be a mapping with keys like {named(list(slot.fields)[:4])}, got a list.")
+        if slot.fields and value is not None and not isinstance(value, Mapping) and not is_dataclass(value):
+            keys = named(list(slot.fields)[:4])
+            raise UserError(f"{inner} must be a mapping with keys like {keys}, got {shown(value)}.")
         for number, part in enumerate(value) if isinstance(value, list | tuple) else [("", value)]:
             at = f"{inner}[{number}]" if isinstance(value, list | tuple) else inner
             if isinstance(part, Mapping) and isinstance(name := part.get("class_path"), str) and "." in name:

@@ -48,7 +48,8 @@ def test_null_is_kept_where_nothing_may_stand(kind: type, values: dict[str, Any]
     refuse_nulls(values, arguments_of(kind))
 
 
-@pytest.mark.parametrize("value", [[], [1]])
-def test_a_list_is_no_mapping(value: list[Any]):
-    with pytest.raises(UserError, match=r"^guidance must be a mapping with keys like .*teacher.*, got a list\.$"):
-        refuse_nulls({"guidance": value}, arguments_of(SiD))
+@pytest.mark.parametrize("value", [[], [1], 3, "x"])
+def test_what_is_no_mapping_is_refused_where_one_must_stand(value: Any):
+    for name in ("guidance", "schedule"):
+        with pytest.raises(UserError, match=rf"^{name} must be a mapping with keys like .+, got .+\.$"):
+            refuse_nulls({name: value}, arguments_of(SiD))

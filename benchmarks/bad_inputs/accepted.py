@@ -16,13 +16,14 @@ SENSIBLE: tuple[tuple[str, str], ...] = (
         r"keys: \w+\.(guidance_scale|guidance|guidance\.(teacher|critic|sampling|low)) = 0(\.0)?",
         "the scale of the prediction without a condition",
     ),
-    (r"keys: Checkpoint\.every_n_steps = 0", "documented: 0 is for none"),
+    (r"keys: (Checkpoint|Evaluate)\.every_n_steps = 0", "documented: 0 is for none"),
     (r"keys: (Extra\.start|PiFlow\.mixing_updates) = 0", "from the beginning"),
     (r"keys: LogNormalLevel\.mean = .+", "any number is a mean"),
     (r"keys: Reward\.margin = -1", "rewards may be negative"),
     (r"keys: EasyTimes\.largest_ratio = 0\.0", "in its documented range: every jump leads to data"),
-    (r"keys: UniformStep\.high = 0", "one step, if it is the first too"),
-    (r"keys: (SampleGrid\.teacher_steps|trainer\.plugins) = \[\]", "none of them"),
+    (r"keys: UniformStep\.(low|high) = 0", "a process has a step 0"),
+    (r"keys: MixedVelocity\.high = 0\.0", "an interval without times: the plain velocity"),
+    (r"keys: (SampleGrid\.teacher_steps|trainer\.(plugins|logger)) = \[\]", "none of them"),
     (r"keys: LinearLR\.end_factor = 0\.0", "torch's: the rate falls to zero"),
 )
 """The whole key must match the pattern."""
