@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastgen import checks
 from fastgen.conditions import Condition, concatenate
@@ -17,7 +19,7 @@ from fastgen.denoisers.from_teacher import CopyOfTeacher, FromTeacher
 from fastgen.denoisers.warped import seen_on
 from fastgen.errors import UserError
 from fastgen.extras.base import Extra
-from fastgen.objectives.adversarial import discriminator_loss, generator_loss, smoothness_penalty
+from fastgen.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty, smoothness_penalty
 from fastgen.randomness import Draws
 from fastgen.times import TimeLaw, UniformTime
 
@@ -53,6 +55,9 @@ class GAN(Extra):
         r1_weight: Factor, within the discriminator's loss, of the approximate R1 penalty (Lin et al. 2025, arXiv
             2501.08316): the squared change of the logits of real samples that are moved a little; 0 for none.
         r1_noise: Standard deviation of that move of x0; noise and time stay the same. 0 gives no penalty at all.
+        r1_gamma: Factor of the exact R1 penalty at real samples, ``1/2 |grad D|^2`` (Mescheder et al. 2018, arXiv
+            1801.04406), beside ``discriminator_weight``; 0 for none. It differentiates the features twice.
+        r1_interval: Updates between two exact penalties, whose factor grows by as much (lazy regularisation).
     """
 
     reads_others = True
@@ -71,9 +76,12 @@ class GAN(Extra):
         at_scores: bool = False,
         r1_weight: float = 0.0,
         r1_noise: float = 0.1,
+        r1_gamma: float = 0.0,
+        r1_interval: int = 16,
     ) -> None:
         checks.not_negative(self, discriminator_weight=discriminator_weight, r1_weight=r1_weight, r1_noise=r1_noise)
-        checks.whole(self, width=width)
+        checks.not_negative(self, r1_gamma=r1_gamma)
+        checks.whole(self, width=width, r1_interval=r1_interval)
         checks.not_empty(self, layer=layer)
         super().__init__(weight, start)
         self.discriminator_weight = discriminator_weight
@@ -87,12 +95,19 @@ class GAN(Extra):
         self.at_scores = at_scores
         self.r1_weight = r1_weight
         self.r1_noise = r1_noise
+        self.r1_gamma = r1_gamma
+        self.r1_interval = r1_interval
 
     def build(self, method: Distiller) -> None:
         if self.role not in (*method.built_roles, ROLE):
             raise UserError(
                 f"The GAN extra is trained with the critic, which {type(method).__name__} does not have; give it an "
                 "optimizer of its own."
+            )
+        if self.r1_gamma > 0 and isinstance(getattr(method._trainer, "strategy", None), ModelParallelStrategy):
+            raise UserError(
+                "The exact R1 penalty differentiates a network twice, but sharded weights are there for one derivative "
+                "only; set r1_gamma to 0, or trainer.strategy to ddp_find_unused_parameters_true."
             )
         self.follows = "critic" if "critic" in method.built_roles else "student"
         if self.features == "own":
@@ -204,8 +219,20 @@ class GAN(Extra):
         if self.r1_weight > 0:
             move = part.draws.scoped("critic/gan/r1").normal("noise", part.x0.shape[1:], part.x0.dtype)
             judged.append((part.x0 + self.r1_noise * move, part.condition, at_real))
+        penalised = self.r1_gamma > 0 and part.draws.step % self.r1_interval == 0
         real, fake, *moved = self.logits(method, *judged)
         losses = {"gan": self.discriminator_weight * discriminator_loss(real, fake)}
         if moved:
             losses["r1"] = self.discriminator_weight * self.r1_weight * smoothness_penalty(real, *moved)
+        if penalised:
+            losses["r1_exact"] = self.r1_gamma * self.r1_interval * self.slope_at_real_samples(method, part, at_real)
         return losses
+
+    def slope_at_real_samples(self, method: Distiller, part: MicroBatch, draws: Draws) -> Tensor:
+        """``1/2 mean |grad_x D(x)|^2`` of the sum of the heads, at the real samples and the noise of ``draws``."""
+        assert part.x0 is not None  # own_losses
+        # Validation runs without gradients, but this is one; fused attention has no second derivative.
+        with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            x0 = part.x0.clone().requires_grad_()
+            (logits,) = self.logits(method, (x0, part.condition, draws))
+            return gradient_penalty(logits.sum(1), x0)

@@ -35,7 +35,7 @@ def part() -> MicroBatch:
 
 
 def extras(cls: type[Distiller]) -> list[Extra]:
-    own = torch.optim.Adam if not (issubclass(cls, ScoreDistiller) or cls.__name__ == "GDD") else None
+    own = None if issubclass(cls, ScoreDistiller) or cls.__name__ == "GDD" else torch.optim.Adam
     found: list[Extra] = [Reward(Left, weight=1.0)]
     if cls.__name__ != "GDD":
         found.append(GAN(features="teacher", optimizer=own, weight=1.0, discriminator_weight=1.0))

@@ -46,43 +46,47 @@ def test_the_gradient_penalty_of_a_quadratic():
 
 
 def test_losses_are_sums_over_heads():
+    """By hand, on samples of its own for each role: the discriminator's turn comes first."""
     method = made(layers=["blocks.0", "blocks.1"], r1_gamma=0.0)
-    piece = part()
-    loss = method.student_loss(piece)["gan"]
-    fake = piece.rollouts["student"].x0
-    logits = method.logits(fake, piece.condition, piece.draws.scoped("student/fake"))
-    assert logits.shape == (4, 2)
-    torch.testing.assert_close(loss, torch.log1p(torch.exp(-logits)).sum(1).mean())
-    draws = piece.draws.scoped("discriminator")
-    with torch.no_grad():
-        fake = method.sampler.rollout(method.student, draws.scoped("rollout"), piece.condition, torch.float64).x0
-    real = method.logits(piece.x0, piece.condition, draws.scoped("real"))
-    fakes = method.logits(fake, piece.condition, draws.scoped("fake"))
+    assert method.all_turns(0) == ("discriminator", "student")
+    piece, gan = part(), method.extras[0]
+    with method.only("discriminator"):
+        found = method.losses("discriminator", piece)
+    fake = piece.rollouts["discriminator"].x0
+    real, fakes = gan.logits(
+        method,
+        (piece.x0, piece.condition, piece.draws.scoped("critic/gan/real")),
+        (fake, piece.condition, piece.draws.scoped("critic/gan/fake")),
+    )
     expected = (torch.log1p(torch.exp(-real)) + torch.log1p(torch.exp(fakes))).sum(1).mean()
-    torch.testing.assert_close(method.discriminator_loss(piece)["gan"], expected)
+    assert real.shape == (4, 2) and set(found) == {"gan"}
+    torch.testing.assert_close(found["gan"], expected)
+    with method.only("student"):
+        (loss,) = method.losses("student", piece).values()
+    own = piece.rollouts["student"].x0
+    (logits,) = gan.logits(method, (own, piece.condition, piece.draws.scoped("student/gan")))
+    torch.testing.assert_close(loss, torch.log1p(torch.exp(-logits)).sum(1).mean())
+    assert own.requires_grad and not fake.requires_grad and not torch.isclose(own, fake).any()
 
 
 def test_r1_is_lazy_and_is_the_slope_at_real_samples():
     method = made(r1_gamma=0.2, r1_interval=4, time=UniformTime(0.3, 0.6))
-    assert ["r1" in method.discriminator_loss(part(step)) for step in range(6)] == [
-        True,
-        False,
-        False,
-        False,
-        True,
-        False,
-    ]
+    lazy = ["r1_exact" in method.losses("discriminator", part(step)) for step in range(6)]
+    assert lazy == [True, False, False, False, True, False]
     piece, h = part(), 1e-5
-    draws = piece.draws.scoped("discriminator").scoped("real")
+    draws, gan = piece.draws.scoped("critic/gan/real"), method.extras[0]
 
     def logit(x0: Tensor) -> Tensor:
-        return method.logits(x0, piece.condition, draws).sum(1).detach()
+        return gan.logits(method, (x0, piece.condition, draws))[0].sum(1).detach()
 
     slopes = []
     for axis in torch.eye(2, dtype=torch.float64):
         slopes.append((logit(piece.x0 + h * axis) - logit(piece.x0 - h * axis)) / (2 * h))
     expected = 0.2 * 4 * 0.5 * torch.stack(slopes).square().sum(0).mean()
-    torch.testing.assert_close(method.discriminator_loss(piece)["r1"].detach(), expected, rtol=1e-6, atol=1e-12)
+    found = method.losses("discriminator", piece)["r1_exact"]
+    torch.testing.assert_close(found.detach(), expected, rtol=1e-6, atol=1e-12)
+    with torch.inference_mode():
+        torch.testing.assert_close(method.losses("discriminator", part())["r1_exact"], expected, rtol=1e-6, atol=1e-12)
 
 
 def test_frozen_layers_stay_as_the_teachers_and_out_of_the_optimizer():

@@ -392,12 +392,13 @@ def test_r1_is_that_of_the_sum_of_all_heads():
     method.configure_model()
     piece = MicroBatch(torch.randn(4, 2), {"label": LABEL}, Draws(0, range(4), "train", step=8))
     x0 = piece.x0.clone().requires_grad_()  # type: ignore[union-attr]
-    logits = method.logits(x0, piece.condition, piece.draws.scoped("discriminator").scoped("real"))
+    gan = method.extras[0]
+    (logits,) = gan.logits(method, (x0, piece.condition, piece.draws.scoped("critic/gan/real")))
     (gradient,) = torch.autograd.grad(logits.sum(), x0)
-    penalty = method.discriminator_loss(piece)["r1"]
+    penalty = method.losses("discriminator", piece)["r1_exact"]
     torch.testing.assert_close(penalty, 0.5 * 4 * 0.5 * gradient.square().sum(1).mean())
     penalty.backward()
-    assert all(any(p.grad is not None and p.grad.any() for p in head.parameters()) for head in method.heads)
+    assert all(any(p.grad is not None and p.grad.any() for p in head.parameters()) for head in gan.heads)
 
 
 def test_a_view_hands_added_inputs_to_its_network():

@@ -21,7 +21,6 @@ from fastgen.errors import UserError
 from fastgen.extras import GAN, DistributionMatching
 from fastgen.methods import (
     DMD2,
-    GDD,
     KD,
     Distiller,
     FlowMapDistiller,
@@ -163,14 +162,6 @@ def test_pairs_are_noise_and_data_on_every_process(cls: type[Distiller], pair: t
     known.x0 = given.solver.solve(given.teacher, known.noise, known.condition)
     for name, value in method.student_loss(part).items():
         assert torch.equal(value, given.student_loss(known)[name])
-
-
-def test_gdd_reads_features_where_its_teacher_lives():
-    logits = []
-    for process in (EDM(), RectifiedFlow()):
-        method = made(GDD, partial(_double, 0, VP()), process)
-        logits.append(method.logits(batch().x0, batch().condition, Draws(1, range(6), "train")))
-    assert torch.equal(*logits)
 
 
 def test_optimal_steps_takes_no_other_student():
