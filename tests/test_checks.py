@@ -55,7 +55,9 @@ NOT_FROM_CONFIGS = (
     "denoisers.experts",
     "denoisers.mixtures.EmpiricalDenoiser.labels",  # called classes there
     "methods.scm.LogWeight",
-    "metrics.base.CollectingMetric",
+    "metrics.collecting.CollectingMetric",
+    "metrics.picture_metric.Pictures",
+    "metrics.text_suite",  # test_text_suite.py: its metrics need weights
     "metrics.duplicates.DuplicateRate.num_features",
     "export",
     "metrics.reference",
@@ -109,6 +111,7 @@ NEGATIVE_IS_FINE = {
     "LogitNormalTime.mean",
     "Reward.margin",
     "SiD.alpha",
+    "SiDForm.alpha",
     "GaussianDenoiser.mean",
     "GaussianDenoiser.covariance",
     "MixtureDenoiser.means",

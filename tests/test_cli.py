@@ -29,7 +29,6 @@ from command_line import (
     start,
     write,
 )
-from jsonargparse import ArgumentParser
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -40,8 +39,10 @@ from fastgen.conditions import Guidance
 from fastgen.denoisers.base import Denoiser
 from fastgen.methods import Distiller, SiD
 from fastgen.methods.schedule import UpdateSchedule
+from fastgen.objectives.score_forms import SiDForm
 from fastgen.pictures import CELL, GAP
 from fastgen.randomness import Draws
+from fastgen.recipes import RecipeParser
 from fastgen.sampling.samplers import RenoiseSampler
 
 names = {"argvalues": CONFIGS, "ids": [path.stem for path in CONFIGS]}
@@ -209,12 +210,12 @@ def test_stable_diffusion_runs_small(pipeline: Path, tmp_path: Path, monkeypatch
 
 def test_stable_diffusion_has_the_numbers_of_the_paper(pipeline: Path):
     """SiD-LSG as released (Zhou et al. 2024, arXiv 2406.01561; github.com/mingyuanzhou/SiD-LSG)."""
-    parser = ArgumentParser(exit_on_error=False)
+    parser = RecipeParser(exit_on_error=False)
     parser.add_subclass_arguments(Distiller, "model")
     model = yaml.safe_load((ROOT / "configs" / "sid_sd15.yaml").read_text())["model"]
     model["init_args"]["teacher"]["init_args"]["pretrained"] = str(pipeline)
     method = parser.instantiate_classes(parser.parse_object({"model": model})).model
-    assert isinstance(method, SiD) and method.alpha == 1.0
+    assert isinstance(method, SiD) and method.form == SiDForm(alpha=1.0)
     assert method.guidance == Guidance(teacher=2.0, critic=2.0, critic_training=2.0, condition_dropout=0.1)
     assert method.schedule == UpdateSchedule(critic_updates=1, critic_first=True, reuse_rollout=False)
     assert method.sampler == RenoiseSampler([625.0])

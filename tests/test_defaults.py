@@ -98,6 +98,7 @@ SCM = MAP | {
 REGRESSION = "RegressionLoss(c=0.03, metric=l2, reduction=mean)"
 
 PUBLISHED: dict[str, dict[str, Any]] = {
+    "ScoreDistiller": {"form": "DMDForm()", "renoise_time": DMD_LAW, "critic_time": EDM_LAW, "guidance": UNGUIDED},
     "DMD2": DMD2,  # 2405.14867, tianweiy/DMD2
     "DecoupledDMD": DMD2
     | {"guidance": SCALES.format(0.0, 1.0, 1.0, 4.0), "guidance_weight": 1.0, "matching_weight": 1.0}
@@ -112,8 +113,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "schedule": TURNS.format(True, 1, False),
     },
     "SiD": {  # 2404.04057, mingyuanzhou/SiD
-        "alpha": 1.2,
-        "loss_scale": 100.0,
+        "form": "SiDForm(alpha=1.2, omega=distance, scale=100.0)",
         "sampler": AT.format(2.5),
         "renoise_time": "KarrasLevel(high=0.8, low=0.0, rho=7.0, sigma_max=80.0, sigma_min=0.002)",
         "critic_time": EDM_LAW,
@@ -121,7 +121,10 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "guidance": UNGUIDED,
         "schedule": TURNS.format(True, 1, False),
     },
-    "FewStepSiD": {"alpha": 1.0, "schedule": TURNS.format(True, 1, False)},  # 2505.12674, ml-sid-dit
+    "FewStepSiD": {  # 2505.12674, ml-sid-dit
+        "form": "SiDForm(alpha=1.0, omega=1-sigma, scale=100.0)",
+        "schedule": TURNS.format(True, 1, False),
+    },
     "SwiftBrush": {  # 2312.05239, VinAIResearch/SwiftBrush
         "renoise_time": DMD_LAW,
         "critic_time": ALL_LEVELS,
@@ -135,7 +138,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "critic_time": SEGMENT.format("student", "anchor"),
         "guidance": SCALES.format(0.0, 1.0, 1.0, 4.5),
         "schedule": TURNS.format(True, 1, False),
-        "huber": 1e-3,
+        "form": "HuberForm(c=0.001)",
         "snr_cap": 5.0,
     },
     "PhasedDMD": {  # 2510.27684, ModelTC/LightX2V

@@ -232,7 +232,7 @@ RECIPES: dict[str, Recipe] = {
         "OptimalSteps",
         lambda p, n: {
             "student": part("CopyOfTeacher"),
-            "steps": 4,
+            "sampler": part("GridSampler", steps=4),
             "fine_steps": 50,
             "solver": part("Euler", guidance=p.guidance),
         },
@@ -297,7 +297,7 @@ RECIPES: dict[str, Recipe] = {
             p,
             n,
             policy=part("GMFlow", components=8),
-            substeps=64,
+            sampler=part("PolicySampler", substeps=64),
             mixing_updates=n // 3,
             loss_scale=60.0,
             gradient_clip=10.0,

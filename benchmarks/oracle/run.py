@@ -51,12 +51,11 @@ def run_fingerprint(problem: Problem, recipe: Recipe) -> str:
 
 def instantiate(base: type, config: Config) -> Any:
     """The object that a configuration describes, by the command line's own parser."""
-    from jsonargparse import ArgumentParser
-
     import fastgen.denoisers
     import fastgen.extras  # noqa: F401
+    from fastgen.recipes import RecipeParser
 
-    parser = ArgumentParser(exit_on_error=False)
+    parser = RecipeParser(exit_on_error=False)
     parser.add_subclass_arguments(base, "it")
     return parser.instantiate_classes(parser.parse_object({"it": config})).it
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from lightning.pytorch.cli import OptimizerCallable
 
+from fastgen import checks
 from fastgen.methods.schedule import UpdateSchedule
 from fastgen.methods.score import ScoreDistiller
 from fastgen.objectives.score_forms import SiDForm
@@ -47,6 +48,8 @@ class SiD(ScoreDistiller):
         critic_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-5, beta1=0.0),
         **kwargs: Any,
     ) -> None:
+        checks.finite(self, alpha=alpha)
+        checks.positive(self, loss_scale=loss_scale)
         super().__init__(
             form=SiDForm(alpha, loss_scale, weight),
             sampler=sampler,

@@ -5,6 +5,7 @@ from fastgen.denoisers.mlp import MLP
 from fastgen.errors import UserError
 from fastgen.methods import DMD2, SiD
 from fastgen.methods.schedule import UpdateSchedule
+from fastgen.objectives.score_forms import SiDForm
 from fastgen.processes import EDM, VP
 from fastgen.times import KarrasLevel, LogNormalLevel, UniformTime
 
@@ -65,7 +66,7 @@ def test_the_levels_of_sid():
 
 def test_the_constants_of_sid():
     sid = SiD(teacher=nothing)
-    assert (sid.alpha, sid.loss_scale) == (1.2, 100.0)
+    assert sid.form == SiDForm(alpha=1.2, scale=100.0, omega="distance")
     assert isinstance(sid.critic_time, LogNormalLevel) and (sid.critic_time.mean, sid.critic_time.std) == (-1.2, 1.2)
 
 
