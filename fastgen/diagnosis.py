@@ -23,7 +23,7 @@ from fastgen.documents import read_yaml
 from fastgen.errors import ParserError, UserError
 from fastgen.given import OF_CLASSES, given
 from fastgen.messages import cause_of, named, near, short, shown
-from fastgen.renamed import class_now, option_now
+from fastgen.renamed import class_now, option_now, value_now
 from fastgen.type_hints import described, members, suits
 
 
@@ -185,6 +185,10 @@ def in_class(value: Any, hint: Any, place: str) -> Iterator[str]:
         yield f"{place}.init_args must be empty, because {kind.__name__} takes no arguments."
     for name in (name for name in arguments or {} if name not in slots):
         if said := option_now(kind, str(name)):
+            yield f"{place}.init_args.{name} {said}."
+    for name, value in (arguments or {}).items():
+        said = value_now(kind, str(name), value)
+        if said and "." not in value and value not in usable(slots[name].hint):
             yield f"{place}.init_args.{name} {said}."
     yield from in_arguments(arguments or {}, slots, f"{place}.init_args", skipped)
 

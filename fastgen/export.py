@@ -208,7 +208,7 @@ def sampling_of(method: Distiller, role: str = "average", steps: int | None = No
             "scale, which only whole U-Nets of Stable Diffusion and FLUX.1-dev are told); sample from the checkpoint "
             "with 'fastgen sample'."
         )
-    told = method.told({}, Draws(0, [0], "export")).get("guidance")
+    told = method.student_condition({}, Draws(0, [0], "export")).get("guidance")
     facts = {"method": name, "role": role, "student_updates": method.student_updates}
     times = method.sampler.schedule(student, steps)
     sampling = Sampling(times, moves == "renoise", facts, None if told is None else float(told[0]))

@@ -58,6 +58,14 @@ OPTIONS = {
 }
 """Options by class and old name."""
 
+VALUES = {
+    ("FlowMapDistiller", "target"): (
+        "names no EMA callback any more; write target: {class_path: EMATarget, init_args: {rule: RULE}} with the rule "
+        "of that callback"
+    ),
+}
+"""Options by class and name that used to be a text."""
+
 
 def class_now(name: str) -> str | None:
     """What became of a class, by a name or a dotted path that is none any more."""
@@ -67,4 +75,12 @@ def class_now(name: str) -> str | None:
 def option_now(kind: type, name: str) -> str | None:
     """What became of an option of a class that it has no longer."""
     found = (OPTIONS.get((parent.__name__, name)) for parent in kind.__mro__)
+    return next((said for said in found if said), None)
+
+
+def value_now(kind: type, name: str, value: object) -> str | None:
+    """What became of a text that an option used to take."""
+    if not isinstance(value, str):
+        return None
+    found = (VALUES.get((parent.__name__, name)) for parent in kind.__mro__)
     return next((said for said in found if said), None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -65,7 +63,7 @@ class ExactMap(Denoiser):
         return self.scale * torch.where(still, exact_velocity(self.process, x_t, t), mean)
 
 
-def micro_batch(count: int = 16, seed: int = 0, **memory: Any) -> MicroBatch:
+def micro_batch(count: int = 16, seed: int = 0) -> MicroBatch:
     """Samples of the Gaussian with their draws."""
     draws = Draws(seed, range(count), "test")
-    return MicroBatch(MEAN + STD * draws.normal("x0", (3,), torch.float64), {}, draws, memory)
+    return MicroBatch(MEAN + STD * draws.normal("x0", (3,), torch.float64), {}, draws)

@@ -54,7 +54,8 @@ NOT_FROM_CONFIGS = (
     "denoisers.base.Denoiser",
     "denoisers.experts",
     "denoisers.mixtures.EmpiricalDenoiser.labels",  # called classes there
-    "methods.scm.LogWeight",
+    "denoisers.log_weight",
+    "methods.map_state",
     "metrics.collecting.CollectingMetric",
     "metrics.picture_metric.Pictures",
     "metrics.text_suite",  # test_text_suite.py: its metrics need weights

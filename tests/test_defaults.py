@@ -71,7 +71,7 @@ EDM_LOSS = "DenoisingLoss(reduction={}, sigma_data=0.5, target=x0, weight=edm)"
 TURNS = "UpdateSchedule(critic_first={}, critic_updates={}, exclusive=False, reuse_rollout={}, student_start=0)"
 SCALES = "Guidance(condition_dropout={}, critic={}, critic_training={}, teacher={})"
 UNGUIDED = SCALES.format(0.0, 1.0, 1.0, 1.0)
-TEACHER_UNGUIDED = "TeacherGuidance(embedded=False, high=None, low=1.0, sampling=None)"
+TEACHER_UNGUIDED = "TeacherGuidance(embedded=False, high=low, low=1.0, sampling=middle)"
 SEGMENT = "WithinChain(floor=0.02, high={}, low={})"
 CODE = {"renoise_time": DMD_LAW, "critic_time": ALL_LEVELS, "sampler": ONE_CALL.format("Renoise")}
 DMD2 = CODE | {
@@ -81,7 +81,13 @@ DMD2 = CODE | {
 }
 MEAN_FLOW_LAW = "SortedTimes(diagonal=0.75, law=LogitNormalTime(mean=-0.4, std=1.0), middle=0.5, to_data=0.0)"
 UNIFORM_PAIRS = "SortedTimes(diagonal=0.75, law=FlowTime(high=1.0, low=0.01, shift=1.0), middle=0.5, to_data=0.0)"
-MAP = {"velocity": "DataVelocity()", "guidance": TEACHER_UNGUIDED, "condition_dropout": 0.0, "target": None}
+MAP = {
+    "states": "RealData()",
+    "velocity": "DataVelocity()",
+    "guidance": TEACHER_UNGUIDED,
+    "condition_dropout": 0.0,
+    "target": "StudentTarget()",
+}
 JUMP = MAP | {"sampler": ONE_CALL.format("Jump"), "coordinates": "RectifiedFlow(shift=1.0)"}
 EASY = "EasyTimes(b=1.0, double=25000, k=8.0, largest_ratio=0.999, law=LogNormalLevel(mean=-1.1, std=2.0), q=2.0)"
 PAIRS = {"sampler": ONE_CALL.format("Jump"), "solver": "Heun(guidance=1.0, steps=18)"}
@@ -164,7 +170,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "transition": "TeacherStep(solver=Euler(guidance=1.0, steps=18))",
         "metric": "ElementwiseHuber(c=0.001)",
         "weight": "one",
-        "guidance": "TeacherGuidance(embedded=True, high=16.0, low=6.0, sampling=None)",
+        "guidance": "TeacherGuidance(embedded=True, high=16.0, low=6.0, sampling=middle)",
     },
     "SCM": SCM,  # 2410.11081
     "MeanFlow": JUMP | {"times": MEAN_FLOW_LAW, "power": 1.0, "c": 1e-2, "warmup": 0},  # 2505.13447

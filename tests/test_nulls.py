@@ -23,6 +23,7 @@ TEACHER = {"class_path": "fastgen.denoisers.MLP", "init_args": {"width": None}}
         (SiD, {"student_optimizer": ADAM}, "student_optimizer.init_args.eps"),
         (SiD, {"teacher": TEACHER}, "teacher.init_args.width"),
         (SCM, {"guidance": {"low": None}}, "guidance.low"),
+        (SCM, {"guidance": {"high": None}}, "guidance.high"),
         (PiFlow, {"states": None}, "states"),
         (SiD, {"student": None}, "student"),
         (SiD, {"extras": None}, "extras"),
@@ -40,7 +41,6 @@ def test_null_is_refused_where_something_must_stand(kind: type, values: dict[str
     [
         (SiD, {"gradient_clip": None, "student_lr_scheduler": None, "teacher": None}),
         (SiD, {"student_optimizer": {**ADAM, "init_args": {"foreach": None}}}),
-        (SCM, {"guidance": {"high": None, "sampling": None}}),
         (Trainer, {"callbacks": None, "max_time": None, "logger": None}),
     ],
 )

@@ -18,6 +18,7 @@ METHODS = [
 SCORES = ["tests/test_defaults.py", "tests/methods/test_score.py", *METHODS]
 RULES: dict[str, list[str]] = {
     "fastgen/callbacks/checkpoint.py": ["tests/callbacks/test_checkpoint.py", "tests/callbacks/test_rules.py"],
+    "fastgen/averaging.py": ["tests/callbacks/test_ema.py", "tests/methods/test_map_parts.py"],
     "fastgen/callbacks/ema.py": ["tests/callbacks/test_ema.py", "tests/callbacks/test_rules.py"],
     "fastgen/callbacks/evaluation.py": [
         "tests/callbacks/test_evaluation.py",

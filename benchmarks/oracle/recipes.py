@@ -34,7 +34,6 @@ class Recipe:
         teacher_network: The start network is the teacher, for methods that read features of it or adapt it.
         process: Process of the student.
         pairs: Part of the budget that the solver spends on noise-sample pairs first.
-        target_decay: Decay of the EMA named ``target``, if the method asks one.
         most_updates: Limit, for searches that are over soon.
         without: Names of problems that it cannot serve, with the reason.
     """
@@ -46,7 +45,6 @@ class Recipe:
     teacher_network: bool = False
     process: str = "EDM"
     pairs: float = 0.0
-    target_decay: float | None = None
     most_updates: int | None = None
     without: tuple[tuple[str, str], ...] = ()
 
@@ -126,7 +124,7 @@ def level_law(problem: Problem) -> Config:
 
 def teacher_guidance(problem: Problem) -> Config:
     """One scale, of which the student is not told; what is left out would be the method's own default."""
-    return {"low": problem.guidance, "high": None, "embedded": False, "sampling": None}
+    return {"low": problem.guidance, "high": "low", "embedded": False, "sampling": "middle"}
 
 
 def ect(problem: Problem, updates: int) -> Config:
@@ -148,7 +146,7 @@ def lcm(problem: Problem, updates: int) -> Config:
         "times": part("GridTimes", steps=18),
         "weight": "step",  # with 1 the low levels of EDM's grid hardly learn
         "guidance": teacher_guidance(problem),
-        "target": "target",
+        "target": part("EMATarget", rule=part("ConstantEMA", decay=0.95)),
         "student_optimizer": adam(5e-4),
         "student_lr_scheduler": cosine(updates),
     }
@@ -202,7 +200,7 @@ def shortcut(problem: Problem, updates: int) -> Config:
     guided = {} if problem.guidance == 1.0 else {"guidance_scale": problem.guidance, "condition_dropout": 0.1}
     return guided | {
         "times": part("DyadicTimes", bootstrap=0.5),
-        "target": "target",
+        "target": part("EMATarget", rule=part("ConstantEMA", decay=0.995)),
         "student_optimizer": adam(1e-3),
         "student_lr_scheduler": cosine(updates),
     }
@@ -305,13 +303,13 @@ RECIPES: dict[str, Recipe] = {
         steps=(1,),
     ),
     "ECT": Recipe("ECT", ect, levels=from_high),
-    "LCM": Recipe("LCM", lcm, levels=from_high, target_decay=0.95),
+    "LCM": Recipe("LCM", lcm, levels=from_high),
     "SCM": Recipe("SCM", scm, levels=from_high),
     "rCM": Recipe("SCM", rcm, levels=from_high),
     "MeanFlow": Recipe("MeanFlow", mean_flow, process="RectifiedFlow"),
     "LSD": Recipe("LSD", self_distillation, process="RectifiedFlow"),
     "PSD": Recipe("PSD", self_distillation, process="RectifiedFlow"),
-    "Shortcut": Recipe("Shortcut", shortcut, process="RectifiedFlow", target_decay=0.995),
+    "Shortcut": Recipe("Shortcut", shortcut, process="RectifiedFlow"),
 }
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.oracle.cost import Evaluations, peak_bytes, resident_bytes
 from benchmarks.oracle.problems import MANY_STEPS, Config, Problem, part
 from benchmarks.oracle.recipes import Recipe, adam, cosine, model
-from fastgen.callbacks import EMA, ConstantEMA, PowerEMA
+from fastgen.callbacks import EMA, PowerEMA
 from fastgen.callbacks.updates import AfterStudentUpdates
 from fastgen.data.base import Batch, BatchSource, DistillationData
 from fastgen.denoisers.base import Denoiser
@@ -45,7 +45,7 @@ def fingerprint(value: Any) -> str:
 def run_fingerprint(problem: Problem, recipe: Recipe) -> str:
     """What a run depends on: problem, arguments, budget and how it is measured."""
     arguments = model(recipe, problem, "start", 1000)
-    rest = [recipe.steps, recipe.levels(problem) if recipe.levels else None, recipe.pairs, recipe.target_decay]
+    rest = [recipe.steps, recipe.levels(problem) if recipe.levels else None, recipe.pairs]
     return fingerprint([VERSION, problem.settings, arguments, rest, recipe.most_updates])
 
 
@@ -197,10 +197,9 @@ def fit(method: Distiller, data: DistillationData, updates: int, *callbacks: Cal
     return trainer
 
 
-def averages(recipe: Recipe) -> list[EMA]:
-    """The average that is sampled, alike for all, and the one that makes targets."""
-    kept = [EMA(rule=PowerEMA(0.1))]
-    return kept if recipe.target_decay is None else [*kept, EMA("target", ConstantEMA(recipe.target_decay))]
+def averages() -> list[EMA]:
+    """The average that is sampled, alike for all."""
+    return [EMA(rule=PowerEMA(0.1))]
 
 
 def data_of(problem: Problem) -> DistillationData:
@@ -226,14 +225,14 @@ def train(problem: Problem, recipe: Recipe, start: str | None) -> dict[str, Any]
     else:
         data = data_of(problem)
     memory, probe, cost = resident_bytes(), build(1000), Count()
-    updates = fit(probe, data, -1, *averages(recipe), cost, Stop(min(PROBE, recipe.most_updates or PROBE))).global_step
+    updates = fit(probe, data, -1, *averages(), cost, Stop(min(PROBE, recipe.most_updates or PROBE))).global_step
     memory = max(0, peak_bytes() - memory)
     each = cost.evaluations.count / updates
     updates = min(recipe.most_updates or math.inf, (problem.budget - spent) / each)
     updates = max(1, int(updates))
     cost = Count()
     curve = Curve(problem, recipe, updates, cost.evaluations)
-    fit(build(updates), data, updates, *averages(recipe), cost, curve)
+    fit(build(updates), data, updates, *averages(), cost, curve)
     return {
         "updates": updates,
         "evaluations": spent + cost.evaluations.count,

@@ -102,7 +102,7 @@ class Generation(Updates):
 
     def generate(self, denoiser: Denoiser, draws: Draws, condition: Condition, steps: int | None) -> Tensor:
         """x0 (B, ...) from the student or an average of it."""
-        return self.sampler.sample(denoiser, draws, self.told(condition, draws), steps)
+        return self.sampler.sample(denoiser, draws, self.student_condition(condition, draws), steps)
 
     def evaluations(self, role: str, steps: int | None = None) -> int:
         """Network calls per sample (NFE) of :meth:`sample`."""

@@ -78,14 +78,14 @@ class Rollouts(Networks):
         """What ``role`` is told where the student is asked for ``condition``; a method may know more for some roles."""
         return condition
 
-    def told(self, condition: Condition, draws: Draws) -> Condition:
+    def student_condition(self, condition: Condition, draws: Draws) -> Condition:
         """What the student is told when it generates; a method whose student has inputs of its own adds them."""
         return condition
 
     def make_rollout(self, part: MicroBatch, role: str, condition: Condition) -> Rollout:
         """Samples for the turn of ``role``; a method that knows what they are made from overrides it."""
         draws = part.draws.scoped(self.rollout_scope(role))
-        told = self.told(condition, draws)
+        told = self.student_condition(condition, draws)
         made = self.rollout_sampler().rollout(self.student, draws, told, self.noise_dtype())
         return replace(made, condition=condition)
 

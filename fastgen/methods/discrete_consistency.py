@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fastgen import checks
 from fastgen.map_times import EasyTimes, JumpLaw
-from fastgen.methods.flow_map import FlowMapDistiller, MapState
+from fastgen.methods.flow_map import FlowMapDistiller
+from fastgen.methods.map_state import MapState
 from fastgen.methods.transition import SameNoise, Transition
 from fastgen.objectives.consistency import Metric, PseudoHuber, output_weight, step_weight
 from fastgen.objectives.tangents import same_randomness
@@ -23,31 +24,31 @@ class DiscreteConsistency(FlowMapDistiller, ABC):
     of student and target are the same.
 
     Args:
-        times: Law of t, r and s; default ECT's.
-        transition: How ``x_r`` follows from ``x_t``; default the same noise.
-        metric: d; default the norm.
+        times: Law of t, r and s.
+        transition: How ``x_r`` follows from ``x_t``.
+        metric: d.
         weight: ``step``: 1 / (t - r) in noise levels; ``output``: 1 / t^2 + 1 / sigma_data^2; ``one``.
         sigma_data: Standard deviation of the data, for the weight ``output``.
     """
 
     def __init__(
         self,
-        times: JumpLaw | None = None,
-        transition: Transition | None = None,
-        metric: Metric | None = None,
+        times: JumpLaw = EasyTimes(),
+        transition: Transition = SameNoise(),
+        metric: Metric = PseudoHuber(),
         weight: Literal["step", "output", "one"] = "step",
         sigma_data: float = 0.5,
         **kwargs: Any,
     ) -> None:
         checks.positive(self, sigma_data=sigma_data)
-        super().__init__(times=times or EasyTimes(), **kwargs)
-        self.transition = transition or SameNoise()
-        self.metric = metric or PseudoHuber()
+        super().__init__(times=times, **kwargs)
+        self.transition = transition
+        self.metric = metric
         self.weight = weight
         self.sigma_data = sigma_data
 
     def needs_teacher(self) -> bool:
-        return self.transition.needs_teacher
+        return self.transition.needs_teacher or self.states.needs_teacher
 
     def loss_weight(self, state: MapState) -> Tensor:
         """The weight w (B,), fp64."""
@@ -60,7 +61,7 @@ class DiscreteConsistency(FlowMapDistiller, ABC):
     def bootstrap(self, state: MapState) -> Tensor:
         """The target at ``s``, (B, ...)."""
         r, s = state.times.r, state.times.s
-        x_r = self.transition.step(self, state)
+        x_r = self.transition.step(self.networks, state)
         arrived = r <= s
         # No network is called at the clean end; those rows ask for another time and are replaced.
         asked = torch.where(arrived, state.times.t, r)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fastgen import checks
-from fastgen.methods.flow_map import FlowMapDistiller, MapState
+from fastgen.methods.flow_map import FlowMapDistiller
+from fastgen.methods.map_state import MapState
 from fastgen.objectives.flow_maps import Head, eulerian_tangent, head
 from fastgen.objectives.tangents import Derivative, ForwardMode
 
@@ -22,31 +23,31 @@ class EulerianDistiller(FlowMapDistiller, ABC):
     direction of the derivative.
 
     Args:
-        derivative: Forward mode (default) or finite differences.
+        derivative: Forward mode or finite differences.
         warmup: Student updates over which the terms that a many-step denoiser lacks come in linearly.
     """
 
-    def __init__(self, derivative: Derivative | None = None, warmup: int = 0, **kwargs: Any) -> None:
+    def __init__(self, derivative: Derivative = ForwardMode(), warmup: int = 0, **kwargs: Any) -> None:
         checks.whole(self, 0, warmup=warmup)
         super().__init__(**kwargs)
-        self.derivative = derivative or ForwardMode()
+        self.derivative = derivative
         self.warmup = warmup
 
-    def warmth(self) -> float:
+    def warmup_factor(self) -> float:
         """Factor of the terms that come in slowly, from 0 to 1."""
         return min(1.0, self.student_updates / self.warmup) if self.warmup else 1.0
 
     def field_and_tangent(self, state: MapState) -> tuple[Tensor, Tensor]:
         """F with its graph and g without, both (B, ...), in units of velocity."""
-        velocity = self.velocity.at(self, state)
+        velocity = self.velocity.at(self.networks, state.x_t, state.times.t, state)
         weights = head(self.coordinates, state.times.t, state.times.s)
-        product = self.where_it_jumps(state, self.product, velocity, weights.a * weights.b)
+        product = self.on_jumping_rows(state, self.product, velocity, weights.a * weights.b)
         output = self.predict(self.student, state.x_t, state.times.t, state.times.s, state).velocity
         return output, self.tangent(weights, state.x_t, velocity, output.detach(), product)
 
     def tangent(self, weights: Head, x_t: Tensor, velocity: Tensor, field: Tensor, product: Tensor) -> Tensor:
         """G of :func:`~fastgen.objectives.flow_maps.eulerian_tangent` with what comes in slowly."""
-        return eulerian_tangent(weights, x_t, velocity, field, product, self.warmth())
+        return eulerian_tangent(weights, x_t, velocity, field, product, self.warmup_factor())
 
     @torch.no_grad()
     def product(self, state: MapState, velocity: Tensor, scale: Tensor) -> Tensor:

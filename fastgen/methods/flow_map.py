@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fastgen import checks
-from fastgen.conditions import Condition, select, where
+from fastgen.conditions import Condition, where
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.dropout import foreign_dropout, masks_of
-from fastgen.denoisers.warped import seen_on
 from fastgen.errors import UserError
-from fastgen.map_times import JumpLaw, JumpTimes
+from fastgen.map_times import JumpLaw
 from fastgen.methods.base import Distiller
 from fastgen.methods.batch import MicroBatch
+from fastgen.methods.map_state import MapNetworks, MapState
+from fastgen.methods.state_source import RealData, StateSource
+from fastgen.methods.target_network import StudentTarget, TargetNetwork, networks_of
 from fastgen.methods.velocity import DataVelocity, Velocity
 from fastgen.processes import Prediction, Process
 from fastgen.randomness import Draws, derive_seed
 from fastgen.run_facts import RunFacts, idle_options
-from fastgen.sampling.guided import Guided
 
 
 @dataclass(frozen=True)
@@ -32,68 +33,39 @@ class TeacherGuidance:
 
     Args:
         low: Lowest scale, with 1 for none; LCM draws from 6 to 16 (its w is the scale minus 1).
-        high: Highest scale; ``None`` means always ``low``.
+        high: Highest scale; ``low`` draws none and always takes that one.
         embedded: The student is told the scale, by an input that it has (FLUX.1-dev, LCM's U-Nets) or gets. U-Nets get
             that of diffusers' LCM checkpoints, so that their pipelines can be told ``guidance_scale``.
-        sampling: The scale that an embedded student is told when it generates; ``None`` is the middle of the range.
+        sampling: The scale that an embedded student is told when it generates; ``middle`` is that of the range.
     """
 
     low: float = 1.0
-    high: float | None = None
+    high: float | Literal["low"] = "low"
     embedded: bool = False
-    sampling: float | None = None
+    sampling: float | Literal["middle"] = "middle"
 
     def __post_init__(self) -> None:
-        checks.not_negative(self, low=self.low, high=self.high, sampling=self.sampling)
+        told = {"high": self.high, "sampling": self.sampling}
+        checks.not_negative(self, low=self.low, **{k: v for k, v in told.items() if not isinstance(v, str)})
         checks.ascending(self, low=self.low, high=self.high)
+
+    @property
+    def highest(self) -> float:
+        """The highest scale."""
+        return self.low if isinstance(self.high, str) else self.high
 
     @property
     def active(self) -> bool:
         """Whether the null condition is ever needed."""
-        return (self.low, self.high or self.low) != (1.0, 1.0)
+        return (self.low, self.highest) != (1.0, 1.0)
 
     def draw(self, draws: Draws) -> Tensor:
         """One scale per sample, (B,), fp64."""
-        return self.low + ((self.high or self.low) - self.low) * draws.uniform("guidance")
+        return self.low + (self.highest - self.low) * draws.uniform("guidance")
 
     def when_sampling(self) -> float:
         """The scale that an embedded student is told when it generates."""
-        return 0.5 * (self.low + (self.high or self.low)) if self.sampling is None else self.sampling
-
-
-@dataclass(frozen=True)
-class MapState:
-    """A point from which the student jumps, and what is known about it.
-
-    Attributes:
-        times: ``s <= r <= t``, (B,).
-        x_t: The point, (B, ...), in the coordinates of the method.
-        x0: The datum it was made of.
-        noise: The noise it was made of.
-        condition: What the student is asked for.
-        dropped: Whose condition was dropped, (B,).
-        guidance: The teacher's guidance scale, (B,).
-    """
-
-    times: JumpTimes
-    x_t: Tensor
-    x0: Tensor
-    noise: Tensor
-    condition: Condition
-    dropped: Tensor
-    guidance: Tensor
-
-    def part(self, rows: Tensor) -> MapState:
-        """The same for the samples ``rows`` (b,) of the batch."""
-        return MapState(
-            times=JumpTimes(self.times.t[rows], self.times.s[rows], self.times.r[rows]),
-            x_t=self.x_t[rows],
-            x0=self.x0[rows],
-            noise=self.noise[rows],
-            condition=select(self.condition, rows),
-            dropped=self.dropped[rows],
-            guidance=self.guidance[rows],
-        )
+        return 0.5 * (self.low + self.highest) if isinstance(self.sampling, str) else self.sampling
 
 
 class FlowMapDistiller(Distiller, ABC):
@@ -106,29 +78,36 @@ class FlowMapDistiller(Distiller, ABC):
 
     Args:
         times: Law of the times of a jump.
-        velocity: What moves the state; default the data themselves.
-        coordinates: Process whose time and velocity the loss is written in; the student's own if it is of this kind.
+        states: Where the points come from at which jumps begin.
+        velocity: What moves the state.
+        coordinates: Process whose time and velocity the loss is written in; the student's own if it is of this kind, or
+            in any case with ``student``.
         guidance: Guidance of the teacher.
-        target: Name of the EMA whose weights make the target; ``None`` is the student itself. Add the EMA callback.
+        target: Who makes targets.
         condition_dropout: Probability of training on the null condition.
     """
 
     two_times = False
+    group = 1
+    """How many samples in a row share their times."""
 
     def __init__(
         self,
         times: JumpLaw,
-        velocity: Velocity | None = None,
-        coordinates: Process | None = None,
+        states: StateSource = RealData(),
+        velocity: Velocity = DataVelocity(),
+        coordinates: Process | Literal["student"] = "student",
         guidance: TeacherGuidance = TeacherGuidance(),
-        target: str | None = None,
+        target: TargetNetwork = StudentTarget(),
         condition_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
         checks.fraction(self, condition_dropout=condition_dropout)
+        checks.kind(self, TargetNetwork, target=target)
         super().__init__(**kwargs)
         self.times = times
-        self.velocity = velocity or DataVelocity()
+        self.states = states
+        self.velocity = velocity
         self.wanted_coordinates = coordinates
         self.guidance = guidance
         self.target = target
@@ -148,9 +127,24 @@ class FlowMapDistiller(Distiller, ABC):
         if self.needs_teacher() and self.teacher is None:
             raise UserError(f"{type(self).__name__} asks a teacher here; give model.init_args.teacher.")
         own, wanted = self.student.process, self.wanted_coordinates
-        self.coordinates = own if wanted is None or isinstance(own, type(wanted)) else wanted
+        self.coordinates = own if isinstance(wanted, str) or isinstance(own, type(wanted)) else wanted
         last = torch.tensor(own.t_max, dtype=torch.float64, device="cpu")
         self.t_max = own.t_max if self.coordinates is own else float(self.coordinates.time(own.ratio(last)))
+        self.target_weights = self.target.build(self.average_of_student)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        if not self.trainer.ckpt_path:
+            self.target.begin(self.student, self.target_weights)  # the student may have read its weights since
+
+    def before_update(self, role: str, parts: Sequence[MicroBatch]) -> None:
+        super().before_update(role, parts)
+        self.samples_of_update = sum(len(part.draws) for part in parts)
+
+    def after_update(self, role: str) -> None:
+        super().after_update(role)
+        if role == "student":
+            self.target.follow(self.student, self.target_weights, self.samples_of_update * self.trainer.world_size)
 
     def without_effect(self, run: RunFacts) -> Iterator[str]:
         yield from super().without_effect(run)
@@ -164,45 +158,35 @@ class FlowMapDistiller(Distiller, ABC):
 
     def needs_teacher(self) -> bool:
         """Whether training asks a teacher."""
-        return self.velocity.needs_teacher
+        return self.velocity.needs_teacher or self.states.needs_teacher
 
     def target_network(self) -> Denoiser:
-        """The network that makes targets.
+        """The network that makes targets."""
+        return self.target.network(self.student, networks_of(self.target_weights))
 
-        Raises:
-            UserError: If it is an average that nobody keeps.
-        """
-        if self.target is None:
-            return self.student
-        if self.target not in self.averages:
-            raise UserError(
-                f"The target is the EMA '{self.target}', which does not exist; add the callback EMA with that name."
-            )
-        return self.network(self.target)
+    @property
+    def networks(self) -> MapNetworks:
+        """Whom velocities, transitions and state sources may ask."""
+        return MapNetworks(
+            student=self.student,
+            target=self.target_network(),
+            teacher=self.teacher,
+            coordinates=self.coordinates,
+            t_max=self.t_max,
+            two_times=self.two_times,
+            embedded=self.guidance.embedded,
+            guided=self.guidance.active,
+        )
 
     # ------------------------------------------------------------------ calls
 
     def predict(
         self, network: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, state: MapState, condition: Condition | None = None
     ) -> Prediction:
-        """A student's prediction at ``x_t`` for the jump from ``t`` to ``s``, in the coordinates of the method."""
-        condition = state.condition if condition is None else condition
-        if self.guidance.embedded:
-            condition = {**condition, "guidance": state.guidance}
-        return seen_on(network, self.coordinates)(x_t, t, condition, s if self.two_times else None)
+        """See :meth:`MapNetworks.predict`."""
+        return self.networks.predict(network, x_t, t, s, state, condition)
 
-    def diagonal(self, state: MapState, condition: Condition | None = None) -> Tensor:
-        """The student's own velocity at the state: the map that goes nowhere."""
-        t = state.times.t
-        return self.predict(self.target_network(), state.x_t, t, t, state, condition).velocity
-
-    def guided_teacher(self, state: MapState) -> Denoiser:
-        """The teacher with this batch's guidance, in the coordinates of the method."""
-        assert self.teacher is not None  # build_roles
-        guided = self.guidance.active and bool(state.condition)
-        return seen_on(Guided(self.teacher, state.guidance) if guided else self.teacher, self.coordinates)
-
-    def told(self, condition: Condition, draws: Draws) -> Condition:
+    def student_condition(self, condition: Condition, draws: Draws) -> Condition:
         if not self.guidance.embedded:
             return condition
         scale = torch.full((len(draws),), self.guidance.when_sampling(), device=draws.device)
@@ -211,19 +195,19 @@ class FlowMapDistiller(Distiller, ABC):
     # ------------------------------------------------------------------ training
 
     def state(self, part: MicroBatch) -> MapState:
-        """Where the student is asked: real samples at drawn times."""
-        if part.x0 is None:
-            raise UserError(f"{type(self).__name__} needs real samples; the data module gives none ('x0' is missing).")
+        """Where the student is asked: points of the source at drawn times."""
         draws = part.draws.scoped("student")
-        times = self.times.sample(draws, self.coordinates, self.student_updates).at_most(self.t_max)
-        noise = draws.normal("noise", part.x0.shape[1:], part.x0.dtype)
+        law_draws = draws.grouped(self.group) if self.group > 1 else draws
+        times = self.times.sample(law_draws, self.coordinates, self.student_updates).at_most(self.t_max)
+        shape, dtype = self.student.sample_shape, self.noise_dtype() if part.x0 is None else part.x0.dtype
+        noise = draws.normal("noise", shape, dtype)
         condition, dropped = part.condition, draws.uniform("dropout") < self.condition_dropout
         if self.condition_dropout > 0 and condition:
             condition = where(dropped, self.student.null_condition(condition), condition)
-        x_t = self.coordinates.add_noise(part.x0, noise, times.t)
-        return MapState(times, x_t, part.x0, noise, condition, dropped, self.guidance.draw(draws))
+        pure = MapState(times, noise, None, noise, condition, dropped, self.guidance.draw(draws))
+        return self.states.state(self.networks, part, pure)
 
-    def where_it_jumps(self, state: MapState, answer: Callable[..., Tensor], *more: Tensor) -> Tensor:
+    def on_jumping_rows(self, state: MapState, answer: Callable[..., Tensor], *more: Tensor) -> Tensor:
         """``answer(state, *more)``, (B, ...), asked for the samples only that jump (s < t); zero for the others.
 
         One sample is always asked, since the ranks of a sharded network must call it together. A foreign network with

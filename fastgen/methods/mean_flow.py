@@ -10,7 +10,7 @@ from torch import Tensor
 from fastgen import checks
 from fastgen.map_times import JumpLaw, SortedTimes
 from fastgen.methods.eulerian import EulerianDistiller
-from fastgen.methods.flow_map import MapState
+from fastgen.methods.map_state import MapState
 from fastgen.objectives.flow_maps import adaptive_weight, rms_weight
 from fastgen.optimizers import BetasAdam
 from fastgen.processes import Process, RectifiedFlow
@@ -26,9 +26,9 @@ class MeanFlow(EulerianDistiller):
     A pretrained student gets the second time by an adapter that does not change it.
 
     Args:
-        times: Law of t and s; default two logit-normals in order, three quarters of them with s = t.
-        coordinates: Default rectified flow.
-        sampler: Default one jump from ``t_max``; several ``times`` are jumps from each to the next.
+        times: Law of t and s; the paper's: two logit-normals in order, three quarters of them with s = t.
+        coordinates: As of any flow map.
+        sampler: Several ``times`` are jumps from each to the next.
         weight: ``error``: ``1 / (error + c)^p`` of the summed squared error, the paper's; ``rms``: ``1 / (rms + c)`` of
             the root mean square of the tangent, NVIDIA's for video (:func:`~fastgen.objectives.flow_maps.rms_weight`).
         c: Floor of the weight; 1e-2 on ImageNet latents, 1e-3 on CIFAR-10; with ``rms`` 10 on Wan.
@@ -39,9 +39,9 @@ class MeanFlow(EulerianDistiller):
 
     def __init__(
         self,
-        times: JumpLaw | None = None,
-        coordinates: Process | None = None,
-        sampler: Sampler | None = None,
+        times: JumpLaw = SortedTimes(),
+        coordinates: Process | Literal["student"] = RectifiedFlow(),
+        sampler: Sampler = JumpSampler(),
         weight: Literal["error", "rms"] = "error",
         c: float = 1e-2,
         power: float = 1.0,
@@ -51,9 +51,9 @@ class MeanFlow(EulerianDistiller):
         checks.positive(self, c=c)
         checks.not_negative(self, power=power)
         super().__init__(
-            times=times or SortedTimes(),
-            coordinates=coordinates or RectifiedFlow(),
-            sampler=sampler or JumpSampler(),
+            times=times,
+            coordinates=coordinates,
+            sampler=sampler,
             student_optimizer=student_optimizer,
             **kwargs,
         )

@@ -9,36 +9,15 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from fastgen import checks
-from fastgen.denoisers.preconditioning import noise_angle, time_features
+from fastgen.denoisers.log_weight import LogWeight
 from fastgen.errors import UserError
 from fastgen.map_times import JumpLaw, ToData
 from fastgen.methods.eulerian import EulerianDistiller
-from fastgen.methods.flow_map import MapState
+from fastgen.methods.map_state import MapState
 from fastgen.methods.velocity import TeacherVelocity, Velocity
 from fastgen.objectives.flow_maps import Head, normalised, rcm_tangent, uncertainty_weighted
 from fastgen.optimizers import BetasRAdam
 from fastgen.processes import Process, TrigFlow
-
-
-class LogWeight(nn.Module):
-    """A learned logarithmic loss weight as a function of the noise level, or of several; starts at 0.
-
-    Args:
-        times: Number of noise levels.
-        features: Number of frequencies of the time features.
-    """
-
-    def __init__(self, times: int = 1, features: int = 16) -> None:
-        super().__init__()
-        self.features = features
-        self.linear = nn.Linear(2 * features * times, 1)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, process: Process, *times: Tensor) -> Tensor:
-        """The logarithm w (B,) at times, each (B,)."""
-        features = torch.cat([time_features(noise_angle(process, t), self.features) for t in times], dim=1)
-        return self.linear(features.to(self.linear.weight.dtype)).squeeze(1).float()
 
 
 class SCM(EulerianDistiller):
@@ -55,9 +34,9 @@ class SCM(EulerianDistiller):
     elements (1 / D). The networks' own double normalisation of the paper is an architecture and not done here.
 
     Args:
-        times: Law of t; default log-normal levels with mean -1 and deviation 1.4.
-        velocity: Default the teacher's.
-        coordinates: Default TrigFlow with ``sigma_data``.
+        times: Law of t.
+        velocity: What moves the state.
+        coordinates: As of any flow map; ``trig`` is TrigFlow with ``sigma_data``.
         sigma_data: Standard deviation of the data.
         warmup: Student updates until rho is 1; 10000 in the paper.
         warmup_form: ``scm`` as above, or ``rcm``, whose derivative counts from the first update
@@ -71,9 +50,9 @@ class SCM(EulerianDistiller):
 
     def __init__(
         self,
-        times: JumpLaw | None = None,
-        velocity: Velocity | None = None,
-        coordinates: Process | None = None,
+        times: JumpLaw = ToData(),
+        velocity: Velocity = TeacherVelocity(),
+        coordinates: Process | Literal["student", "trig"] = "trig",
         sigma_data: float = 0.5,
         warmup: int = 10000,
         warmup_form: Literal["scm", "rcm"] = "scm",
@@ -86,9 +65,9 @@ class SCM(EulerianDistiller):
     ) -> None:
         checks.positive(self, sigma_data=sigma_data, c=c)
         super().__init__(
-            times=times or ToData(),
-            velocity=velocity or TeacherVelocity(),
-            coordinates=coordinates or TrigFlow(sigma_data),
+            times=times,
+            velocity=velocity,
+            coordinates=TrigFlow(sigma_data) if coordinates == "trig" else coordinates,
             warmup=warmup,
             student_optimizer=student_optimizer,
             **kwargs,
@@ -114,7 +93,7 @@ class SCM(EulerianDistiller):
     def tangent(self, weights: Head, x_t: Tensor, velocity: Tensor, field: Tensor, product: Tensor) -> Tensor:
         if self.warmup_form == "scm":
             return super().tangent(weights, x_t, velocity, field, product)
-        return rcm_tangent(weights, x_t, velocity, field, product, self.warmth())
+        return rcm_tangent(weights, x_t, velocity, field, product, self.warmup_factor())
 
     def map_loss(self, state: MapState) -> dict[str, Tensor]:
         velocity, tangent = self.field_and_tangent(state)

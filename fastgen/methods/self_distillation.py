@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from fastgen.denoisers.log_weight import LogWeight
 from fastgen.map_times import JumpLaw, SortedTimes
-from fastgen.methods.flow_map import FlowMapDistiller, MapState
-from fastgen.methods.scm import LogWeight
+from fastgen.methods.flow_map import FlowMapDistiller
+from fastgen.methods.map_state import MapState
 from fastgen.objectives.flow_maps import head, lagrangian_target, two_leg_target, uncertainty_weighted
 from fastgen.objectives.tangents import same_randomness, value_and_jvp
 from fastgen.processes import Process, RectifiedFlow
@@ -31,9 +32,9 @@ class SelfDistillation(FlowMapDistiller, ABC):
     and dropout, if the network has any, acts everywhere.
 
     Args:
-        times: Law of the jumps; default uniform, three quarters of them with s = t, else r in the middle.
-        coordinates: Default rectified flow.
-        sampler: Default one jump from ``t_max``.
+        times: Law of the jumps; the paper's: uniform, three quarters of them with s = t, else r in the middle.
+        coordinates: As of any flow map.
+        sampler: Several ``times`` are jumps from each to the next.
         learned_weight: Whether the weight w is learned, else it is 0.
     """
 
@@ -41,16 +42,16 @@ class SelfDistillation(FlowMapDistiller, ABC):
 
     def __init__(
         self,
-        times: JumpLaw | None = None,
-        coordinates: Process | None = None,
-        sampler: Sampler | None = None,
+        times: JumpLaw = SortedTimes(FlowTime(1e-2, 1.0)),
+        coordinates: Process | Literal["student"] = RectifiedFlow(),
+        sampler: Sampler = JumpSampler(),
         learned_weight: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            times=times or SortedTimes(FlowTime(1e-2, 1.0)),
-            coordinates=coordinates or RectifiedFlow(),
-            sampler=sampler or JumpSampler(),
+            times=times,
+            coordinates=coordinates,
+            sampler=sampler,
             **kwargs,
         )
         self.learned_weight = learned_weight
@@ -70,7 +71,7 @@ class SelfDistillation(FlowMapDistiller, ABC):
     def unless_still(self, state: MapState, target: Tensor) -> Tensor:
         """``target``, or the velocity to be learned where the jump goes nowhere."""
         moves = (state.times.s < state.times.t).reshape(-1, *[1] * (target.ndim - 1))
-        return torch.where(moves, target, self.velocity.at(self, state))
+        return torch.where(moves, target, self.velocity.at(self.networks, state.x_t, state.times.t, state))
 
     def map_loss(self, state: MapState) -> dict[str, Tensor]:
         error = self.residual(state).square().flatten(1).sum(1)
@@ -95,7 +96,7 @@ class LSD(SelfDistillation):
 
         weights = head(self.coordinates, t, s, moving="s")
         with same_randomness(x.device):
-            there = self.where_it_jumps(state, self.velocity_after)
+            there = self.on_jumping_rows(state, self.velocity_after)
         output, slope = value_and_jvp(field, (s,), (torch.ones_like(s),))
         return output - lagrangian_target(weights, x, self.unless_still(state, there), slope)
 
@@ -116,7 +117,7 @@ class PSD(SelfDistillation):
     """
 
     def residual(self, state: MapState) -> Tensor:
-        target = self.unless_still(state, self.where_it_jumps(state, self.two_jumps))
+        target = self.unless_still(state, self.on_jumping_rows(state, self.two_jumps))
         return self.predict(self.student, state.x_t, state.times.t, state.times.s, state).velocity - target
 
     @torch.no_grad()

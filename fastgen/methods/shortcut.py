@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -11,7 +11,8 @@ from torch import Tensor
 from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.map_times import DyadicTimes
-from fastgen.methods.flow_map import FlowMapDistiller, MapState
+from fastgen.methods.flow_map import FlowMapDistiller
+from fastgen.methods.map_state import MapState
 from fastgen.objectives.flow_maps import two_leg_target
 from fastgen.objectives.tangents import same_randomness
 from fastgen.optimizers import BetasAdamW
@@ -26,13 +27,13 @@ class Shortcut(FlowMapDistiller):
     of half the length made by itself. The halves of the shortest jump are the flow itself. One mean squared error.
 
     Differs from the code: the student sees s instead of log2 of the length; samples are assigned to the two tasks
-    independently instead of by their place in the batch; the target network is the student (``target`` names an EMA;
-    the code can do both).
+    independently instead of by their place in the batch; the target network is the student (``target: EMATarget`` is
+    the other choice of the code).
 
     Args:
         times: Law of the jumps.
-        coordinates: Default rectified flow; its time must run from 0 to 1.
-        sampler: Default one jump from ``t_max``.
+        coordinates: Its time must run from 0 to 1.
+        sampler: Several ``times`` are jumps from each to the next.
         guidance_scale: Classifier-free guidance, in the halves of the shortest jump only, so that it enters once (1.5
             on ImageNet). It needs ``condition_dropout``, 0.1 in the code.
         bound: Largest size of the elements of points and targets; 4 in the code, ``None`` for none.
@@ -43,9 +44,9 @@ class Shortcut(FlowMapDistiller):
 
     def __init__(
         self,
-        times: DyadicTimes | None = None,
-        coordinates: Process | None = None,
-        sampler: Sampler | None = None,
+        times: DyadicTimes = DyadicTimes(),
+        coordinates: Process | Literal["student"] = RectifiedFlow(),
+        sampler: Sampler = JumpSampler(),
         guidance_scale: float = 1.0,
         bound: float | None = None,
         student_optimizer: OptimizerCallable = lambda parameters: BetasAdamW(parameters, lr=1e-4, decay=0.1),
@@ -54,9 +55,9 @@ class Shortcut(FlowMapDistiller):
         checks.not_negative(self, guidance_scale=guidance_scale)
         checks.positive(self, bound=bound)
         super().__init__(
-            times=times or DyadicTimes(),
-            coordinates=coordinates or RectifiedFlow(),
-            sampler=sampler or JumpSampler(),
+            times=times,
+            coordinates=coordinates,
+            sampler=sampler,
             student_optimizer=student_optimizer,
             **kwargs,
         )
@@ -94,7 +95,8 @@ class Shortcut(FlowMapDistiller):
 
     def map_loss(self, state: MapState) -> dict[str, Tensor]:
         t, s = state.times.t, state.times.s
-        halves, flow = self.where_it_jumps(state, self.two_halves), self.velocity.at(self, state)
+        halves = self.on_jumping_rows(state, self.two_halves)
+        flow = self.velocity.at(self.networks, state.x_t, t, state)
         jump = (s < t).reshape(-1, *[1] * (flow.ndim - 1))
         output = self.predict(self.student, state.x_t, t, s, state).velocity
         return {"shortcut": (output - torch.where(jump, halves, flow)).square().mean()}

@@ -68,7 +68,8 @@ def start_from(method: MethodState, path: str) -> None:
         else:
             for name, value in tensors.items():
                 local(value).copy_(local(sharded_like(source[name], value)))
-    unused = [p for p, tensors in given.items() if not p.startswith(("averages.", "extras.")) and is_network(tensors)]
+    expected = ("averages.", "extras.", "target_weights")
+    unused = [part for part, tensors in given.items() if not part.startswith(expected) and is_network(tensors)]
     if unused:
         said.append(f"its {', '.join(unused)} has no place in this run")
     if method.trainer.is_global_zero:

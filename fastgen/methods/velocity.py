@@ -3,49 +3,66 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fastgen import checks
+from fastgen.components import Component
+from fastgen.methods.map_state import MapNetworks, MapState
 from fastgen.shapes import expand
 
-if TYPE_CHECKING:
-    from fastgen.methods.flow_map import FlowMapDistiller, MapState
 
-
-class Velocity(ABC):
+class Velocity(Component, ABC):
     """d x_t / dt in the coordinates of the method.
 
     A method uses one field as its target, as the direction of its derivatives and as its transition.
     """
 
-    needs_teacher = False
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it asks a teacher."""
+        return False
 
     @abstractmethod
-    def at(self, method: FlowMapDistiller, state: MapState) -> Tensor:
-        """The velocity (B, ...) at ``state.x_t``, without gradient."""
+    def at(self, networks: MapNetworks, x_t: Tensor, t: Tensor, state: MapState) -> Tensor:
+        """The velocity (B, ...) at ``x_t`` (B, ...) and ``t`` (B,), without gradient.
+
+        Args:
+            networks: Whom it may ask.
+            x_t: The point, which may be another than the state's.
+            t: Its time.
+            state: What is known of the samples: datum, noise, condition, guidance scale.
+
+        Raises:
+            UserError: If it needs what is not known.
+        """
 
 
+@dataclass(frozen=True)
 class DataVelocity(Velocity):
     """The conditional velocity of the path through a datum and its noise; its mean is that of the flow."""
 
-    def at(self, method: FlowMapDistiller, state: MapState) -> Tensor:
-        alpha_dot, sigma_dot = (expand(c, state.x_t) for c in method.coordinates.derivatives(state.times.t))
-        return alpha_dot * state.x0 + sigma_dot * state.noise
+    def at(self, networks: MapNetworks, x_t: Tensor, t: Tensor, state: MapState) -> Tensor:
+        alpha_dot, sigma_dot = (expand(c, x_t) for c in networks.coordinates.derivatives(t))
+        return alpha_dot * state.datum(self) + sigma_dot * state.noise
 
 
+@dataclass(frozen=True)
 class TeacherVelocity(Velocity):
     """The teacher's velocity, guided as the method says."""
 
-    needs_teacher = True
+    @property
+    def needs_teacher(self) -> bool:
+        return True
 
     @torch.no_grad()
-    def at(self, method: FlowMapDistiller, state: MapState) -> Tensor:
-        return method.guided_teacher(state)(state.x_t, state.times.t, state.condition).velocity
+    def at(self, networks: MapNetworks, x_t: Tensor, t: Tensor, state: MapState) -> Tensor:
+        return networks.guided_teacher(state)(x_t, t, state.condition).velocity
 
 
+@dataclass(frozen=True)
 class MixedVelocity(Velocity):
     """``omega v + kappa u(c) + (1 - omega - kappa) u(null)`` with the student's own u at s = t.
 
@@ -57,30 +74,36 @@ class MixedVelocity(Velocity):
         kappa: Share of the student with the condition.
         low: Lowest time at which it acts.
         high: Highest time at which it acts.
-        base: The oracle of v; default the data's.
+        base: The oracle of v.
     """
 
-    def __init__(
-        self, omega: float = 1.0, kappa: float = 0.0, low: float = 0.0, high: float = 1.0, base: Velocity | None = None
-    ) -> None:
-        checks.positive(self, omega=omega)
-        checks.not_negative(self, low=low, high=high)
-        checks.between(self, 0.0, 1.0, "[)", kappa=kappa)
-        checks.ascending(self, low=low, high=high)
-        self.omega, self.kappa, self.low, self.high = omega, kappa, low, high
-        self.base = base or DataVelocity()
-        self.needs_teacher = self.base.needs_teacher
+    omega: float = 1.0
+    kappa: float = 0.0
+    low: float = 0.0
+    high: float = 1.0
+    base: Velocity = DataVelocity()
+
+    def __post_init__(self) -> None:
+        checks.positive(self, omega=self.omega)
+        checks.not_negative(self, low=self.low, high=self.high)
+        checks.between(self, 0.0, 1.0, "[)", kappa=self.kappa)
+        checks.ascending(self, low=self.low, high=self.high)
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.base.needs_teacher
 
     @torch.no_grad()
-    def at(self, method: FlowMapDistiller, state: MapState) -> Tensor:
-        velocity, t = self.base.at(method, state), state.times.t
+    def at(self, networks: MapNetworks, x_t: Tensor, t: Tensor, state: MapState) -> Tensor:
+        velocity = self.base.at(networks, x_t, t, state)
         if (self.omega, self.kappa) == (1.0, 0.0):
             return velocity
         mixed = self.omega * velocity
         null = 1.0 - self.omega - self.kappa
         if self.kappa:
-            mixed = mixed + self.kappa * method.diagonal(state, state.condition)
+            mixed = mixed + self.kappa * networks.diagonal(x_t, t, state)
         if null:
-            mixed = mixed + null * method.diagonal(state, method.student.null_condition(state.condition))
+            without = networks.student.null_condition(state.condition)
+            mixed = mixed + null * networks.diagonal(x_t, t, state, without)
         active = (t >= self.low) & (t <= self.high) & ~state.dropped
         return torch.where(active.reshape(-1, *[1] * (velocity.ndim - 1)), mixed, velocity)

@@ -150,7 +150,7 @@ def test_an_exported_lcm_is_told_its_scale_and_makes_the_students_samples(tmp_pa
     student = method.student
     torch.nn.init.normal_(student.network.time_embedding.cond_proj.weight, std=0.3)
     draws = Draws(0, [3, 5], "sample", torch.device("cpu"))
-    told = method.told({}, draws)["guidance"]
+    told = method.student_condition({}, draws)["guidance"]
     assert told.tolist() == [8.5, 8.5]
     export_pipeline(student, Sampling([999.0], True, {}, float(told[0])), tmp_path / "out")
     assert "guidance_scale=8.5" in (tmp_path / "out" / "README.md").read_text()

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from toys import CLASSES, StopAfter, ToyData, build, network, trainer
 
 import fastgen.methods
-from fastgen.callbacks import EMA
-from fastgen.callbacks.ema import ConstantEMA
 from fastgen.data.base import BatchSource, TensorSource
 from fastgen.denoisers.analytic import GaussianDenoiser
 from fastgen.denoisers.base import Denoiser
@@ -26,7 +24,8 @@ from fastgen.errors import UserError
 from fastgen.map_times import DyadicTimes, EasyTimes, GridTimes, JumpLaw, JumpTimes, SortedTimes, ToData
 from fastgen.methods import ECT, LCM, LSD, PSD, SCM, FlowMapDistiller, MeanFlow, Shortcut
 from fastgen.methods.batch import MicroBatch
-from fastgen.methods.flow_map import MapState, TeacherGuidance
+from fastgen.methods.flow_map import TeacherGuidance
+from fastgen.methods.map_state import MapNetworks, MapState
 from fastgen.methods.transition import TeacherStep, Transition
 from fastgen.methods.velocity import DataVelocity, MixedVelocity, TeacherVelocity
 from fastgen.objectives.consistency import PseudoHuber, SquaredError
@@ -35,7 +34,7 @@ from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.guided import Guided, guided
 from fastgen.sampling.samplers import JumpSampler, RenoiseSampler
-from fastgen.sampling.solvers import Heun
+from fastgen.sampling.solvers import Euler, Heun
 from fastgen.times import LogNormalLevel
 
 by_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
@@ -45,8 +44,8 @@ LEVELS = LogNormalLevel(0.0, 0.7)
 class ExactStep(Transition):
     """The flow itself, from t to r."""
 
-    def step(self, method: FlowMapDistiller, state: MapState) -> Tensor:
-        return exact_map(method.coordinates, state.x_t, state.times.t, state.times.r)
+    def step(self, networks: MapNetworks, state: MapState) -> Tensor:
+        return exact_map(networks.coordinates, state.x_t, state.times.t, state.times.r)
 
 
 class Fixed(JumpLaw):
@@ -202,7 +201,7 @@ def test_ect_begins_as_denoising():
     assert abs(loss_and_gradient(method)[0] - (x0 - state.x0).square().mean()) < 1e-14
 
 
-@pytest.mark.parametrize("solver", [None, Heun()], ids=["euler", "heun"])
+@pytest.mark.parametrize("solver", [Euler(), Heun()], ids=["euler", "heun"])
 def test_teacher_transition(solver: Any):
     """LCM's x_r is a DDIM step of the guided teacher with each sample's own scale."""
     teacher = partial(network, 1, VP())
@@ -214,8 +213,8 @@ def test_teacher_transition(solver: Any):
     draws = Draws(3, range(8), "test")
     state = method.state(MicroBatch(draws.normal("x0", (2,)), {"label": label}, draws))
     assert state.guidance.min() >= 6 and state.guidance.max() <= 16 and len(state.guidance.unique()) == 8
-    found = method.transition.step(method, state)
-    if solver is None:
+    found = method.transition.step(method.networks, state)
+    if isinstance(solver, Euler):
         t, r = state.times.t, state.times.r
         cond = method.teacher(state.x_t, t, {"label": label})
         uncond = method.teacher(state.x_t, t, {"label": torch.full_like(label, CLASSES)})
@@ -224,7 +223,7 @@ def test_teacher_transition(solver: Any):
         alpha, sigma = (w.float()[:, None] for w in VP().coefficients(r))
         torch.testing.assert_close(found, alpha * x0 + sigma * noise, rtol=1e-4, atol=1e-4)
     else:
-        first = method.guided_teacher(state)
+        first = method.networks.guided_teacher(state)
         assert isinstance(first, Guided)
         expected = solver.step(first, state.x_t, state.times.t, state.times.r, state.condition)
         torch.testing.assert_close(found, expected)
@@ -459,13 +458,15 @@ def test_mixed_velocity():
     draws = Draws(0, range(64), "test")
     label = torch.arange(64) % CLASSES
     state = method.state(MicroBatch(draws.normal("x0", (2,)), {"label": label}, draws))
-    plain = DataVelocity().at(method, state)
-    assert torch.equal(MixedVelocity().at(method, state), plain)
+    asked = method.networks, state.x_t, state.times.t, state
+    plain = DataVelocity().at(*asked)
+    assert torch.equal(MixedVelocity().at(*asked), plain)
     null = {"label": torch.full_like(label, CLASSES)}
-    mixed = 0.4 * plain + 0.5 * method.diagonal(state, state.condition) + 0.1 * method.diagonal(state, null)
+    own, without = (method.networks.diagonal(*asked[1:], condition) for condition in (None, null))
+    mixed = 0.4 * plain + 0.5 * own + 0.1 * without
     active = (state.times.t >= 0.2) & (state.times.t <= 0.7) & ~state.dropped
     assert 0 < int(active.sum()) < 64 and bool((state.condition["label"][state.dropped] == CLASSES).all())
-    torch.testing.assert_close(method.velocity.at(method, state), torch.where(active[:, None], mixed, plain))
+    torch.testing.assert_close(method.velocity.at(*asked), torch.where(active[:, None], mixed, plain))
 
 
 def test_no_guidance_costs_no_call():
@@ -479,10 +480,11 @@ def test_no_guidance_costs_no_call():
             state, asked = method.state(part), []
             for net in (method.teacher, method.student):
                 net.register_forward_pre_hook(lambda net, args, asked=asked: asked.append((net, len(args[0]))))
-            found = velocity.at(method, state)
+            here = method.networks, state.x_t, state.times.t, state
+            found = velocity.at(*here)
             assert asked == [(method.teacher, 6)] * calls
-            seen = method.guided_teacher(state)
-            plain = DataVelocity().at(method, state) if calls == 0 else seen(state.x_t, state.times.t, state.condition)
+            seen = method.networks.guided_teacher(state)
+            plain = DataVelocity().at(*here) if calls == 0 else seen(state.x_t, state.times.t, state.condition)
             assert torch.equal(found, plain if calls == 0 else plain.velocity)
     teacher, x, t = network(0), torch.randn(6, 2), torch.ones(6, dtype=torch.float64)
     expected = teacher(x, t, {"label": label})
@@ -499,8 +501,10 @@ def test_teacher_velocity_is_guided():
     state = method.state(MicroBatch(draws.normal("x0", (2,)), {"label": label}, draws))
     view = Warped(method.teacher, method.coordinates)
     cond, uncond = (view(state.x_t, state.times.t, {"label": y}).velocity for y in (label, label * 0 + CLASSES))
-    torch.testing.assert_close(method.velocity.at(method, state), 2 * cond - uncond, rtol=1e-4, atol=1e-4)
-    assert method.guided_teacher(state).inner.inner is method.teacher
+    torch.testing.assert_close(
+        method.velocity.at(method.networks, state.x_t, state.times.t, state), 2 * cond - uncond, rtol=1e-4, atol=1e-4
+    )
+    assert method.networks.guided_teacher(state).inner.inner is method.teacher
 
 
 NETWORKS = {
@@ -604,19 +608,6 @@ def test_networks_without_adapters_are_named():
         LCM(student=factory, teacher=factory).configure_model()
     with pytest.raises(UserError, match="asks a teacher"):
         SCM(student=factory).configure_model()
-
-
-def test_the_target_may_be_an_average():
-    """Its weights lag behind; a name that nobody keeps is refused."""
-    method = build(ECT, target="slow")
-    run = trainer(3, EMA("slow", ConstantEMA(0.9)))
-    asked = []
-    original = method.target_network
-    method.target_network = lambda: asked.append(original()) or asked[-1]
-    run.fit(method, ToyData(batch_size=4))
-    assert len(asked) == 3 and all(net is method.averages["slow"] for net in asked)
-    with pytest.raises(UserError, match="add the callback EMA"):
-        trainer(1).fit(build(ECT, target="slow"), ToyData(batch_size=4))
 
 
 @pytest.mark.parametrize("cls", [ECT, LSD, PSD, SCM, MeanFlow, Shortcut])

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from toys import CLASSES, ToyCodec, ToyData, arguments, build, trainer
 
 import fastgen.extras
+from fastgen.denoisers.log_weight import LogWeight
 from fastgen.denoisers.warped import Warped
 from fastgen.extras import Extra, Reward, RewardModel
 from fastgen.methods import DMD2, GDD, KD, Distiller, FDistill, OptimalSteps, PiFlow, SiD
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.eulerian import EulerianDistiller
 from fastgen.methods.schedule import UpdateSchedule
-from fastgen.methods.scm import LogWeight
 from fastgen.processes import EDM, RectifiedFlow
 from fastgen.randomness import Draws
 
@@ -243,8 +243,8 @@ def test_warm_up_ends_at_one(cls: type[EulerianDistiller]):
     method = make(cls, warmup=10)
     for updates, expected in ((0, 0.0), (5, 0.5), (10, 1.0), (11, 1.0), (1000, 1.0)):
         method.loaded_updates = updates
-        assert method.warmth() == expected
-    assert make(cls, warmup=0).warmth() == 1.0
+        assert method.warmup_factor() == expected
+    assert make(cls, warmup=0).warmup_factor() == 1.0
 
 
 def test_the_teacher_leads_less_and_less_and_then_not_at_all():

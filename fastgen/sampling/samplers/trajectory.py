@@ -48,14 +48,14 @@ class TrajectorySampler(Jumps):
         with torch.no_grad():
             for i in range(len(times) - 1):
                 here, there = starts_at[i].expand(len(draws)), ends_at[i].expand(len(draws))
-                x_t = process.jump(denoiser(x_t, here, condition, self.told(denoiser, there)), there)
+                x_t = process.jump(denoiser(x_t, here, condition, self.second_time(denoiser, there)), there)
                 chosen = torch.where((step == i + 1).reshape(-1, *[1] * (x_t.ndim - 1)), x_t, chosen)
         t, t_anchor = starts_at[step], ends_at[step]
-        prediction = denoiser(chosen, t, condition, self.told(denoiser, t_anchor))
+        prediction = denoiser(chosen, t, condition, self.second_time(denoiser, t_anchor))
         anchor = process.jump(prediction.detach(), t_anchor)
         return Rollout(prediction.x0, condition, t, step, anchor, t_anchor)
 
     @staticmethod
-    def told(denoiser: Denoiser, end: Tensor) -> Tensor | None:
+    def second_time(denoiser: Denoiser, end: Tensor) -> Tensor | None:
         """Where a step ends, for a flow map."""
         return end if denoiser.takes_second_time else None
