@@ -179,18 +179,20 @@ def without_nulls(values: Mapping[str, Any], slots: Mapping[str, Slot]) -> dict[
     For checkpoints of fastgen before 0.2, in whose recipes it means the default.
     """
     return {
-        key: part_without_nulls(value)
+        key: part_without_nulls(value, slots.get(key, Slot()))
         for key, value in values.items()
         if value is not None or slots.get(key, Slot()).nullable
     }
 
 
-def part_without_nulls(value: Any) -> Any:
+def part_without_nulls(value: Any, slot: Slot) -> Any:
     """As ``without_nulls``, for one value."""
     if isinstance(value, list | tuple):
-        return [part_without_nulls(part) for part in value]
+        return [part_without_nulls(part, slot.parts or Slot()) for part in value]
     if isinstance(value, Mapping) and isinstance(name := value.get("class_path"), str) and "." in name:
         return {**value, "init_args": without_nulls(value.get("init_args") or {}, arguments_of(imported(name, name)))}
+    if isinstance(value, Mapping) and slot.fields:
+        return without_nulls(value, slot.fields)
     return value
 
 
