@@ -20,8 +20,8 @@ from fastgen.denoisers.mlp import MLP
 from fastgen.errors import UserError
 from fastgen.extras import GAN, DigitLogProbability, DistributionMatching, Reward
 from fastgen.methods import DMD2, ECT, SCM, Distiller, MeanFlow, OptimalSteps, PhasedDMD, SiD
-from fastgen.methods.flow_map import TeacherGuidance
 from fastgen.methods.schedule import UpdateSchedule
+from fastgen.methods.teacher_guidance import TeacherGuidance
 from fastgen.methods.velocity import TeacherVelocity
 from fastgen.processes import EDM
 from fastgen.sampling.samplers import RenoiseSampler

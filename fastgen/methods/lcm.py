@@ -8,7 +8,7 @@ from lightning.pytorch.cli import OptimizerCallable
 
 from fastgen.map_times import GridTimes, JumpLaw
 from fastgen.methods.discrete_consistency import DiscreteConsistency
-from fastgen.methods.flow_map import TeacherGuidance
+from fastgen.methods.teacher_guidance import TeacherGuidance
 from fastgen.methods.transition import TeacherStep, Transition
 from fastgen.objectives.consistency import ElementwiseHuber, Metric
 from fastgen.optimizers import BetasAdamW

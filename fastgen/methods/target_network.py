@@ -14,7 +14,6 @@ from fastgen import checks
 from fastgen.averaging import ConstantEMA, EMARule, move_average
 from fastgen.components import Component
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.experts import Experts
 from fastgen.precision import KeepsPrecision
 
 
@@ -30,6 +29,10 @@ class TargetWeights(KeepsPrecision, nn.ModuleList):
             return
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.register_buffer("samples", torch.zeros((), dtype=torch.int64))
+
+    def networks(self) -> list[Denoiser]:
+        """The copies."""
+        return [cast(Denoiser, network) for network in self]
 
 
 class TargetNetwork(Component, ABC):
@@ -125,39 +128,3 @@ class SnapshotTarget(TargetNetwork):
 
     def beta(self, update: int, samples_seen: int, samples: int) -> list[float]:
         return [0.0 if self.every and update % self.every == 0 else 1.0]
-
-
-@dataclass(frozen=True)
-class TargetByTime(TargetNetwork):
-    """One target above a noise level, another at and below it (TCM, Lee et al. 2024, arXiv 2410.14895).
-
-    Args:
-        level: Noise level sigma / alpha between the two.
-        above: Who answers above it.
-        below: Who answers at and below it; TCM: the model of its first stage, with which training begins.
-    """
-
-    level: float = 1.0
-    above: TargetNetwork = StudentTarget()
-    below: TargetNetwork = SnapshotTarget(every=0)
-
-    def __post_init__(self) -> None:
-        checks.positive(self, level=self.level)
-
-    def copies(self) -> int:
-        return self.above.copies() + self.below.copies()
-
-    def network(self, student: Denoiser, kept: Sequence[Denoiser]) -> Denoiser:
-        count = self.above.copies()
-        two = self.above.network(student, kept[:count]), self.below.network(student, kept[count:])
-        level = torch.tensor(self.level, dtype=torch.float64, device="cpu")
-        return Experts(two, [float(student.process.time(level))])
-
-    def beta(self, update: int, samples_seen: int, samples: int) -> list[float]:
-        above, below = (target.beta(update, samples_seen, samples) for target in (self.above, self.below))
-        return [*above, *below]
-
-
-def networks_of(weights: TargetWeights) -> list[Denoiser]:
-    """The copies, typed."""
-    return [cast(Denoiser, network) for network in weights]

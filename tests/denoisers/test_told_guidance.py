@@ -18,7 +18,7 @@ from fastgen.denoisers.added_inputs import guidance_features
 from fastgen.denoisers.pipelines import PipelineDenoiser
 from fastgen.export import Sampling, baked_scheduler, export_pipeline
 from fastgen.methods import LCM
-from fastgen.methods.flow_map import TeacherGuidance
+from fastgen.methods.teacher_guidance import TeacherGuidance
 from fastgen.randomness import Draws
 from fastgen.sampling.guided import Guided, guided, guided_as_sampled
 from fastgen.sampling.samplers import RenoiseSampler

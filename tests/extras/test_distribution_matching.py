@@ -19,8 +19,8 @@ from fastgen.extras import DistributionMatching, Extra, Reward, RewardModel
 from fastgen.map_times import ToData
 from fastgen.methods import DMD2, LCM, SCM, DiffInstruct, Distiller, MeanFlow
 from fastgen.methods.batch import MicroBatch
-from fastgen.methods.flow_map import TeacherGuidance
 from fastgen.methods.schedule import UpdateSchedule
+from fastgen.methods.teacher_guidance import TeacherGuidance
 from fastgen.objectives.flow_maps import normalised
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.processes import EDM, RectifiedFlow, TrigFlow

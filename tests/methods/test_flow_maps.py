@@ -24,8 +24,8 @@ from fastgen.errors import UserError
 from fastgen.map_times import DyadicTimes, EasyTimes, GridTimes, JumpLaw, JumpTimes, SortedTimes, ToData
 from fastgen.methods import ECT, LCM, LSD, PSD, SCM, FlowMapDistiller, MeanFlow, Shortcut
 from fastgen.methods.batch import MicroBatch
-from fastgen.methods.flow_map import TeacherGuidance
 from fastgen.methods.map_state import MapNetworks, MapState
+from fastgen.methods.teacher_guidance import TeacherGuidance
 from fastgen.methods.transition import TeacherStep, Transition
 from fastgen.methods.velocity import DataVelocity, MixedVelocity, TeacherVelocity
 from fastgen.objectives.consistency import PseudoHuber, SquaredError

@@ -21,7 +21,7 @@ from fastgen.denoisers.borrowed import Borrowed
 from fastgen.denoisers.labels import LabelledDenoiser
 from fastgen.extras import DistributionMatching
 from fastgen.methods import SCM, DecoupledDMD, Distiller, FlowMapDistiller, ScoreDistiller, TrajectoryDistiller
-from fastgen.methods.flow_map import TeacherGuidance
+from fastgen.methods.teacher_guidance import TeacherGuidance
 from fastgen.methods.transition import TeacherStep
 from fastgen.methods.velocity import TeacherVelocity
 from fastgen.processes import EDM, VP, Prediction, Process, RectifiedFlow, TrigFlow

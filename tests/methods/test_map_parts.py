@@ -22,9 +22,10 @@ from fastgen.errors import UserError
 from fastgen.map_times import SortedTimes
 from fastgen.methods import ECT, LSD, SCM, Distiller, MeanFlow
 from fastgen.methods.batch import MicroBatch
-from fastgen.methods.flow_map import TeacherGuidance
 from fastgen.methods.state_source import NoiseOnly, PairedData, RealData, StateSource, StudentPath, TeacherPath
-from fastgen.methods.target_network import EMATarget, SnapshotTarget, StudentTarget, TargetByTime, TargetNetwork
+from fastgen.methods.target_by_time import TargetByTime
+from fastgen.methods.target_network import EMATarget, SnapshotTarget, StudentTarget, TargetNetwork
+from fastgen.methods.teacher_guidance import TeacherGuidance
 from fastgen.methods.velocity import DataVelocity, TeacherVelocity
 from fastgen.processes import VP, Process, RectifiedFlow
 from fastgen.randomness import Draws

@@ -31,7 +31,7 @@ from fastgen.methods import (
     ScoreDistiller,
 )
 from fastgen.methods.batch import MicroBatch
-from fastgen.methods.flow_map import TeacherGuidance
+from fastgen.methods.teacher_guidance import TeacherGuidance
 from fastgen.methods.transition import TeacherStep
 from fastgen.methods.velocity import TeacherVelocity
 from fastgen.processes import EDM, VP, Prediction, Process, RectifiedFlow, TrigFlow

@@ -18,7 +18,8 @@ from fastgen.methods import ECT, SCM, FlowMapDistiller
 from fastgen.methods.batch import MicroBatch
 from fastgen.methods.map_state import MapState
 from fastgen.methods.state_source import NoiseOnly, StateSource, TeacherPath
-from fastgen.methods.target_network import SnapshotTarget, StudentTarget, TargetByTime, TargetNetwork
+from fastgen.methods.target_by_time import TargetByTime
+from fastgen.methods.target_network import SnapshotTarget, StudentTarget, TargetNetwork
 from fastgen.methods.velocity import TeacherVelocity, Velocity
 from fastgen.objectives.consistency import PseudoHuber
 from fastgen.objectives.flow_maps import adaptive_weight, head, lagrangian_target

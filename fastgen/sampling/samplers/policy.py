@@ -84,10 +84,7 @@ class PolicySampler(Sampler):
     def segment(
         self, denoiser: Denoiser, x_t: Tensor, t: Tensor, s: Tensor, condition: Condition
     ) -> tuple[Policy, Tensor]:
-        """One call at ``x_t`` (B, ...), ``t`` (B,) and its policy's path to ``s`` (B,): the policy, and where it ends.
-
-        Both are in the coordinates of rectified flow.
-        """
+        """The policy of a call at ``x_t`` (B, ...), ``t`` (B,), and where it leads to at ``s`` (B,), both in flow."""
         end = flow_time(denoiser.process, s)
         policy = policies_of(denoiser).policy(x_t, t, condition, end)
         return policy, self.follow(policy, end)

@@ -1,0 +1,52 @@
+"""Guidance of the teacher in a flow-map method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from fastgen import checks
+from fastgen.randomness import Draws
+
+
+@dataclass(frozen=True)
+class TeacherGuidance:
+    """Classifier-free guidance of the teacher in a flow-map method: a scale, or a range to draw from per sample.
+
+    Args:
+        low: Lowest scale, with 1 for none; LCM draws from 6 to 16 (its w is the scale minus 1).
+        high: Highest scale; ``low`` draws none and always takes that one.
+        embedded: The student is told the scale, by an input that it has (FLUX.1-dev, LCM's U-Nets) or gets. U-Nets get
+            that of diffusers' LCM checkpoints, so that their pipelines can be told ``guidance_scale``.
+        sampling: The scale that an embedded student is told when it generates; ``middle`` is that of the range.
+    """
+
+    low: float = 1.0
+    high: float | Literal["low"] = "low"
+    embedded: bool = False
+    sampling: float | Literal["middle"] = "middle"
+
+    def __post_init__(self) -> None:
+        told = {"high": self.high, "sampling": self.sampling}
+        checks.not_negative(self, low=self.low, **{k: v for k, v in told.items() if not isinstance(v, str)})
+        checks.ascending(self, low=self.low, high=self.high)
+
+    @property
+    def highest(self) -> float:
+        """The highest scale."""
+        return self.low if isinstance(self.high, str) else self.high
+
+    @property
+    def active(self) -> bool:
+        """Whether the null condition is ever needed."""
+        return (self.low, self.highest) != (1.0, 1.0)
+
+    def draw(self, draws: Draws) -> Tensor:
+        """One scale per sample, (B,), fp64."""
+        return self.low + (self.highest - self.low) * draws.uniform("guidance")
+
+    def when_sampling(self) -> float:
+        """The scale that an embedded student is told when it generates."""
+        return 0.5 * (self.low + self.highest) if isinstance(self.sampling, str) else self.sampling
