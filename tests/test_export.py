@@ -357,6 +357,27 @@ def test_even_shifted_grids_are_baked_exactly(tmp_path: Path, shift: float, step
     torch.testing.assert_close(again.sigmas[:-1], torch.tensor(times), rtol=0, atol=1e-6)
 
 
+def test_from_python_it_is_the_same_folder(trained: Callable[..., Path], tmp_path: Path):
+    import fastgen as library
+
+    checkpoint = trained("sd15", False)
+    method = library.load(checkpoint)
+    assert library.sample(method, range(3), prompts=["a cat", "two dogs"], steps=1).shape[:2] == (3, 3)
+    assert library.to_diffusers(method, tmp_path / "python", steps=2) == tmp_path / "python"
+    assert fastgen("export", f"--ckpt={checkpoint}", f"--out={tmp_path / 'command'}", "--steps=2") == 0
+    made, wanted = (
+        {p.relative_to(tmp_path / n).as_posix(): p.read_bytes() for p in (tmp_path / n).rglob("*") if p.is_file()}
+        for n in ("python", "command")
+    )
+    assert made.keys() == wanted.keys() and made["unet/config.json"] == wanted["unet/config.json"]
+    weights = [name for name in made if name.endswith(".safetensors")]
+    assert weights and all(made[name] == wanted[name] for name in weights)
+    with pytest.raises(UserError, match="give prompts"):
+        library.sample(method, range(3))
+    with pytest.raises(UserError, match="not a LoRA"):
+        library.to_diffusers(method, tmp_path / "lora", format="lora")
+
+
 def test_what_cannot_be_exported_is_one_sentence(
     trained: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
