@@ -26,6 +26,7 @@ import torch
 
 from fastgen.denoisers.adapters import AdaptedDenoiser
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.borrowed import Borrowed
 from fastgen.denoisers.pipelines import PipelineDenoiser
 from fastgen.denoisers.schedulers import PipelineFlow, shifted
 from fastgen.errors import UserError
@@ -174,7 +175,9 @@ class Sampling:
 
 
 def network_of(student: Denoiser) -> Denoiser:
-    """What a student runs: itself, or the network that it adapts."""
+    """What a student runs: itself, or the network that it adapts or calls at times of its own."""
+    if isinstance(student, Borrowed):
+        return student.network
     return student.base if isinstance(student, AdaptedDenoiser) else student
 
 
@@ -207,6 +210,11 @@ def sampling_of(method: Distiller, role: str = "average", steps: int | None = No
             f"{name} gave its student an input that no pipeline of diffusers has (where a jump ends, or the guidance "
             "scale, which only whole U-Nets of Stable Diffusion and FLUX.1-dev are told); sample from the checkpoint "
             "with 'fastgen sample'."
+        )
+    if isinstance(student, Borrowed) and student.guidance != 1.0:
+        raise UserError(
+            f"{name} calls its teacher with the guidance scale {student.guidance:g}, which an exported folder does not "
+            "hold; sample from the checkpoint with 'fastgen sample'."
         )
     told = method.student_condition({}, Draws(0, [0], "export")).get("guidance")
     facts = {"method": name, "role": role, "student_updates": method.student_updates}

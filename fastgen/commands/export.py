@@ -64,7 +64,7 @@ def write_export(method: Distiller, out: Path, format: Format, steps: int | None
     refuse_used(out)
     with folder_written_atomically(out) as folder:
         if format == "pipeline":
-            merged = student.merged() if isinstance(student, AdaptedDenoiser) else student
+            merged = student.merged() if isinstance(student, AdaptedDenoiser) else network
             export_pipeline(cast(PipelineDenoiser, merged), sampling, folder)
         else:
             export_lora(cast(AdaptedDenoiser, student), sampling, format, folder)

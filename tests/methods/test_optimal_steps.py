@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import checkpoint, fastgen, last, trainer, write
+from denoisers.tiny_sd3 import write_tiny_sd3
 from toys import FreeData, ToyData, build
 from toys import trainer as quiet
 
 from fastgen.checkpoints import method_from_checkpoint
+from fastgen.denoisers import StableDiffusion3
 from fastgen.denoisers.analytic import GaussianDenoiser
 from fastgen.denoisers.from_teacher import CopyOfTeacher
 from fastgen.errors import UserError
+from fastgen.export import network_of, sampling_of
 from fastgen.methods import OptimalSteps
 from fastgen.methods.batch import MicroBatch
 from fastgen.processes import EDM, Process, RectifiedFlow
@@ -175,3 +178,21 @@ def test_fit_and_sample_through_the_command_line(tmp_path: Path):
     assert method.evaluations("student") == 3 and method.teacher is not None
     fine = method.teacher.process.solver_grid(20)
     assert set(method.student.times.tolist()) <= set(fine) and method.student.times[0] == fine[0]
+
+
+def test_a_grid_that_a_scheduler_knows_can_be_handed_over(tmp_path: Path):
+    """Two steps of a flow are a shift and a last time; a guided teacher is no student that is called alone."""
+    folder = write_tiny_sd3(tmp_path / "teacher")
+    method = OptimalSteps(teacher=partial(StableDiffusion3, str(folder)), sampler=GridSampler(2))
+    method.configure_model()
+    method.student.times.data.copy_(torch.tensor([1.0, 0.4], dtype=torch.float64))
+    sampling = sampling_of(method, "student")
+    assert sampling.times == pytest.approx([1.0, 0.4]) and not sampling.stochastic
+    assert network_of(method.student) is method.teacher
+    sigmas = sampling.scheduler(method.teacher).sigmas
+    torch.testing.assert_close(
+        sigmas[:2].double(), torch.tensor(sampling.times, dtype=torch.float64), atol=1e-4, rtol=0
+    )
+    method.student.guidance = 4.0
+    with pytest.raises(UserError, match="OptimalSteps calls its teacher with the guidance scale 4"):
+        sampling_of(method, "student")
