@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastgen.digests import digest_of
 from fastgen.errors import UserError
+from fastgen.restoring import Forms, is_count, is_counts, is_names, is_table, is_tables, refuse_misshapen
 
 FORMAT = 2
 """Format 2 added digests, the roles, and the hyper-parameters that the optimizers were built with."""
@@ -28,8 +29,42 @@ PARTS = {
     "callbacks": "its callbacks' states",
     "loops": "its counters of batches",
     "global_step": "its counter of student updates",
+    "epoch": "its counter of epochs",
 }
 """Parts that every training checkpoint has, in words."""
+
+
+LIGHTNING = "pytorch-lightning_version"
+"""Lightning looks at its own version before anything else."""
+
+
+def is_configured(value: Any) -> bool:
+    """How the optimizer and the schedule of every role were built."""
+    return is_tables(value) and all({"optimizer", "groups", "schedule"} <= entry.keys() for entry in value.values())
+
+
+NEEDED = ("method", "iteration", "averages", "bad_steps_total")
+"""What every checkpoint says of itself."""
+
+OWN_FORMS: Forms = {
+    "iteration": (is_count, "whole number of iterations"),
+    "averages": (is_names, "list of the names of its averages"),
+    "bad_steps_total": (is_count, "number of updates that were skipped"),
+    "updates": (is_counts, "numbers of updates by role"),
+    "roles": (is_names, "list of the names of its roles"),
+    "callbacks": (is_names, "list of the names of its callbacks"),
+    "configured": (is_configured, "table of how its optimizers were built"),
+    "settings": (lambda value: value is None or is_table(value), "table of its settings"),
+}
+FORMS: Forms = {
+    "global_step": (is_count, "whole number of student updates"),
+    "epoch": (is_count, "whole number of epochs"),
+    "loops": (is_tables, "counters of batches"),
+    "callbacks": (is_table, "table of its callbacks' states"),
+    "optimizer_states": (lambda value: isinstance(value, list), "list of its optimizers' states"),
+    "lr_schedulers": (lambda value: isinstance(value, list), "list of its schedules' states"),
+    LIGHTNING: (lambda value: isinstance(value, str), "version of Lightning that wrote it"),
+}
 
 
 def seal(checkpoint: dict[str, Any]) -> None:
@@ -60,15 +95,12 @@ def refuse_other_formats(checkpoint: Mapping[str, Any], path: str | os.PathLike[
             f"'{path}' has the format {found}, and this version of fastgen reads {' and '.join(map(str, READABLE))}; "
             "use the version that wrote it."
         )
-    missing = [part for part in ("state_dict", "global_step") if part not in checkpoint]
-    missing += [f"{OWN}.{part}" for part in ("method", "iteration", "averages") if part not in checkpoint[OWN]]
+    missing = [part for part in ("state_dict", "global_step", LIGHTNING) if part not in checkpoint]
+    missing += [f"{OWN}.{part}" for part in NEEDED if part not in checkpoint[OWN]]
     if missing:
         raise UserError(f"'{path}' lacks {missing[0]}; use an earlier checkpoint.")
-    iteration, averages = checkpoint[OWN]["iteration"], checkpoint[OWN]["averages"]
-    if not isinstance(iteration, int) or iteration < 0:
-        raise UserError(f"'{path}' has no whole number of iterations; use an earlier checkpoint.")
-    if not isinstance(averages, list) or not all(isinstance(name, str) for name in averages):
-        raise UserError(f"'{path}' has no list of the names of its averages; use an earlier checkpoint.")
+    refuse_misshapen(checkpoint[OWN], OWN_FORMS, path)
+    refuse_misshapen(checkpoint, FORMS, path)
     refuse_contradictions(checkpoint, path)
 
 

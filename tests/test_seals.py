@@ -11,6 +11,7 @@ import pytest
 import torch
 from command_line import fastgen, last, load, mixture, write
 
+from fastgen.callbacks import Checkpoint
 from fastgen.checkpoints import method_from_checkpoint
 from fastgen.digests import digest_of
 from fastgen.errors import UserError
@@ -129,6 +130,45 @@ SEALED: dict[str, tuple[Change, str]] = {
     "no configuration": (lambda s: s["fastgen"].update(recipe=3), "but the configuration of nothing"),
 }
 """Checkpoints whose digests are right."""
+RESUMED: dict[str, tuple[Change, str]] = {
+    "an optimizer's state of another shape": (
+        lambda s: next(iter(s["optimizer_states"][0]["state"].values())).update(exp_avg=torch.zeros(3)),
+        "holds no state of these optimizers and schedules ('exp_avg' of weights",
+    ),
+    "an optimizer of nothing": (lambda s: s["fastgen"]["configured"]["student"].clear(), "no table of how its"),
+    "a position in words": (lambda s: s["Mixture"].update(samples_seen="x"), "no state of the data"),
+    "no position": (lambda s: s["Mixture"].clear(), "no state of the data"),
+    "samples in words": (lambda s: s["callbacks"]["EMA[ema]"].update(samples_seen="x"), "no state of EMA"),
+    "epochs in words": (lambda s: s.update(epoch="x"), "no whole number of epochs"),
+    "fewer updates than none": (lambda s: s.update(global_step=-1), "no whole number of student updates"),
+    "updates of nobody": (lambda s: s["fastgen"].update(updates=[1]), "no numbers of updates by role"),
+    "skipped in words": (lambda s: s["fastgen"].update(bad_steps_total="x"), "no number of updates that were skipped"),
+    "no version of Lightning": (lambda s: s.pop("pytorch-lightning_version"), "lacks pytorch-lightning_version"),
+}
+"""Checkpoints whose digests are right and that no run can go on from."""
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_state_of_something_else_is_not_taken(
+    name: str, run: tuple[Path, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    config, checkpoint = run
+    change, says = RESUMED[name]
+    saved = load(checkpoint)
+    change(saved)
+    seal(saved)
+    torch.save(saved, tmp_path / "odd.ckpt")
+    assert fastgen("fit", "--config", config, "--trainer.max_steps=4", "--ckpt_path", tmp_path / "odd.ckpt") == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("fastgen: ")]
+    assert says in line
+
+
+@pytest.mark.parametrize("name", ["/precious", "../precious", "last.ckpt", "step=1.ckpt/../precious"])
+def test_no_file_of_others_is_kept_and_deleted_later(name: str):
+    with pytest.raises(UserError, match="no state of Checkpoint"):
+        Checkpoint().load_state_dict({"best": None, "kept": ["step=000001.ckpt", name]})
+
+
 THROUGHOUT = ("complex weights", "weights of a run that had diverged")
 """Those that are given to every command."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from fastgen.callbacks.surroundings import log_folder, place
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.checkpoints import CheckpointFiles
 from fastgen.files import save_tensors
+from fastgen.restoring import restoring
 from fastgen.run_facts import RunFacts
 from fastgen.sharding import gathered
 from fastgen.writing import give_name, remove, remove_leftovers, writing
@@ -248,5 +250,8 @@ class Checkpoint(AfterStudentUpdates):
         return {"best": self.best, "kept": list(self._kept)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
-        self._kept = list(state_dict["kept"])
+        with restoring("Checkpoint"):
+            best, kept = state_dict["best"], list(state_dict["kept"])
+            if strange := [name for name in kept if not re.fullmatch(r"step=\d+\.ckpt", name)]:
+                raise ValueError(f"'{strange[0]}' is no file of its")  # what is kept is deleted some day
+            self.best, self._kept = None if best is None else float(best), kept

@@ -23,6 +23,7 @@ from fastgen.callbacks.surroundings import place
 from fastgen.callbacks.updates import AfterStudentUpdates
 from fastgen.errors import UserError
 from fastgen.methods.batch import size_of
+from fastgen.restoring import count_of, restoring
 from fastgen.run_facts import RunFacts
 
 if TYPE_CHECKING:
@@ -100,4 +101,5 @@ class EMA(AfterStudentUpdates):
         return {"samples_seen": self.samples_seen}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.samples_seen = state_dict["samples_seen"]
+        with restoring("EMA"):
+            self.samples_seen = count_of(state_dict, "samples_seen")

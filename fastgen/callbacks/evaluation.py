@@ -26,6 +26,7 @@ from fastgen.files import write_text
 from fastgen.metrics.base import MetricSuite
 from fastgen.metrics.images import are_finite
 from fastgen.metrics.measuring import TEACHER_SEEDS, compare_with_teacher, give_reference, make_ready, row_of
+from fastgen.restoring import restoring
 from fastgen.results.rows import Row, identity, read_rows, table
 
 if TYPE_CHECKING:
@@ -341,6 +342,7 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.training_time.before = state_dict["training_seconds"]
-        self._teacher_key = state_dict["teacher_key"]
-        self._teacher_rows = json.loads(state_dict["teacher_rows"])
+        with restoring("Evaluate"):
+            self.training_time.before = float(state_dict["training_seconds"])
+            self._teacher_key = state_dict["teacher_key"]
+            self._teacher_rows = json.loads(state_dict["teacher_rows"])

@@ -17,6 +17,7 @@ from fastgen import checks
 from fastgen.callbacks.movement import Movement
 from fastgen.callbacks.surroundings import log_folder
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
+from fastgen.restoring import count_of, restoring
 from fastgen.run_facts import RunFacts
 
 if TYPE_CHECKING:
@@ -173,8 +174,9 @@ class Health(AfterStudentUpdates):
         return {"events": dict(self.events), "first_std": list(self._first_std)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.events = Counter(state_dict["events"])
-        self._first_std = list(state_dict["first_std"])
+        with restoring("Health"):
+            self.events = Counter({str(kind): count_of(state_dict["events"], kind) for kind in state_dict["events"]})
+            self._first_std = list(state_dict["first_std"])
 
 
 def mend(name: str) -> str:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from fastgen import checks
 from fastgen.errors import UserError
 from fastgen.randomness import generator
+from fastgen.restoring import count_of, restoring
 
 Batch = dict[str, Any]
 """``{"index": (B,) int64, "x0": (B, ...) float32, "condition": {"label": (B,) int64} or {"prompt": list} or {}}``.
@@ -334,4 +335,5 @@ class DistillationData(LightningDataModule, ABC):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Start the next training loader at ``samples_seen``."""
-        self._start, self._start_iteration = int(state_dict["samples_seen"]), None
+        with restoring("the data"):
+            self._start, self._start_iteration = count_of(state_dict, "samples_seen"), None

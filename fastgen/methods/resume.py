@@ -154,6 +154,22 @@ class Configured:
                 yield difference(f"{role} lr_scheduler {'.'.join(public)}", mine.get(name), theirs.get(name))
 
 
+PER_WEIGHT = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg")
+"""Names under which torch's optimizers keep a number for every weight."""
+
+
+def refuse_shapes(optimizer: Optimizer) -> None:
+    """Look at a restored state.
+
+    Raises:
+        ValueError: If a number for every weight is none.
+    """
+    for parameter, state in optimizer.state.items():
+        for name in PER_WEIGHT:
+            if isinstance(kept := state.get(name), Tensor) and kept.shape != parameter.shape:
+                raise ValueError(f"'{name}' of weights {tuple(parameter.shape)} has shape {tuple(kept.shape)}")
+
+
 def assign(group: dict[str, Any], name: str, value: Any) -> None:
     """Set a hyper-parameter; one that is a tensor stays the tensor that the optimizer knows."""
     if isinstance(group.get(name), Tensor):

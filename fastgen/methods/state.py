@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 
 from fastgen.errors import UserError
 from fastgen.fitting import misfits, refuse_diverged
-from fastgen.methods.resume import Configured, difference, differences
+from fastgen.methods.resume import Configured, difference, differences, refuse_shapes
 from fastgen.methods.start import start_from
+from fastgen.restoring import restoring
 from fastgen.seals import FORMAT, FROZEN, OWN, refuse_damaged, refuse_incomplete, refuse_other_formats, seal
 
 
@@ -167,15 +168,20 @@ class MethodState(LightningModule):
             known = [role for role in self.roles() if self.configured[role].schedule is not None]
         states = dict(zip(known, saved["lr_schedulers"], strict=False))
         said: list[str] = []
-        for role, entry in self.configured.items():
-            config = self.lr_scheduler_config_of(role)
-            schedule = entry.restore(
-                None if config is None else config.scheduler, entries.get(role), states.get(role), self.updates[role]
-            )
-            if config is not None:
-                config.scheduler = schedule
-            if role in entries:
-                said += entry.differences(role, entries[role])
+        with restoring("these optimizers and schedules"):
+            for role, entry in self.configured.items():
+                refuse_shapes(entry.optimizer)
+                config = self.lr_scheduler_config_of(role)
+                schedule = entry.restore(
+                    None if config is None else config.scheduler,
+                    entries.get(role),
+                    states.get(role),
+                    self.updates[role],
+                )
+                if config is not None:
+                    config.scheduler = schedule
+                if role in entries:
+                    said += entry.differences(role, entries[role])
         if saved.get("recipe") and self.recipe:
             said += differences(self.recipe, saved["recipe"], "model")
         if saved.get("settings") and self.settings:
