@@ -38,10 +38,10 @@ class ClassesOnly(Base):
         name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}"
         raise ImportError(f"Function {name} in place of a class")
 
-    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Any:
+    def parse_args(self, args: Any = None, namespace: Any = None, *rest: Any, **kwargs: Any) -> Any:
         """As of the library, but see :func:`named_anew`."""
         words = None if args is None else [written_anew(word, self._actions) for word in args]
-        return super().parse_args(words, *rest, **kwargs)
+        return super().parse_args(words, namespace, *rest, **kwargs)
 
     def _check_value_key(self, action: Action, value: Any, key: str, cfg: Any, append: bool = False) -> Any:
         if not isinstance(value, Namespace):  # from a file; later it is a class with the arguments that were given

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -87,9 +87,11 @@ class FrozenInBFloat16(HalfPrecision):
 
         return module._apply(cast)
 
-    def forward_context(self) -> AbstractContextManager[None]:  # type: ignore[override]
+    @contextmanager
+    def forward_context(self) -> Generator[None, None, None]:
         """Whole networks with fp32 weights compute in bf16."""
-        return torch.autocast(self.device, torch.bfloat16, cache_enabled=False) if self.autocast else nullcontext()
+        with torch.autocast(self.device, torch.bfloat16, cache_enabled=False) if self.autocast else nullcontext():
+            yield
 
     def convert_input(self, data: Any) -> Any:
         """The data themselves."""

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -64,7 +65,7 @@ class RunLength(LRScheduler, ABC):
             return self.decayed(0.0)
         return self.decayed(min(1.0, (updates - self.warm_up) / (self.length - self.warm_up)))
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """The rates now."""
         factor = self.factor(self.last_epoch if self.updates is None else self.updates())
         return [float(base) * factor for base in self.base_lrs]
@@ -138,6 +139,6 @@ class InverseSquareRoot(LRScheduler):
         self.start = start
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """The rates now."""
         return [float(base) / max(self.last_epoch / self.start, 1.0) ** 0.5 for base in self.base_lrs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from fastgen.parsing import without_nulls
 from fastgen.recipes import generator_from
 from fastgen.times import KarrasLevel
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
 
 
 def components() -> Iterator[type]:
@@ -45,6 +47,13 @@ def test_a_component_is_a_value(kind: type):
     one, other = kind(), kind()
     assert one == other and hash(one) == hash(other) and repr(one).startswith(f"{kind.__name__}(")
     assert vars(one).keys() == {field.name for field in dataclasses.fields(kind)}, "what follows is a property"
+
+
+def test_no_override_is_excused():
+    """A subclass that cannot stand where its base can is a fault; the type checker must say so."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    assert "override" not in settings.get("disable_error_code", [])
+    assert not [file for file in (ROOT / "fastgen").rglob("*.py") if "ignore[override" in file.read_text()]
 
 
 def printed(capsys: CaptureFixture[str], *words: str) -> dict[str, Any]:

@@ -274,7 +274,7 @@ METRICS: dict[str, dict[str, Any]] = {
     "CLIPScore": {"model": "ViT-g-14", "tag": "laion2b_s12b_b42k", "prefix": "", "styles": ()},
     "AestheticScore": {"model": "ViT-L-14-quickgelu", "tag": "openai"},
     "DigitsClassifier": {"weights": "asset:digits_classifier.safetensors"},
-    "EmbeddingScore": {"styles": ()},
+    "EmbeddingScore": {"styles": (), "name": ""},
     "DinoV2": {"model": "vit_large_patch14_dinov2.lvd142m", "size": 224},  # 2306.04675
     "DuplicateRate": {"quantile": 0.05},
     "FrechetRatio": {"splits": 4},

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fastgen.callbacks.evaluation import Evaluate
 from fastgen.callbacks.sampling import conditions
-from fastgen.callbacks.surroundings import callbacks_of, data_of
+from fastgen.callbacks.surroundings import callbacks_of, data_of, distiller
 from fastgen.errors import UserError
 from fastgen.export import why_not_exported
 from fastgen.notices import notice
@@ -44,7 +44,8 @@ class Beginning(Callback):
     Methods, extras and callbacks know which of their options these are: ``without_effect(run)``.
     """
 
-    def on_fit_start(self, trainer: Trainer, method: Distiller) -> None:
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        method = distiller(module)
         for sentence in self.sentences(trainer, method):
             notice(sentence)
 

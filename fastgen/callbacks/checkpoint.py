@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from fastgen import __version__, checks
 from fastgen.callbacks.interruption import StopSignals
 from fastgen.callbacks.run_folder import CHECKPOINTS, first_of, forget_after, refuse_used
-from fastgen.callbacks.surroundings import log_folder, place
+from fastgen.callbacks.surroundings import distiller, log_folder, place
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.checkpoints import CheckpointFiles
 from fastgen.files import save_tensors
@@ -99,7 +99,7 @@ class Checkpoint(AfterStudentUpdates):
 
     # ------------------------------------------------------------------ when
 
-    def setup(self, trainer: Trainer, method: Distiller, stage: str) -> None:
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         # What the other callbacks did after a batch belongs into its checkpoint.
         place(self, trainer, first=False)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -107,7 +107,7 @@ class Checkpoint(AfterStudentUpdates):
         if stage == TrainerFn.FITTING:
             trainer.fit_loop.__class__ = _LoopThatEnds  # the loop knows its data already, so it is not built anew
 
-    def on_fit_start(self, trainer: Trainer, method: Distiller) -> None:
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         if not trainer.strategy.restore_checkpoint_after_setup:  # else it is not known yet where the run starts
             self.refuse_used(trainer)
 
@@ -124,7 +124,8 @@ class Checkpoint(AfterStudentUpdates):
         if trainer.strategy.broadcast(used):
             refuse_used(folder, CHECKPOINTS, trainer.ckpt_path)
 
-    def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        method = distiller(module)
         super().on_train_start(trainer, method)
         if trainer.strategy.restore_checkpoint_after_setup:
             self.refuse_used(trainer)
@@ -137,7 +138,10 @@ class Checkpoint(AfterStudentUpdates):
         self._saved_time = time.monotonic()
         self.stop_signals.install()
 
-    def on_train_batch_end(self, trainer: Trainer, method: Distiller, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        method = distiller(module)
         updated = trainer.global_step > self._seen_updates
         super().on_train_batch_end(trainer, method, outputs, batch, batch_idx)
         names: list[str] = []
@@ -157,11 +161,13 @@ class Checkpoint(AfterStudentUpdates):
                 print(f"fastgen: {done}; continue with --ckpt_path {last}", file=sys.stderr)
             raise SystemExit(128 + number)
 
-    def on_validation_end(self, trainer: Trainer, method: Distiller) -> None:
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        method = distiller(module)
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking and self.is_best(trainer):
             self.save(trainer, method, [BEST])
 
-    def on_train_end(self, trainer: Trainer, method: Distiller) -> None:
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        method = distiller(module)
         names = [LAST] if self.save_last and self._saved_iteration != method.iteration else []
         if self.is_best(trainer):
             names.append(BEST)
@@ -172,7 +178,8 @@ class Checkpoint(AfterStudentUpdates):
             rank_zero_warn(f"Checkpoint monitors '{self.monitor}', which was never logged; logged were: {logged}.")
         self.stop_signals.restore()
 
-    def on_exception(self, trainer: Trainer, method: Distiller, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        method = distiller(module)
         # Lightning raises this one between batches. Any other exception may have come in the middle of an update.
         if isinstance(exception, SIGTERMException) and self._saved_iteration != method.iteration:
             self.save(trainer, method, [LAST])

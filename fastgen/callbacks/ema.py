@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from fastgen import checks
 from fastgen.averaging import (
@@ -19,7 +19,7 @@ from fastgen.averaging import (
     power_beta,
     power_gamma,
 )
-from fastgen.callbacks.surroundings import place
+from fastgen.callbacks.surroundings import distiller, place
 from fastgen.callbacks.updates import AfterStudentUpdates
 from fastgen.errors import UserError
 from fastgen.methods.batch import size_of
@@ -70,7 +70,8 @@ class EMA(AfterStudentUpdates):
     def state_key(self) -> str:
         return f"EMA[{self.name}]"
 
-    def setup(self, trainer: Trainer, method: Distiller, stage: str) -> None:
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        method = distiller(module)
         method.request_average(self.name)
         # Whoever looks at the average after a batch must see it updated.
         place(self, trainer, first=True)

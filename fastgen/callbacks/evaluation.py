@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -19,7 +19,7 @@ from fastgen.callbacks.interruption import stop_requested
 from fastgen.callbacks.progress import bar
 from fastgen.callbacks.sampling import conditions, describe, reference, sample_batches
 from fastgen.callbacks.side_work import SideWork, TimesTraining
-from fastgen.callbacks.surroundings import log_folder, log_scalars
+from fastgen.callbacks.surroundings import distiller, log_folder, log_scalars
 from fastgen.callbacks.unfinished import Unfinished, digest, settings_of, weights_digest
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.files import write_text
@@ -117,11 +117,12 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
 
     # ------------------------------------------------------------------ when
 
-    def setup(self, trainer: Trainer, method: Distiller, stage: str) -> None:
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         if stage != TrainerFn.PREDICTING:
             make_ready(self.suite, lambda: conditions(trainer, [0]))
 
-    def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        method = distiller(module)
         super().on_train_start(trainer, method)
         self.training_time.start(trainer)
 
@@ -129,7 +130,8 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         if is_due(trainer.global_step, self.every_n_steps):
             self.during_fit(trainer, method)
 
-    def on_train_end(self, trainer: Trainer, method: Distiller) -> None:
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        method = distiller(module)
         if self._latest_step != trainer.global_step:
             self.during_fit(trainer, method)
         self.training_time.stop()
@@ -143,11 +145,13 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
             self._latest_step = trainer.global_step
             log_scalars(trainer, self.scalars(rows), trainer.global_step)
 
-    def on_validation_epoch_end(self, trainer: Trainer, method: Distiller) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        method = distiller(module)
         if trainer.state.fn == TrainerFn.VALIDATING:
             self.standalone(trainer, method)
 
-    def on_test_epoch_end(self, trainer: Trainer, method: Distiller) -> None:
+    def on_test_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        method = distiller(module)
         self.standalone(trainer, method)
 
     def standalone(self, trainer: Trainer, method: Distiller) -> None:

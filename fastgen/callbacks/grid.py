@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from fastgen import checks
 from fastgen.callbacks.interruption import stop_requested
 from fastgen.callbacks.sampling import describe, reference, sample_batches
 from fastgen.callbacks.side_work import SideWork
-from fastgen.callbacks.surroundings import log_folder
+from fastgen.callbacks.surroundings import distiller, log_folder
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.pictures import grid, save_picture, scatter
 
@@ -66,7 +66,8 @@ class SampleGrid(AfterStudentUpdates, SideWork):
         self._teacher: dict[str, Tensor] | None = None
         self._drawn: int | None = None
 
-    def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        method = distiller(module)
         super().on_train_start(trainer, method)
         if trainer.global_step == 0:
             self.draw(trainer, method)
@@ -75,7 +76,8 @@ class SampleGrid(AfterStudentUpdates, SideWork):
         if is_due(trainer.global_step, self.every_n_steps):
             self.draw(trainer, method)
 
-    def on_train_end(self, trainer: Trainer, method: Distiller) -> None:
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        method = distiller(module)
         if self._drawn != trainer.global_step:
             self.draw(trainer, method)
 

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from fastgen import checks
 from fastgen.callbacks.movement import Movement
-from fastgen.callbacks.surroundings import log_folder
+from fastgen.callbacks.surroundings import distiller, log_folder
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.restoring import count_of, restoring
 from fastgen.run_facts import RunFacts
@@ -66,11 +66,13 @@ class Health(AfterStudentUpdates):
         self._bad_before = 0
         self.movement = Movement()
 
-    def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        method = distiller(module)
         super().on_train_start(trainer, method)
         self._bad_before = method.bad_steps_total
 
-    def on_train_batch_start(self, trainer: Trainer, method: Distiller, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        method = distiller(module)
         if is_due(trainer.global_step + 1, self.every_n_steps):
             self.movement.before(method)
 
@@ -107,7 +109,7 @@ class Health(AfterStudentUpdates):
             sentence = f"the updates of the {role} follow its gradient uphill; mend its optimizer (maximize: false)"
             yield f"loss rises ({role})", sentence
 
-    def on_train_end(self, trainer: Trainer, method: Distiller) -> None:
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
         folder = log_folder(trainer)
         for kind, sentence in self.directions(at_end=True):
             if trainer.is_global_zero and not self.events[kind]:

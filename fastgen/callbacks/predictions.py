@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from fastgen.callbacks.surroundings import log_folder
 from fastgen.pictures import save_samples
 
 if TYPE_CHECKING:
-    from fastgen.methods.base import Distiller
+    pass
 
 
 class WriteSamples(BasePredictionWriter):
@@ -38,7 +38,7 @@ class WriteSamples(BasePredictionWriter):
     def write_on_batch_end(
         self,
         trainer: Trainer,
-        method: Distiller,
+        module: LightningModule,
         prediction: Tensor,
         batch_indices: Sequence[int] | None,
         batch: Any,
@@ -52,7 +52,7 @@ class WriteSamples(BasePredictionWriter):
         else:
             save_samples(prediction, self.folder(trainer), names=seeds)
 
-    def on_predict_end(self, trainer: Trainer, method: Distiller) -> None:
+    def on_predict_end(self, trainer: Trainer, module: LightningModule) -> None:
         folder = self.folder(trainer)
         if self._points:  # each rank has its own points
             name = "points" if trainer.world_size == 1 else f"points-{trainer.global_rank}"

@@ -6,12 +6,12 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
 from fastgen.bars import bar, refresh_seconds
-from fastgen.callbacks.surroundings import place
+from fastgen.callbacks.surroundings import distiller, place
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
@@ -37,7 +37,8 @@ class Progress(ProgressBar):
         self._other: tqdm | None = None
         self._refreshed = 0.0
 
-    def setup(self, trainer: Trainer, method: Distiller, stage: str) -> None:
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        method = distiller(module)
         super().setup(trainer, method, stage)
         place(self, trainer, first=True)  # so that the bar is closed before others report at the end
 
@@ -53,14 +54,17 @@ class Progress(ProgressBar):
 
     # ------------------------------------------------------------------ training
 
-    def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         if self._enabled:
             total = trainer.max_steps if trainer.max_steps > 0 else None
             self._training = bar_of(
                 trainer, desc="training", total=total, initial=trainer.global_step, unit="update", leave=True, delay=0
             )
 
-    def on_train_batch_end(self, trainer: Trainer, method: Distiller, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        method = distiller(module)
         if self._training is None:
             return
         if (now := time.monotonic()) - self._refreshed >= refresh_seconds():
@@ -79,10 +83,12 @@ class Progress(ProgressBar):
             shown["skipped"] = method.bad_steps_total
         return ", ".join(f"{name} {value:.3g}" for name, value in shown.items())
 
-    def on_train_end(self, trainer: Trainer, method: Distiller) -> None:
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        method = distiller(module)
         self._close_training(trainer, method)
 
-    def on_exception(self, trainer: Trainer, method: Distiller, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        method = distiller(module)
         self._close()
         self._close_training(trainer, method)
 
@@ -110,30 +116,30 @@ class Progress(ProgressBar):
             self._other.close()
             self._other = None
 
-    def on_validation_start(self, trainer: Trainer, method: Distiller) -> None:
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
         self._open(trainer, "validation", batches)
 
     def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self._advance()
 
-    def on_validation_end(self, trainer: Trainer, method: Distiller) -> None:
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._close()
 
-    def on_test_start(self, trainer: Trainer, method: Distiller) -> None:
+    def on_test_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._open(trainer, "test", trainer.num_test_batches)
 
     def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self._advance()
 
-    def on_test_end(self, trainer: Trainer, method: Distiller) -> None:
+    def on_test_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._close()
 
-    def on_predict_start(self, trainer: Trainer, method: Distiller) -> None:
+    def on_predict_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._open(trainer, "prediction", trainer.num_predict_batches)
 
     def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self._advance()
 
-    def on_predict_end(self, trainer: Trainer, method: Distiller) -> None:
+    def on_predict_end(self, trainer: Trainer, module: LightningModule) -> None:
         self._close()

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+if TYPE_CHECKING:
+    from fastgen.methods.base import Distiller
+
+
+def distiller(module: LightningModule) -> Distiller:
+    """The module in training as what it is: callbacks of fastgen are for methods of fastgen, Lightning's for any."""
+    return cast("Distiller", module)
 
 
 def log_folder(trainer: Trainer) -> Path:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from fastgen import checks
 from fastgen.callbacks.side_work import TimesTraining, TrainingTime
-from fastgen.callbacks.surroundings import log_folder, log_scalars
+from fastgen.callbacks.surroundings import distiller, log_folder, log_scalars
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.files import write_json
 from fastgen.methods.batch import size_of
@@ -49,7 +49,8 @@ class Throughput(AfterStudentUpdates, TimesTraining):
         self._start = self._window = (0, 0, 0.0)
         self._first: tuple[int, int, float] | None = None
 
-    def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        method = distiller(module)
         super().on_train_start(trainer, method)
         self.training_time = TrainingTime()
         self.training_time.start(trainer)
@@ -58,7 +59,10 @@ class Throughput(AfterStudentUpdates, TimesTraining):
         if method.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(method.device)
 
-    def on_train_batch_end(self, trainer: Trainer, method: Distiller, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        method = distiller(module)
         self._samples += size_of(batch) * trainer.world_size
         super().on_train_batch_end(trainer, method, outputs, batch, batch_idx)
 
@@ -70,7 +74,8 @@ class Throughput(AfterStudentUpdates, TimesTraining):
             self._window = mark
             self._first = self._first or mark
 
-    def on_train_end(self, trainer: Trainer, method: Distiller) -> None:
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        method = distiller(module)
         end = self._mark(trainer)
         self.training_time.stop()
         start = self._first if self._first is not None and self._first[0] < end[0] else self._start

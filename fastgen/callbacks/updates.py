@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from fastgen.callbacks.surroundings import distiller
 
 if TYPE_CHECKING:
     from fastgen.methods.base import Distiller
@@ -20,10 +22,13 @@ class AfterStudentUpdates(Callback):
 
     _seen_updates = 0
 
-    def on_train_start(self, trainer: Trainer, method: Distiller) -> None:
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._seen_updates = trainer.global_step
 
-    def on_train_batch_end(self, trainer: Trainer, method: Distiller, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        method = distiller(module)
         if trainer.global_step > self._seen_updates:
             self._seen_updates = trainer.global_step
             self.after_student_update(trainer, method, batch)

@@ -172,7 +172,7 @@ def _as_fetched(batch: Any) -> Any:
 class _Loader(DataLoader[Any]):
     """A loader whose worker errors are raised in the main process as the one sentence they were."""
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+    def __iter__(self) -> Any:
         for batch in super().__iter__():
             if isinstance(batch, _Failure):
                 raise UserError(batch.message)

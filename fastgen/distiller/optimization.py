@@ -39,8 +39,8 @@ class Optimization(Rollouts):
         for role, make in (self.optimizer_factories | extras).items():
             try_out(role, make, self.lr_scheduler_factories.get(role))
 
-    def configure_optimizers(self) -> list[dict[str, Any]]:
-        """One optimizer per role, in the order of ``roles()``."""
+    def configure_optimizers(self) -> Any:
+        """One optimizer per role and its schedule, if any, by name, in the order of ``roles()``."""
         if isinstance(self.gradient_clip, dict) and (unknown := set(self.gradient_clip) - set(self.roles())):
             raise UserError(f"gradient_clip names '{min(unknown)}', but the roles are: {', '.join(self.roles())}.")
         configured = []

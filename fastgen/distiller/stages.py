@@ -55,7 +55,7 @@ class Staged(Distiller):
             self.begin_stage(stage + 1)
         super().training_step(batch, batch_idx)
 
-    def configure_optimizers(self) -> list[dict[str, Any]]:
+    def configure_optimizers(self) -> Any:
         configured = super().configure_optimizers()
         self.first_schedules = {
             role: copy.deepcopy(entry["lr_scheduler"].state_dict())

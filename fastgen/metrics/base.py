@@ -44,8 +44,8 @@ class SampleMetric(Metric, ABC):
         return any(kind.aspect == aspect for kind in self.numbers.values())
 
     @abstractmethod
-    def update(self, samples: Tensor, label: Tensor | None = None) -> None:
-        """Take in a batch, ``label`` (B,) int64 or ``None``."""
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Take in a batch: ``samples``, and what this kind of metric asks beside them, e.g. ``label`` (B,) int64."""
 
     @abstractmethod
     def compute(self) -> dict[str, float]:

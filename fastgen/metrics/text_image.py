@@ -20,7 +20,7 @@ from fastgen.metrics.open_clip_tower import MEAN, STD, OpenClipTower
 from fastgen.metrics.picture_metric import PictureMetric, Pictures
 from fastgen.metrics.resize import resize_lanczos, resize_longest, standardise
 from fastgen.metrics.weights import Release, find_weights, read_weights
-from fastgen.results.kinds import Kind, Kinds
+from fastgen.results.kinds import Kind
 
 
 class EmbeddingScore(PictureMetric):
@@ -36,6 +36,7 @@ class EmbeddingScore(PictureMetric):
     Args:
         tower: The network.
         styles: Names of groups of prompts whose means are given as well.
+        name: Name of the score, if it is not that of the class.
     """
 
     name: str
@@ -47,23 +48,19 @@ class EmbeddingScore(PictureMetric):
     embedding_total: Tensor
     embedding_squares: Tensor
 
-    def __init__(self, tower: OpenClipTower, styles: Sequence[str] = ()) -> None:
+    def __init__(self, tower: OpenClipTower, styles: Sequence[str] = (), name: str = "") -> None:
         super().__init__()
         self.tower = tower
         self.styles = tuple(styles)
+        self.name = name or self.name
+        scores = [self.name, *(f"{self.name}_{style}" for style in self.styles)]
+        diversity = {f"{self.name}_diversity": Kind("coverage", "higher")}  # how much the embeddings differ
+        self.numbers = dict.fromkeys(scores, Kind("fidelity", "higher")) | diversity
         slots, size = len(self.styles) + 1, tower.embedding_size  # the last slot: images without a style
         self.add_state("totals", torch.zeros(slots, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(slots, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("embedding_total", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("embedding_squares", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    @property
-    def numbers(self) -> Kinds:  # type: ignore[override]
-        """The score over all images and over each style, and how much the embeddings differ."""
-        scores = [self.name, *(f"{self.name}_{style}" for style in self.styles)]
-        return dict.fromkeys(scores, Kind("fidelity", "higher")) | {
-            f"{self.name}_diversity": Kind("coverage", "higher")
-        }
 
     def load(self) -> None:
         """Read the network."""
@@ -222,9 +219,8 @@ class HPSv2(EmbeddingScore):
             raise UserError(f"HPSv2 has no version '{version}'; choose 'v2.1' or 'v2.0'.")
         tag = "laion2b_s32b_b79k" if model == "ViT-H-14" else None
         release = Release((file,), repository="xswu/HPSv2")
-        super().__init__(OpenClipTower(model, weights, tag, "HPSv2", release), styles)
+        super().__init__(OpenClipTower(model, weights, tag, "HPSv2", release), styles, f"hps_{version}")
         self.antialias = antialias
-        self.name = f"hps_{version}"
 
     def pixels(self, images: Tensor) -> Tensor:
         """As the official tool: longest side, floating point, black padding."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -54,6 +53,7 @@ class TimmFeatures(FeatureExtractor):
         self.size = size or config.input_size[-1]
         self.name = f"timm_{model}"
         self.preprocessing = f"{resize}-{self.size}"
+        self.num_features = self._count()
 
     def _create(self, **kwargs: Any) -> nn.Module:
         import timm
@@ -62,9 +62,8 @@ class TimmFeatures(FeatureExtractor):
             kwargs["img_size"] = self.size  # a transformer is built for its size; timm resamples the positions
         return timm.create_model(self.model, num_classes=0, **kwargs)
 
-    @cached_property
-    def num_features(self) -> int:
-        """D."""
+    def _count(self) -> int:
+        """D, of a network without storage."""
         with torch.device("meta"):
             network: Any = self._create(pretrained=False)
         return int(network.num_features)
