@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from fastgen import __version__, checks
 from fastgen.callbacks.interruption import StopSignals
 from fastgen.callbacks.run_folder import CHECKPOINTS, first_of, forget_after, refuse_used
-from fastgen.callbacks.surroundings import distiller, log_folder, place
+from fastgen.callbacks.surroundings import distiller, in_run, log_folder, place
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.checkpoints import CheckpointFiles
 from fastgen.files import save_tensors
@@ -61,9 +61,9 @@ class Checkpoint(AfterStudentUpdates):
     (``enable_checkpointing: false``): with several optimizers it misses steps and never saves by time.
 
     Args:
-        dirpath: Folder; default ``<log_dir>/checkpoints``.
+        dirpath: Folder; ``<log_dir>`` stands for that of the run.
         every_n_steps: Student updates between checkpoints; 0 for none.
-        every_minutes: Minutes between checkpoints, beside ``every_n_steps``; default none.
+        every_minutes: Minutes between checkpoints, beside ``every_n_steps``; ``None`` for never.
         keep: How many step files of this run stay; ``null`` keeps all.
         save_last: Keep ``last.ckpt`` up to date.
         monitor: Name of a logged number, e.g. ``eval/frechet``, by which ``best.ckpt`` is chosen.
@@ -72,7 +72,7 @@ class Checkpoint(AfterStudentUpdates):
 
     def __init__(
         self,
-        dirpath: str | None = None,
+        dirpath: str = "<log_dir>/checkpoints",
         every_n_steps: int = 500,
         every_minutes: float | None = None,
         keep: int | None = 3,
@@ -211,7 +211,7 @@ class Checkpoint(AfterStudentUpdates):
 
     def folder(self, trainer: Trainer) -> Path:
         """Where checkpoints go. Every rank must ask."""
-        return log_folder(trainer) / "checkpoints" if self.dirpath is None else Path(self.dirpath).expanduser()
+        return in_run(trainer, self.dirpath)
 
     def save(self, trainer: Trainer, method: Distiller, names: Sequence[str]) -> None:
         """Write the current state once and give it all ``names``; every rank must call it."""

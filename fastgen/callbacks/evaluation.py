@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -61,7 +61,7 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         count: Number of samples, over all ranks. Compare only numbers with equal counts.
         batch_size: Samples per network call and rank.
         every_n_steps: Student updates between evaluations; 0 for only the end.
-        steps: Network calls of the student; default as trained.
+        steps: Network calls of the student; ``trained`` for the number that it is trained for.
         seed: Sample i is made from seed ``seed + i``.
         roles: Whose samples: ``average``, ``student`` or names of EMAs.
         teacher: Measure the teacher's own samples too, once in a run.
@@ -76,7 +76,7 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         count: int = 5000,
         batch_size: int = 500,
         every_n_steps: int = 0,
-        steps: list[int] | None = None,
+        steps: list[int] | Literal["trained"] = "trained",
         seed: int = 10_000,
         roles: Sequence[str] = ("average",),
         teacher: bool = True,
@@ -87,17 +87,18 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         checks.whole(self, 2, count=count)
         checks.whole(self, batch_size=batch_size)
         checks.whole(self, 0, every_n_steps=every_n_steps)
-        checks.whole(self, 1, checks.MOST_STEPS, steps=steps)
+        own = None if steps == "trained" else steps
+        checks.whole(self, 1, checks.MOST_STEPS, steps=own)
         checks.seed(self, seed=seed)
         checks.not_negative(self, save_every_minutes=save_every_minutes)
-        checks.not_empty(self, steps=steps, roles=roles, name=name)
-        checks.distinct(self, steps=steps, roles=roles)
+        checks.not_empty(self, steps=own, roles=roles, name=name)
+        checks.distinct(self, steps=own, roles=roles)
         super().__init__()
         self.suite = suite
         self.count = count
         self.batch_size = batch_size
         self.every_n_steps = every_n_steps
-        self.steps: list[int | None] = [None] if steps is None else list(steps)
+        self.steps: list[int | None] = [None] if isinstance(steps, str) else list(steps)
         self.seed = seed
         self.roles = list(roles)
         self.teacher = teacher

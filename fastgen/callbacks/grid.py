@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -30,8 +30,8 @@ class SampleGrid(AfterStudentUpdates, SideWork):
     Args:
         every_n_steps: Student updates between pictures; 0 for only the first and the last.
         seeds: The seeds, or how many (0, 1, ...).
-        columns: Images per row; default nearly square.
-        steps: Network calls of the student, one block each; default as trained.
+        columns: Images per row; ``square`` for about as many as rows.
+        steps: Network calls of the student, one block each; ``trained`` for the number that it is trained for.
         role: Whose samples: ``average``, ``student`` or an EMA's name.
         teacher_steps: Solver steps for further blocks of the teacher, e.g. 1 shows the teacher used as a student.
         batch_size: Samples per network call.
@@ -41,16 +41,17 @@ class SampleGrid(AfterStudentUpdates, SideWork):
         self,
         every_n_steps: int = 500,
         seeds: int | list[int] = 64,
-        columns: int | None = None,
-        steps: list[int] | None = None,
+        columns: int | Literal["square"] = "square",
+        steps: list[int] | Literal["trained"] = "trained",
         role: str = "average",
         teacher_steps: Sequence[int] = (1,),
         batch_size: int = 64,
     ) -> None:
         checks.whole(self, 0, every_n_steps=every_n_steps)
-        checks.whole(self, batch_size=batch_size, columns=columns)
-        checks.whole(self, 1, checks.MOST_STEPS, steps=steps, teacher_steps=teacher_steps)
-        checks.not_empty(self, steps=steps, role=role)
+        checks.whole(self, batch_size=batch_size, columns=None if columns == "square" else columns)
+        own = None if steps == "trained" else steps
+        checks.whole(self, 1, checks.MOST_STEPS, steps=own, teacher_steps=teacher_steps)
+        checks.not_empty(self, steps=own, role=role)
         if isinstance(seeds, int):
             checks.whole(self, 1, 10_000, seeds=seeds)
         else:
@@ -58,8 +59,8 @@ class SampleGrid(AfterStudentUpdates, SideWork):
             checks.not_empty(self, seeds=seeds)
         self.every_n_steps = every_n_steps
         self.seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-        self.columns = columns
-        self.steps: list[int | None] = [None] if steps is None else list(steps)
+        self.columns = None if isinstance(columns, str) else columns
+        self.steps: list[int | None] = [None] if isinstance(steps, str) else list(steps)
         self.role = role
         self.teacher_steps = list(teacher_steps)
         self.batch_size = batch_size

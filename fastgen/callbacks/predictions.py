@@ -4,28 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from fastgen.callbacks.surroundings import log_folder
+from fastgen.callbacks.surroundings import in_run
 from fastgen.pictures import save_samples
-
-if TYPE_CHECKING:
-    pass
 
 
 class WriteSamples(BasePredictionWriter):
     """Writes the samples of ``fastgen predict``: ``000042.png`` for seed 42, or all points in one file.
 
     Args:
-        out: Folder; default ``<log_dir>/samples``.
+        out: Folder; ``<log_dir>`` stands for that of the run.
     """
 
-    def __init__(self, out: str | None = None) -> None:
+    def __init__(self, out: str = "<log_dir>/samples") -> None:
         super().__init__(write_interval="batch")
         self.out = out
         self._points: list[Tensor] = []
@@ -33,7 +30,7 @@ class WriteSamples(BasePredictionWriter):
 
     def folder(self, trainer: Trainer) -> Path:
         """Where files go. Every rank must ask."""
-        return log_folder(trainer) / "samples" if self.out is None else Path(self.out).expanduser()
+        return in_run(trainer, self.out)
 
     def write_on_batch_end(
         self,

@@ -23,6 +23,11 @@ def log_folder(trainer: Trainer) -> Path:
     return Path(trainer.log_dir or ".")
 
 
+def in_run(trainer: Trainer, path: str) -> Path:
+    """A path in which ``<log_dir>`` stands for the folder of the run. Every rank must ask."""
+    return Path(path.replace("<log_dir>", str(log_folder(trainer)))).expanduser()
+
+
 def data_of(trainer: Any) -> Any:
     """The data module, or ``None``."""
     return trainer.datamodule

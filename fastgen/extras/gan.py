@@ -45,9 +45,10 @@ class GAN(Extra):
         start: Student update from which all terms are active.
         features: Whose features are read: the critic's, which learn with the head; the teacher's, which stay frozen;
             or those of a network of its ``own``.
-        layer: Module path of the features, or several, with a head each; default the network's bottleneck.
+        layer: Module path of the features, or several, with a head each; ``bottleneck`` is where the network is
+            narrowest.
         time: Law of the noise levels.
-        width: Channels of the heads; default those of the features.
+        width: Channels of the heads; ``features`` for as many as the features have.
         network: Builds the network with features of its ``own``, or says how it is made from the teacher.
         optimizer: Builds the discriminator's own optimizer; ``None`` trains it with the critic's. A network of its own
             always has one, by default Adam.
@@ -68,9 +69,9 @@ class GAN(Extra):
         discriminator_weight: float = 1e-2,
         start: int = 0,
         features: Literal["critic", "teacher", "own"] = "critic",
-        layer: str | list[str] | None = None,
+        layer: str | list[str] = "bottleneck",
         time: TimeLaw = UniformTime(0.0, 1.0),
-        width: int | None = None,
+        width: int | Literal["features"] = "features",
         network: Callable[[], Denoiser] | FromTeacher = CopyOfTeacher(),
         optimizer: OptimizerCallable | None = None,
         at_scores: bool = False,
@@ -81,14 +82,14 @@ class GAN(Extra):
     ) -> None:
         checks.not_negative(self, discriminator_weight=discriminator_weight, r1_weight=r1_weight, r1_noise=r1_noise)
         checks.not_negative(self, r1_gamma=r1_gamma)
-        checks.whole(self, width=width, r1_interval=r1_interval)
+        checks.whole(self, width=None if width == "features" else width, r1_interval=r1_interval)
         checks.not_empty(self, layer=layer)
         super().__init__(weight, start)
         self.discriminator_weight = discriminator_weight
         self.features = features
-        self.layers = [layer] if isinstance(layer, str) else layer
+        self.layers = None if layer == "bottleneck" else [layer] if isinstance(layer, str) else layer
         self.time = time
-        self.width = width
+        self.width = None if isinstance(width, str) else width
         self.factory = network
         self.optimizer = torch.optim.Adam if features == "own" and optimizer is None else optimizer
         self.role = "critic" if self.optimizer is None else ROLE

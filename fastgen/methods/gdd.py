@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
@@ -31,11 +31,11 @@ class GDD(Distiller):
     Args:
         frozen: Patterns of names of the student's parameters that stay as the teacher's, e.g. ``["*conv*"]``. The
             paper's level 1 freezes ``conv`` and ``proj`` inside blocks, level 2 also ``qkv``, level 3 also ``skip``.
-        layers: Module paths of the teacher's features, one head each; default its bottleneck.
+        layers: Module paths of the teacher's features, one head each; ``bottleneck`` is where the network is narrowest.
         time: Law of the noise levels at which features are read: the lower half.
         r1_gamma: Factor of R1 at real samples; 0 leaves it out.
         r1_interval: Discriminator updates between two R1 terms, whose factor grows by as much.
-        width: Channels of the heads; default those of the features.
+        width: Channels of the heads; ``features`` for as many as the features have.
         discriminator_optimizer: Builds the discriminator's optimizer.
         discriminator_lr_scheduler: Builds the discriminator's learning-rate schedule.
         extras: Further loss terms, beside the GAN that GDD is.
@@ -46,11 +46,11 @@ class GDD(Distiller):
     def __init__(
         self,
         frozen: Sequence[str] = (),
-        layers: Sequence[str] | None = None,
+        layers: Sequence[str] | Literal["bottleneck"] = "bottleneck",
         time: TimeLaw = UniformTime(0.0, 0.5),
         r1_gamma: float = 1e-4,
         r1_interval: int = 16,
-        width: int | None = None,
+        width: int | Literal["features"] = "features",
         student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-4, beta1=0.0, beta2=0.99),
         discriminator_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-4, beta1=0.0, beta2=0.99),
         discriminator_lr_scheduler: LRSchedulerCallable | None = None,
@@ -58,12 +58,12 @@ class GDD(Distiller):
         **kwargs: Any,
     ) -> None:
         checks.not_empty(self, layers=layers)
-        heads = len(layers or ("the bottleneck",))
+        heads = 1 if isinstance(layers, str) else len(layers)
         gan = GAN(
             weight=heads,  # sums over heads, not means
             discriminator_weight=heads,
             features="teacher",
-            layer=None if layers is None else list(layers),
+            layer=layers if isinstance(layers, str) else list(layers),
             time=time,
             width=width,
             optimizer=discriminator_optimizer,

@@ -269,7 +269,8 @@ def latest_checkpoint(folder: Path, config: Mapping[str, Any]) -> Path | None:
     for callback in callbacks if isinstance(callbacks, list) else []:
         if isinstance(callback, Mapping) and str(callback.get("class_path", "")).endswith("Checkpoint"):
             dirpath = part(callback, "init_args").get("dirpath")
-            places += [Path(os.path.expanduser(dirpath))] if dirpath and isinstance(dirpath, str) else []
+            if dirpath and isinstance(dirpath, str):
+                places.append(Path(os.path.expanduser(dirpath.replace("<log_dir>", str(folder)))))
     for place in places:
         for path in (place / "last.ckpt", *sorted(place.glob("step=*.ckpt"), reverse=True)):
             if path.is_file():
