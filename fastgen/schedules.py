@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -25,14 +25,16 @@ class RunLength(LRScheduler, ABC):
     Args:
         optimizer: Whose learning rates are scheduled.
         warm_up: Student updates over which they rise linearly from zero.
-        length: Student updates after which the schedule ends; None is ``trainer.max_steps``.
+        length: Student updates after which the schedule ends; ``max_steps`` is the trainer's.
     """
 
-    def __init__(self, optimizer: Optimizer, warm_up: int = 0, length: int | None = None) -> None:
+    def __init__(
+        self, optimizer: Optimizer, warm_up: int = 0, length: int | Literal["max_steps"] = "max_steps"
+    ) -> None:
         checks.whole(self, 0, warm_up=warm_up)
-        checks.whole(self, length=length)
-        checks.strictly_ascending(self, warm_up=warm_up, length=length)
-        self.warm_up, self.length = warm_up, length
+        self.warm_up, self.length = warm_up, None if isinstance(length, str) else length
+        checks.whole(self, length=self.length)
+        checks.strictly_ascending(self, warm_up=warm_up, length=self.length)
         self.numbers: dict[str, Any] = {"warm_up": warm_up, "length": length}
         self.updates: Callable[[], int] | None = None
         super().__init__(optimizer)
@@ -92,11 +94,13 @@ class Cosine(RunLength):
     Args:
         optimizer: Whose learning rates are scheduled.
         warm_up: Student updates over which they rise linearly from zero.
-        length: Student updates after which it ends; None is ``trainer.max_steps``.
+        length: Student updates after which it ends; ``max_steps`` is the trainer's.
         low: The fraction at the end.
     """
 
-    def __init__(self, optimizer: Optimizer, warm_up: int = 0, length: int | None = None, low: float = 0.0) -> None:
+    def __init__(
+        self, optimizer: Optimizer, warm_up: int = 0, length: int | Literal["max_steps"] = "max_steps", low: float = 0.0
+    ) -> None:
         checks.fraction(self, low=low)
         self.low = low
         super().__init__(optimizer, warm_up, length)
@@ -112,11 +116,13 @@ class Linear(RunLength):
     Args:
         optimizer: Whose learning rates are scheduled.
         warm_up: Student updates over which they rise linearly from zero.
-        length: Student updates after which it ends; None is ``trainer.max_steps``.
+        length: Student updates after which it ends; ``max_steps`` is the trainer's.
         low: The fraction at the end.
     """
 
-    def __init__(self, optimizer: Optimizer, warm_up: int = 0, length: int | None = None, low: float = 0.0) -> None:
+    def __init__(
+        self, optimizer: Optimizer, warm_up: int = 0, length: int | Literal["max_steps"] = "max_steps", low: float = 0.0
+    ) -> None:
         checks.fraction(self, low=low)
         self.low = low
         super().__init__(optimizer, warm_up, length)

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import pkgutil
+import re
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from command_line import fastgen
+from docstring_parser import parse
+from lightning.pytorch import Callback, LightningDataModule
 from pytest import CaptureFixture
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
+import fastgen as package
 from fastgen import callbacks, denoisers, extras, methods  # noqa: F401  whose components there are
 from fastgen.components import Component
 from fastgen.declared import arguments_of, subclasses
-from fastgen.methods import SiD
+from fastgen.denoisers.base import Denoiser
+from fastgen.extras.base import Extra
+from fastgen.extras.reward import RewardModel
+from fastgen.methods import Distiller, SiD
+from fastgen.metrics.base import MetricSuite, SampleMetric
 from fastgen.parsing import without_nulls
 from fastgen.recipes import generator_from
 from fastgen.times import KarrasLevel
@@ -144,3 +157,64 @@ def test_an_old_config_with_null_gets_one_sentence(tmp_path: Path, capsys: Captu
     assert fastgen("fit", SHIPPED, config(tmp_path / "old.yaml", renoise_time=None)) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert "model.init_args.renoise_time must not be null; leave it out for its default (KarrasLevel(low=0.0" in said
+
+
+STILL_NULL = {
+    "CollectingMetric.name",
+    "DistributionMatching.sampler",
+    "EmpiricalDenoiser.labels",
+    "FDistill.extras",
+    "FlowMapDistiller.target",
+    "GAN.optimizer",
+    "Prompts.held_out",
+    "Wrapper.prediction",
+    "Wrapper.process",
+    *(f"{family}.resolution" for family in ("Flux", "QwenImage")),
+    *(f"{family}.resolution" for family in ("StableDiffusion", "StableDiffusion3", "StableDiffusionXL")),
+}
+"""Arguments whose ``null`` still stands for something; only to become fewer."""
+OF_FLOW_MAPS = {"coordinates", "derivative", "metric", "sampler", "times", "transition", "velocity"}
+"""Arguments of flow maps, likewise."""
+NAMED_IN_CONFIGS = (
+    Callback,
+    Component,
+    Denoiser,
+    Distiller,
+    Extra,
+    LightningDataModule,
+    LRScheduler,
+    MetricSuite,
+    Optimizer,
+    RewardModel,
+    SampleMetric,
+)
+
+
+def documented(kind: type) -> dict[str, str]:
+    """What the docstrings of a class and its bases say of each argument."""
+    found = {}
+    for base in reversed(kind.__mro__):
+        found |= {
+            part.arg_name: " ".join((part.description or "").split()) for part in parse(base.__doc__ or "").params
+        }
+    return found
+
+
+def nulls_that_stand_for_something() -> Iterator[str]:
+    """Arguments that are null by default and whose docstring says what they are then, other than none."""
+    for module in pkgutil.walk_packages(package.__path__, "fastgen."):
+        if not module.name.endswith("__main__"):
+            import_module(module.name)
+    for kind in dict.fromkeys(kind for base in NAMED_IN_CONFIGS for kind in subclasses(base)):
+        if not kind.__module__.startswith("fastgen.") or kind.__name__.startswith("_"):
+            continue
+        said = documented(kind)
+        for name, argument in inspect.signature(kind).parameters.items():
+            text = said.get(name, "")
+            if argument.default is None and re.search(r"\bdefault\b|None(``)? (is|means|takes) ", text, re.IGNORECASE):
+                yield f"{kind.__name__}.{name}"
+
+
+def test_null_stands_for_nothing():
+    found = {place for place in nulls_that_stand_for_something() if place.partition(".")[2] not in OF_FLOW_MAPS}
+    assert not found - STILL_NULL, "give the default as a value, or a word such as 'trained'"

@@ -79,7 +79,7 @@ class CLI(LightningCLI):
         if config.get("threads"):
             torch.set_num_threads(config.threads)
         for part in (config.model, config.data):
-            if part.init_args.get("seed", 0) is None:
+            if part.init_args.get("seed", 0) in (None, "seed_everything"):  # a module of the user's may say null
                 part.init_args.seed = int(config.seed_everything)  # False is 0, too
 
     def _set_seed(self) -> None:

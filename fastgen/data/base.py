@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from fastgen import checks
 from fastgen.errors import UserError
-from fastgen.randomness import generator
+from fastgen.randomness import Seed, generator, seed_of
 from fastgen.restoring import count_of, restoring
 
 Batch = dict[str, Any]
@@ -188,20 +188,20 @@ class DistillationData(LightningDataModule, ABC):
     Args:
         batch_size: Samples per rank and batch.
         seed: Seed of the training samples' order, and of the samples where they are drawn; what is measured does not
-            depend on it. ``None`` is that of ``--seed_everything``.
+            depend on it. ``seed_everything`` is that of the run.
         num_workers: Loader processes per rank; the batches do not depend on it.
         predict_count: Number of samples that ``fastgen predict`` makes.
     """
 
     def __init__(
-        self, batch_size: int = 128, seed: int | None = None, num_workers: int = 0, predict_count: int = 64
+        self, batch_size: int = 128, seed: Seed = "seed_everything", num_workers: int = 0, predict_count: int = 64
     ) -> None:
         checks.whole(self, batch_size=batch_size, predict_count=predict_count)
         checks.seed(self, seed=seed)
         checks.whole(self, 0, checks.MOST_WORKERS, num_workers=num_workers)
         super().__init__()
         self.batch_size = batch_size
-        self.seed = seed or 0
+        self.seed = seed_of(seed)
         self.num_workers = num_workers
         self.predict_count = predict_count
         self._start = 0

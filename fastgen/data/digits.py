@@ -8,6 +8,7 @@ from torch import Tensor
 from fastgen.data.base import BatchSource, DistillationData, TensorSource
 from fastgen.errors import UserError
 from fastgen.metrics.images import to_uint8
+from fastgen.randomness import Seed
 
 
 def load_digits_split() -> tuple[TensorSource, TensorSource]:
@@ -46,13 +47,13 @@ class Digits(DistillationData):
 
     Args:
         batch_size: Samples per rank and batch.
-        seed: Seed of the sample order; ``None`` is that of ``--seed_everything``.
+        seed: Seed of the sample order; ``seed_everything`` is that of the run.
         num_workers: Loader processes per rank.
         predict_count: Number of samples that ``fastgen predict`` makes.
     """
 
     def __init__(
-        self, batch_size: int = 128, seed: int | None = None, num_workers: int = 0, predict_count: int = 100
+        self, batch_size: int = 128, seed: Seed = "seed_everything", num_workers: int = 0, predict_count: int = 100
     ) -> None:
         super().__init__(batch_size, seed, num_workers, predict_count)
 

@@ -21,7 +21,7 @@ from fastgen.data.shapes import warn_of_crops
 from fastgen.data.tables import read_lines, read_table
 from fastgen.errors import UserError
 from fastgen.files import resolve
-from fastgen.randomness import derive_seed, generator
+from fastgen.randomness import Seed, derive_seed, generator
 from fastgen.sizes import height_and_width
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class ImageFolder(DistillationData):
         reference_count: Largest number of training images that samples are compared with; ``None`` takes all. They are
             kept in memory.
         batch_size: Images per rank and batch.
-        seed: Seed of the sample order; ``None`` is that of ``--seed_everything``.
+        seed: Seed of the sample order; ``seed_everything`` is that of the run.
         num_workers: Loader processes per rank.
         predict_count: Number of samples that ``fastgen predict`` makes.
     """
@@ -162,7 +162,7 @@ class ImageFolder(DistillationData):
         on_error: Literal["stop", "skip"] = "stop",
         reference_count: int | None = 5000,
         batch_size: int = 32,
-        seed: int | None = None,
+        seed: Seed = "seed_everything",
         num_workers: int = 0,
         predict_count: int = 64,
     ) -> None:

@@ -14,7 +14,7 @@ from fastgen.data.base import Batch, BatchSource, DistillationData
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
 from fastgen.metrics.images import to_uint8
-from fastgen.randomness import derive_seed, generator
+from fastgen.randomness import Seed, derive_seed, generator
 
 BLOCK = 1024
 """Samples drawn with one generator; sample n is row n % BLOCK of block n // BLOCK."""
@@ -61,7 +61,7 @@ class Mixture(DistillationData):
         held_out_count: Number of validation samples, and of test samples.
         reference_count: Number of samples that generated ones are compared with.
         batch_size: Samples per rank and batch.
-        seed: Seed of the training samples; ``None`` is that of ``--seed_everything``.
+        seed: Seed of the training samples; ``seed_everything`` is that of the run.
         num_workers: Loader processes per rank.
         predict_count: Number of samples that ``fastgen predict`` makes.
     """
@@ -73,7 +73,7 @@ class Mixture(DistillationData):
         held_out_count: int = 512,
         reference_count: int = 4096,
         batch_size: int = 256,
-        seed: int | None = None,
+        seed: Seed = "seed_everything",
         num_workers: int = 0,
         predict_count: int = 1024,
     ) -> None:

@@ -13,7 +13,7 @@ from fastgen.data.base import Batch, BatchSource, DistillationData
 from fastgen.errors import UserError
 from fastgen.files import resolve
 from fastgen.layouts.pairs import CONDITION, PairFolder
-from fastgen.randomness import Draws
+from fastgen.randomness import Draws, Seed
 
 
 class _PairSource(BatchSource):
@@ -42,7 +42,7 @@ class Pairs(DistillationData):
             cycle, and there is nothing to compare samples with.
         held_out_count: The last so many pairs are held out, one half for validation and one for test.
         batch_size: Pairs per rank and batch.
-        seed: Seed of the order; ``None`` is that of ``--seed_everything``.
+        seed: Seed of the order; ``seed_everything`` is that of the run.
         num_workers: Loader processes per rank.
         predict_count: Number of samples that ``fastgen predict`` makes.
     """
@@ -53,7 +53,7 @@ class Pairs(DistillationData):
         like: DistillationData | None = None,
         held_out_count: int = 256,
         batch_size: int = 128,
-        seed: int | None = None,
+        seed: Seed = "seed_everything",
         num_workers: int = 0,
         predict_count: int = 64,
     ) -> None:

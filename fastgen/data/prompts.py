@@ -11,6 +11,7 @@ from fastgen.data.base import Batch, BatchSource, DistillationData
 from fastgen.data.tables import SUFFIXES, read_lines, read_table
 from fastgen.errors import UserError
 from fastgen.files import resolve
+from fastgen.randomness import Seed
 
 PLAIN = ("", ".txt")
 """Suffixes of files with one prompt per line."""
@@ -69,7 +70,7 @@ class Prompts(DistillationData):
         held_out: File with prompts for validation, test and evaluation; ``None`` takes the training prompts (and
             validates on the first batch of them).
         batch_size: Prompts per rank and batch.
-        seed: Seed of the order; ``None`` is that of ``--seed_everything``.
+        seed: Seed of the order; ``seed_everything`` is that of the run.
         num_workers: Loader processes per rank.
         predict_count: Number of samples that ``fastgen predict`` makes.
     """
@@ -79,7 +80,7 @@ class Prompts(DistillationData):
         path: str,
         held_out: str | None = None,
         batch_size: int = 8,
-        seed: int | None = None,
+        seed: Seed = "seed_everything",
         num_workers: int = 0,
         predict_count: int = 32,
     ) -> None:

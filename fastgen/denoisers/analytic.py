@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -168,8 +168,8 @@ class MixtureDenoiser(ExactDenoiser):
         process: How data becomes noise.
         means: Means of the K components, shape (K, ...).
         std: Standard deviation of all components, or of each (K,).
-        weights: Probabilities of the components up to a factor; ``None`` means equal.
-        classes: Class of each component; ``None`` means unconditional. Class y is the mixture of its own components.
+        weights: Probabilities of the components up to a factor.
+        classes: Class of each component; ``None`` for no condition. Class y is the mixture of its own components.
 
     Raises:
         UserError: If a shape does not match or a number is out of range.
@@ -185,17 +185,17 @@ class MixtureDenoiser(ExactDenoiser):
         process: Process,
         means: Sequence[Sequence[float]] | Tensor,
         std: float | Sequence[float] | Tensor,
-        weights: Sequence[float] | Tensor | None = None,
+        weights: Sequence[float] | Tensor | Literal["equal"] = "equal",
         classes: Sequence[int] | Tensor | None = None,
     ) -> None:
         checks.finite(self, means=means)
         checks.not_negative(self, std=std)
-        checks.positive(self, weights=weights)
+        checks.positive(self, weights=None if isinstance(weights, str) else weights)
         checks.whole(self, 0, classes=classes)
         means = as_numbers(means)
         count = len(means)
         stds = as_numbers(std).expand(count)
-        weights = torch.ones_like(means.flatten(1)[:, 0]) if weights is None else as_numbers(weights)
+        weights = torch.ones_like(means.flatten(1)[:, 0]) if isinstance(weights, str) else as_numbers(weights)
         classes = torch.as_tensor([] if classes is None else list(classes), dtype=torch.int64, device="cpu")
         if weights.shape != (count,):
             raise UserError(f"{type(self).__name__}: give one weight for each of the {count} components.")

@@ -39,7 +39,7 @@ class QwenImage(FlowTransformer):
 
     Args:
         pretrained: Local pipeline folder, or hub id such as ``Qwen/Qwen-Image``.
-        revision: Branch, tag or commit of the hub repository; None is its default branch.
+        revision: Branch, tag or commit of the hub repository, if not its main branch.
         variant: Infix of the weight files; weights become fp32 all the same.
         resolution: Side of square images in pixels; None is 1024 where ``height`` and ``width`` are not given.
         height: Height of images in pixels, given together with ``width`` in place of ``resolution``.

@@ -29,7 +29,7 @@ class StableDiffusion3(FlowTransformer):
 
     Args:
         pretrained: Local pipeline folder, or hub id such as ``stabilityai/stable-diffusion-3.5-medium``.
-        revision: Branch, tag or commit of the hub repository; None is its default branch.
+        revision: Branch, tag or commit of the hub repository, if not its main branch.
         variant: Infix of the weight files, e.g. ``fp16`` for half the download; weights become fp32 all the same.
         resolution: Side of square images in pixels; None is the resolution that the transformer was trained at.
         height: Height of images in pixels, given together with ``width`` in place of ``resolution``.

@@ -28,7 +28,7 @@ class StableDiffusionXL(PipelineUNet):
 
     Args:
         pretrained: Local pipeline folder, or hub id such as ``stabilityai/stable-diffusion-xl-base-1.0``.
-        revision: Branch, tag or commit of the hub repository; None is its default branch.
+        revision: Branch, tag or commit of the hub repository, if not its main branch.
         variant: Infix of the weight files, e.g. ``fp16`` for half the download; weights become fp32 all the same.
         resolution: Side of square images in pixels; None is the resolution that the U-Net was trained at.
         height: Height of images in pixels, given together with ``width`` in place of ``resolution``.

@@ -26,7 +26,7 @@ class Wan(FlowTransformer):
 
     Args:
         pretrained: Local pipeline folder, or hub id such as ``Wan-AI/Wan2.1-T2V-1.3B-Diffusers``.
-        revision: Branch, tag or commit of the hub repository; None is its default branch.
+        revision: Branch, tag or commit of the hub repository, if not its main branch.
         variant: Infix of the weight files; weights become fp32 all the same.
         height: Height of videos in pixels.
         width: Width of videos in pixels.

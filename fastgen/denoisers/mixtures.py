@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +28,8 @@ class LowRankMixtureDenoiser(MixtureDenoiser):
         bases: Orthonormal bases U of the subspaces, shape (K, D, R), D the size of a flattened sample.
         subspace_variances: v, shape (K, R).
         std: Standard deviation of the isotropic part of all components, or of each (K,).
-        weights: Probabilities of the components up to a factor; ``None`` means equal.
-        classes: Class of each component; ``None`` means unconditional.
+        weights: Probabilities of the components up to a factor.
+        classes: Class of each component; ``None`` for no condition.
 
     Raises:
         UserError: If a shape does not match or a basis is not orthonormal.
@@ -45,7 +46,7 @@ class LowRankMixtureDenoiser(MixtureDenoiser):
         bases: Sequence[Sequence[Sequence[float]]] | Tensor,
         subspace_variances: Sequence[Sequence[float]] | Tensor,
         std: float | Sequence[float] | Tensor,
-        weights: Sequence[float] | Tensor | None = None,
+        weights: Sequence[float] | Tensor | Literal["equal"] = "equal",
         classes: Sequence[int] | Tensor | None = None,
     ) -> None:
         checks.finite(self, bases=bases)
@@ -150,7 +151,7 @@ class RingMixture(MixtureDenoiser):
         index = torch.arange(modes, device="cpu")
         angle = index.double() * (2.0 * math.pi / modes)
         means = radius * torch.stack([angle.cos(), angle.sin()], dim=1)
-        weights = 1.0 + index % 2 if alternate else None
+        weights: Tensor | Literal["equal"] = 1.0 + index % 2 if alternate else "equal"
         super().__init__(process, means, std, weights, index % num_classes if num_classes else None)
 
 

@@ -47,7 +47,7 @@ class PipelineFolder:
 
     Args:
         pretrained: Local folder, or hub id such as ``stable-diffusion-v1-5/stable-diffusion-v1-5``.
-        revision: Branch, tag or commit of the hub repository; None is its default branch.
+        revision: Branch, tag or commit of the hub repository, if not its main branch.
         variant: Infix of the weight files, e.g. ``fp16``; None is the plain files, or in a local folder the only ones.
     """
 

@@ -17,7 +17,7 @@ from fastgen.distiller.generation import Generation
 from fastgen.errors import UserError
 from fastgen.extras.base import Extra
 from fastgen.precision import FrozenInBFloat16, refuse_half_precision
-from fastgen.randomness import derive_seed
+from fastgen.randomness import Seed, derive_seed, seed_of
 from fastgen.run_facts import RunFacts
 from fastgen.sampling.samplers import RenoiseSampler, Sampler
 from fastgen.sampling.solvers import Heun, Solver
@@ -51,7 +51,7 @@ class Distiller(Generation):
         micro_batches: Cut every batch into this many pieces and accumulate their gradients; the result is that of the
             whole batch.
         max_bad_steps: Stop after this many updates in a row whose gradient is not finite; such updates are skipped.
-        seed: Seed of all random numbers of the training; ``None`` is that of ``--seed_everything``.
+        seed: Seed of all random numbers of the training; ``seed_everything`` is that of the run.
     """
 
     samples_with_teacher = False
@@ -71,7 +71,7 @@ class Distiller(Generation):
         gradient_clip: float | dict[str, float] | None = None,
         micro_batches: int = 1,
         max_bad_steps: int = 10,
-        seed: int | None = None,
+        seed: Seed = "seed_everything",
     ) -> None:
         checks.positive(self, gradient_clip=gradient_clip)
         checks.whole(self, micro_batches=micro_batches, max_bad_steps=max_bad_steps)
@@ -91,7 +91,7 @@ class Distiller(Generation):
         self.gradient_clip = gradient_clip
         self.micro_batches = micro_batches
         self.max_bad_steps = max_bad_steps
-        self.seed = seed or 0
+        self.seed = seed_of(seed)
         self.iteration = 0
         self.bad_steps: dict[str, int] = {}
 

@@ -138,7 +138,7 @@ def test_rates_by_hand():
     for now[0], factor in ((0, 1.0), (2, 0.1 + 0.45 * (1 + math.sqrt(0.5))), (4, 0.55), (8, 0.1), (9, 0.1)):
         cosine.step()
         assert optimizer.param_groups[0]["lr"] == pytest.approx(2.0 * factor, rel=1e-12)
-    assert cosine.state_dict() == {"last_epoch": 5, "warm_up": 0, "length": None, "low": 0.1}
+    assert cosine.state_dict() == {"last_epoch": 5, "warm_up": 0, "length": "max_steps", "low": 0.1}
     linear = Linear(optimizer, warm_up=4)
     linear.follow(lambda: now[0], 12)
     for now[0], factor in ((0, 0.2), (3, 0.8), (4, 1.0), (8, 0.5), (12, 0.0)):
