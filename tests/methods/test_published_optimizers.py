@@ -66,7 +66,8 @@ def test_a_methods_optimizers_are_its_papers(name: str):
     extra = {"student": network} if name == "TeacherTraining" else {"teacher": network}
     method = cls(**extra)
     for role, wanted in PUBLISHED[name].items():
-        check(method.optimizer_factories[role]([nn.Parameter(torch.zeros(1))]), wanted)
+        factories = method.optimizer_factories | {r: m for e in method.each_extra() for r, m in e.optimizers().items()}
+        check(factories[role]([nn.Parameter(torch.zeros(1))]), wanted)
 
 
 def test_the_critic_of_rcm():
