@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+Seed = int | Literal["seed_everything"]
+"""A seed, or that of the run: the command line puts ``--seed_everything`` in its place, elsewhere it is 0."""
+
+
+def seed_of(seed: Seed) -> int:
+    """The number that a seed stands for."""
+    return 0 if isinstance(seed, str) else seed
+
 
 class Component:
     """Base of laws, solvers, losses and whatever else stands as a default in a signature.

@@ -13,7 +13,6 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,15 +20,6 @@ from torch import Tensor
 from fastgen.errors import UserError
 
 WORD = 0xFFFFFFFF
-
-
-Seed = int | Literal["seed_everything"]
-"""A seed, or that of the run: the command line puts ``--seed_everything`` in its place, elsewhere it is 0."""
-
-
-def seed_of(seed: Seed) -> int:
-    """The number that a seed stands for."""
-    return 0 if isinstance(seed, str) else seed
 
 
 def derive_seed(*keys: int | str) -> int:

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from fastgen import checks
+from fastgen.components import Seed, seed_of
 from fastgen.errors import UserError
-from fastgen.randomness import Seed, generator, seed_of
+from fastgen.randomness import generator
 from fastgen.restoring import count_of, restoring
 
 Batch = dict[str, Any]

@@ -9,11 +9,12 @@ from typing import Any, Literal
 from torch import Tensor
 
 from fastgen import checks
+from fastgen.components import Seed
 from fastgen.data.base import Batch, BatchSource, DistillationData
 from fastgen.errors import UserError
 from fastgen.files import resolve
 from fastgen.layouts.pairs import CONDITION, PairFolder
-from fastgen.randomness import Draws, Seed
+from fastgen.randomness import Draws
 
 
 class _PairSource(BatchSource):
