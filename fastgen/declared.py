@@ -8,9 +8,9 @@ import inspect
 import os
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cache
-from typing import Annotated, Any, Literal, NewType, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NewType, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
 
@@ -112,10 +112,10 @@ def arguments_of(kind: type) -> Mapping[str, Slot]:
 def _arguments_of(kind: type) -> Mapping[str, Slot]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind, fail_untyped=False)
-    return slots_of(parser)
+    return slots_of(parser, kind)
 
 
-def slots_of(parser: ArgumentParser) -> Mapping[str, Slot]:
+def slots_of(parser: ArgumentParser, kind: type | None = None) -> Mapping[str, Slot]:
     """The slots of a parser's options by name; those of dataclasses within them."""
     found: dict[str, Any] = {}
     for action in parser._actions:
@@ -123,6 +123,8 @@ def slots_of(parser: ArgumentParser) -> Mapping[str, Slot]:
         *groups, name = action.dest.split(".")
         if name == "help" or hint is inspect.Parameter.empty:
             continue
+        if type(hint).__name__ == "UnvalidatedType" and is_dataclass(kind):  # the parser does not find it out
+            hint = get_type_hints(kind).get(name, hint)
         place = found
         for group in groups:
             place = place.setdefault(group, {})

@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from fastgen.components import Component
 from fastgen.declared import Slot, arguments_of, slot_of, slots_of, subclasses
+from fastgen.diagnosis import in_class
 from fastgen.errors import UserError
 from fastgen.masking import masked, refuse_masked
 from fastgen.messages import named, shown
@@ -59,6 +60,7 @@ class ClassesOnly(Base):
         own = {key: value for key, value in values.items() if key in slots}  # subcommands have parsers of their own
         refuse_masked(own)
         refuse_nulls(own, slots)
+        refuse_mistyped(own)
         refuse_functions(own, slots)
         return super().instantiate(namespace, *args, **kwargs)
 
@@ -162,6 +164,23 @@ def refuse_nulls(values: Mapping[str, Any], slots: Mapping[str, Slot], place: st
                     refuse_nulls(part.get("init_args") or {}, arguments_of(kind), f"{at}.init_args")
             elif isinstance(part, Mapping) and slot.fields:
                 refuse_nulls(part, slot.fields, at)
+
+
+def refuse_mistyped(value: Any, place: str = "") -> None:
+    """Raise for arguments of components that are not of their declared types.
+
+    Where a component's own class is declared, the library takes its arguments as they are.
+    """
+    if isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            refuse_mistyped(part, f"{place}[{number}]")
+    elif isinstance(value, Mapping):
+        name = value.get("class_path")
+        kind = class_named(name, (Component,)) if isinstance(name, str) and "." in name else None
+        if kind is not None and (fault := next(in_class(value, kind, place), None)):
+            raise UserError(fault)
+        for key, part in value.items():
+            refuse_mistyped(part, f"{place}.{key}" if place else str(key))
 
 
 def written(default: Any) -> str:

@@ -6,7 +6,7 @@ import re
 
 SENSIBLE: tuple[tuple[str, str], ...] = (
     (
-        r"keys: \w+\.(sampler|critic_sampler|critic_time|time|times|loss|objective) = #5 dict",
+        r"keys: \w+\.(sampler|critic_sampler|critic_time|time|times|loss|objective|solver) = #5 dict",
         "arguments alone belong to the default's class",
     ),
     (r"keys: Evaluate\.name = .+", "a name is free; a Checkpoint that monitors the old one says so"),
@@ -19,6 +19,9 @@ SENSIBLE: tuple[tuple[str, str], ...] = (
     (r"keys: (Checkpoint|Evaluate)\.every_n_steps = 0", "documented: 0 is for none"),
     (r"keys: (Extra\.start|PiFlow\.mixing_updates) = 0", "from the beginning"),
     (r"keys: LogNormalLevel\.mean = .+", "any number is a mean"),
+    (r"keys: LogNormalLevel\.std = 0\.0", "one level"),
+    (r"keys: (WithinChain\.floor|Health\.skipped|MixedVelocity\.kappa) = 0\.0", "in its range: none of it"),
+    (r"keys: threads = None", "documented: torch's choice"),
     (r"keys: Reward\.margin = -1", "rewards may be negative"),
     (r"keys: EasyTimes\.largest_ratio = 0\.0", "in its documented range: every jump leads to data"),
     (r"keys: UniformStep\.(low|high) = 0", "a process has a step 0"),

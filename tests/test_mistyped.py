@@ -1,0 +1,36 @@
+"""Arguments of a component are of their declared types, also where its own class is declared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fastgen.errors import UserError
+from fastgen.parsing import refuse_mistyped
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+POLICY = "fastgen.sampling.samplers.policy.PolicySampler"
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({"class_path": POLICY, "init_args": {"steps": []}}, "sampler.init_args.steps must be an integer, got []"),
+        ({"class_path": POLICY, "init_args": {"level": {}}}, "sampler.init_args.level must be "),
+        ({"class_path": POLICY, "init_args": {"last_segment": "x"}}, "last_segment must be a number, got 'x'"),
+        ({"class_path": POLICY, "no_such_key": 1}, "sampler has the key 'no_such_key' beside class_path"),
+        ([{"class_path": POLICY, "init_args": {"step": 1}}], "sampler[0].init_args has no option 'step'"),
+    ],
+)
+def test_what_is_mistyped_is_refused_with_its_key(value: Any, says: str):
+    with pytest.raises(UserError) as refusal:
+        refuse_mistyped({"sampler": value})
+    assert says in str(refusal.value)
+
+
+def test_every_shipped_config_is_of_its_types():
+    for path in CONFIGS:
+        refuse_mistyped(yaml.safe_load(path.read_text(encoding="utf-8")))
