@@ -120,7 +120,8 @@ def named_anew(action: Action, value: Any, before: Any = None) -> Any:
         return value
     given = value.get("init_args") or {} if isinstance(value, Mapping) else {}
     own = {key: slot.default for key, slot in arguments_of(kind).items() if not slot.required and not slot.fields}
-    return {"class_path": name, "init_args": {**own, **given}}
+    whole = value if isinstance(value, Mapping) else {}  # a stray key beside these is the parser's to refuse
+    return {**whole, "class_path": name, "init_args": {**own, **given}}
 
 
 def class_named(name: str, bases: Sequence[type]) -> type | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
 from fastgen.errors import UserError
-from fastgen.parsing import refuse_mistyped
+from fastgen.objectives.regression import RegressionLoss
+from fastgen.parsing import named_anew, refuse_mistyped
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+LOSS = "fastgen.objectives.regression.RegressionLoss"
 POLICY = "fastgen.sampling.samplers.policy.PolicySampler"
 
 
@@ -29,6 +32,12 @@ def test_what_is_mistyped_is_refused_with_its_key(value: Any, says: str):
     with pytest.raises(UserError) as refusal:
         refuse_mistyped({"sampler": value})
     assert says in str(refusal.value)
+
+
+def test_a_stray_key_beside_a_class_is_left_for_the_parser_to_refuse():
+    given = {"class_path": LOSS, "stray": 1}
+    action = SimpleNamespace(default={"class_path": LOSS, "init_args": {}}, _typehint=RegressionLoss)
+    assert named_anew(action, given)["stray"] == 1  # type: ignore[arg-type]
 
 
 def test_every_shipped_config_is_of_its_types():
