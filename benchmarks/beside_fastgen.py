@@ -40,9 +40,9 @@ from torch import Tensor, nn
 from benchmarks.update_cost import CLASSES, RESULTS, SHAPE, WARM_UP, Noise
 from fastgen.conditions import Condition, Guidance
 from fastgen.denoisers.base import Denoiser
+from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.extras import GAN
 from fastgen.methods import DMD2
-from fastgen.methods.schedule import UpdateSchedule
 from fastgen.processes import EDM
 
 BAR = 0.95

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastgen.denoisers.diffusers_flux import Flux
-from fastgen.denoisers.diffusers_qwenimage import QwenImage
-from fastgen.denoisers.diffusers_sdxl import StableDiffusionXL
-from fastgen.denoisers.pipelines import PipelineDenoiser
+from fastgen.denoisers.diffusers.flux import Flux
+from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser
+from fastgen.denoisers.diffusers.qwen_image import QwenImage
+from fastgen.denoisers.diffusers.sdxl import StableDiffusionXL
 
 TINY_VAE = {"block_out_channels": [8, 16]}
 TINY_HEIGHT = 16

@@ -43,10 +43,10 @@ from fastgen import checks
 from fastgen.callbacks.throughput import peak_memory_gib
 from fastgen.conditions import Guidance
 from fastgen.data.base import BatchSource, DistillationData
-from fastgen.denoisers.adapters import LoRA, LowRank
+from fastgen.denoisers.wrappers.lora import LoRA, LowRank
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.methods import DMD2, SiD
-from fastgen.methods.batch import MicroBatch
-from fastgen.methods.score import ScoreDistiller
+from fastgen.methods.distribution_matching.base import ScoreDistiller
 
 RESULTS = Path(__file__).parent / "results"
 SHARED = "critic on the student's samples"

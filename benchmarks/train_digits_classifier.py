@@ -1,8 +1,8 @@
 """Trains the classifier behind the metrics of the digits: ``python -m benchmarks.train_digits_classifier``.
 
 Some 15 seconds on one CPU core. It sees the 1437 training images only; the 360 held-out ones measure it. After
-writing a new file, put the digest that is printed into ``SHIPPED_SHA256`` in ``fastgen/metrics/classifier.py``: all
-numbers measured with the old file are then void.
+writing a new file, put the digest that is printed into ``SHIPPED_SHA256`` in
+``fastgen/metrics/extractors/classifier.py``: all numbers measured with the old file are then void.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastgen.data.digits import load_digits_split
-from fastgen.files import ASSETS, save_tensors, sha256
-from fastgen.metrics.classifier import DigitsNetwork
+from fastgen.metrics.extractors.classifier import DigitsNetwork
+from fastgen.storage.files import ASSETS, save_tensors, sha256
 
 
 def augment(images: Tensor) -> Tensor:

@@ -52,13 +52,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fastgen.conditions import Guidance
 from fastgen.data.base import BatchSource, DistillationData, TensorSource
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.dit import DiT
-from fastgen.denoisers.features import tap
-from fastgen.denoisers.unet import UNet
+from fastgen.denoisers.networks.dit import DiT
+from fastgen.denoisers.networks.unet import UNet
+from fastgen.denoisers.wrappers.features import tap
+from fastgen.distiller.micro_batch import MicroBatch
+from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.extras import GAN
 from fastgen.methods import DMD2, SCM, Distiller, MeanFlow
-from fastgen.methods.batch import MicroBatch
-from fastgen.methods.schedule import UpdateSchedule
 from fastgen.processes import EDM, RectifiedFlow
 
 RESULTS = Path(__file__).parent / "results"

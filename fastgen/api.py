@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fastgen import checks
+from fastgen.cli.commands.conditions import conditions, slices
+from fastgen.cli.commands.export import Format, write_export
+from fastgen.cli.commands.loading import method_on
 from fastgen.cli.training import Run, train
-from fastgen.commands.conditions import conditions, slices
-from fastgen.commands.export import Format, write_export
-from fastgen.commands.loading import method_on
 from fastgen.methods import Distiller
 from fastgen.metrics.evaluation import evaluate
 from fastgen.refusals import refuse_unwritable

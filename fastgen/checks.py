@@ -135,7 +135,7 @@ def whole(owner: Owner, least: int = 1, most: int = LARGEST_INTEGER, /, **argume
 
 
 def seed(owner: Owner, /, **arguments: Any) -> None:
-    """Seeds of random numbers; the word for the run's own, :data:`fastgen.components.Seed`, is one too."""
+    """Seeds of random numbers; the word for the run's own, ``components.Seed``, is one too."""
     whole(owner, 0, LARGEST_SEED, **{name: value for name, value in arguments.items() if value != "seed_everything"})
 
 

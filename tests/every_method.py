@@ -11,7 +11,7 @@ from toys import StirredLoRA, ToyData, build, trainer
 
 import fastgen.methods  # noqa: F401
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.from_teacher import CopyOfTeacher
+from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
 from fastgen.extras import GAN, DistributionMatching
 from fastgen.methods import SCM, Distiller
 from fastgen.sampling.samplers import GridSampler, PhasedSampler, PolicySampler, TrajectorySampler

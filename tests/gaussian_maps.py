@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
-from fastgen.methods.batch import MicroBatch
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.objectives.flow_maps import jump_weights
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws

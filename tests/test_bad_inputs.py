@@ -19,10 +19,10 @@ from benchmarks.bad_inputs.configs import ROOT, instead_of, leaves, may_be_null,
 from benchmarks.bad_inputs.inputs import BadInput, is_sentence
 from benchmarks.bad_inputs.runner import forget, keep, known, outcomes
 from benchmarks.bad_inputs.table import faults
-from fastgen.cli import Parser
-from fastgen.constructors import telling
+from fastgen.cli.parser import ConfigParser as Parser
+from fastgen.configuration.constructors import telling
+from fastgen.configuration.diagnosis import diagnosing
 from fastgen.data import DistillationData
-from fastgen.diagnosis import diagnosing
 from fastgen.errors import UserError
 from fastgen.messages import as_sentence
 from fastgen.methods import Distiller

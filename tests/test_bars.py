@@ -10,7 +10,7 @@ from weakref import WeakSet
 import pytest
 from tqdm import tqdm
 
-from fastgen.bars import Lines, bar
+from fastgen.callbacks.bars import Lines, bar
 
 try:
     import pty

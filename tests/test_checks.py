@@ -19,63 +19,65 @@ from fastgen import checks
 from fastgen.conditions import Guidance
 from fastgen.denoisers import MLP, RingMixture
 from fastgen.errors import UserError
-from fastgen.map_times import EasyTimes
 from fastgen.metrics import DigitsClassifier
 from fastgen.processes import EDM, Process
-from fastgen.times import UniformTime
+from fastgen.times import EasyTimes, UniformTime
 
 NOT_FROM_CONFIGS = (
-    "denoisers.added_inputs",  # parts of networks, built by them
-    "denoisers.borrowed",
-    "denoisers.diffusers_",  # test_families.py: they need a folder
-    "denoisers.dropout",
-    "denoisers.embedding",
-    "denoisers.features",
-    "denoisers.flow_transformers",
-    "denoisers.pipeline",
-    "denoisers.schedulers",
+    "denoisers.wrappers.added_inputs",  # parts of networks, built by them
+    "denoisers.wrappers.on_grid",
+    "denoisers.diffusers",  # test_families.py: they need a folder
+    "denoisers.networks.dropout",
+    "denoisers.networks.embedding",
+    "denoisers.wrappers.features",
+    "denoisers.diffusers.flow_transformers",
+    "denoisers.diffusers.codec",
+    "denoisers.diffusers.pipeline_files",
+    "denoisers.diffusers.pipelines",
+    "denoisers.diffusers.schedulers",
     "callbacks.unfinished",
-    "metrics.text_image",
-    "metrics.open_clip",
+    "metrics.text.text_image",
+    "metrics.extractors.open_clip_features",
+    "metrics.extractors.open_clip_tower",
     "cli",
-    "run_facts",  # what a trainer and a config say
+    "distiller.run_facts",  # what a trainer and a config say
     "randomness",
     "report",
     "sampling.rollout.Rollout",
     "strategies",
-    "denoisers.adapters.LowRank",
-    "denoisers.dit.Attention",
-    "denoisers.dit.Block",
-    "denoisers.mlp.Block",
-    "denoisers.unet.ResidualBlock",
-    "denoisers.unet.SelfAttention",
-    "denoisers.analytic.ExactDenoiser",
-    "denoisers.labels.LabelledDenoiser",
+    "denoisers.wrappers.lora.LowRank",
+    "denoisers.networks.dit.Attention",
+    "denoisers.networks.dit.Block",
+    "denoisers.networks.mlp.Block",
+    "denoisers.networks.unet.ResidualBlock",
+    "denoisers.networks.unet.SelfAttention",
+    "denoisers.exact.gaussians.ExactDenoiser",
+    "denoisers.networks.labels.LabelledDenoiser",
     "denoisers.base.Denoiser",
-    "denoisers.experts",
-    "denoisers.mixtures.EmpiricalDenoiser.labels",  # called classes there
-    "denoisers.log_weight",
-    "methods.map_state",
-    "metrics.collecting.CollectingMetric",
-    "metrics.picture_metric.Pictures",
-    "metrics.text_suite",  # test_text_suite.py: its metrics need weights
-    "metrics.duplicates.DuplicateRate.num_features",
-    "export",
-    "metrics.reference",
-    "metrics.mixture.",  # built by the suite, whose arguments are checked
-    "metrics.frechet",
-    "metrics.inception_score",
-    "metrics.precision_recall",
-    "metrics.vendi",
-    "metrics.kernel",
-    "metrics.cmmd",
+    "denoisers.wrappers.experts",
+    "denoisers.exact.mixtures.EmpiricalDenoiser.labels",  # called classes there
+    "denoisers.networks.log_weight",
+    "methods.flow_maps.state",
+    "metrics.samples.collecting.CollectingMetric",
+    "metrics.samples.picture_metric.Pictures",
+    "metrics.suites.text_suite",  # test_text_suite.py: its metrics need weights
+    "metrics.samples.duplicates.DuplicateRate.num_features",
+    "export.pipeline",
+    "metrics.samples.reference",
+    "metrics.laws.mixture.",  # built by the suite, whose arguments are checked
+    "metrics.samples.frechet",
+    "metrics.samples.inception_score",
+    "metrics.samples.precision_recall",
+    "metrics.samples.vendi",
+    "metrics.samples.kernel",
+    "metrics.samples.cmmd",
     "data.base.InfiniteSampler",
     "data.base.ShardSampler",
     "data.tables",
     "optimizers",  # tried out: test_optimizers.py
-    "sampling.policies.GridPolicy",
-    "sampling.policies.MixturePolicy",
-    "sampling.policies.Policy",
+    "denoisers.wrappers.policies.GridPolicy",
+    "denoisers.wrappers.policies.MixturePolicy",
+    "denoisers.wrappers.policies.Policy",
     "data.images.ImageReader",
 )
 """Beginnings of what no config builds, or what other tests look at."""
@@ -167,7 +169,7 @@ def test_nonsense_is_refused(kind: type, argument: str, annotation: str):
         values += [-1, -1.0] if "float" in annotation else [-1]
     if "Sequence[Sequence" in annotation:
         values = [[[value]] for value in values]
-    elif "Sequence" in annotation or "list[" in annotation:
+    elif "Sequence" in annotation or "list[" in annotation or "tuple[" in annotation:
         values = [[value] for value in values]
     for value in values:
         with pytest.raises(UserError, match=argument) as refusal:

@@ -34,15 +34,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fastgen import __version__
-from fastgen.checkpoints import method_from_checkpoint
 from fastgen.conditions import Guidance
 from fastgen.denoisers.base import Denoiser
+from fastgen.distiller.checkpoints import method_from_checkpoint
+from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.methods import Distiller, SiD
-from fastgen.methods.schedule import UpdateSchedule
+from fastgen.methods.recipes import RecipeParser
 from fastgen.objectives.score_forms import SiDForm
-from fastgen.pictures import CELL, GAP
+from fastgen.pictures.grids import CELL, GAP
 from fastgen.randomness import Draws
-from fastgen.recipes import RecipeParser
 from fastgen.sampling.samplers import RenoiseSampler
 
 names = {"argvalues": CONFIGS, "ids": [path.stem for path in CONFIGS]}
@@ -215,7 +215,7 @@ def test_stable_diffusion_has_the_numbers_of_the_paper(pipeline: Path):
     model = yaml.safe_load((ROOT / "configs" / "sid_sd15.yaml").read_text())["model"]
     model["init_args"]["teacher"]["init_args"]["pretrained"] = str(pipeline)
     method = parser.instantiate_classes(parser.parse_object({"model": model})).model
-    assert isinstance(method, SiD) and method.form == SiDForm(alpha=1.0)
+    assert isinstance(method, SiD) and method.form == SiDForm(alpha=1.0, scale=1.0)
     assert method.guidance == Guidance(teacher=2.0, critic=2.0, critic_training=2.0, condition_dropout=0.1)
     assert method.schedule == UpdateSchedule(critic_updates=1, critic_first=True, reuse_rollout=False)
     assert method.sampler == RenoiseSampler([625.0])

@@ -23,15 +23,15 @@ from torch.optim.lr_scheduler import LRScheduler
 
 import fastgen as package
 from fastgen import callbacks, denoisers, extras, methods  # noqa: F401  whose components there are
-from fastgen.components import Component
-from fastgen.declared import arguments_of, subclasses
+from fastgen.configuration.components import Component
+from fastgen.configuration.declared import arguments_of, subclasses
+from fastgen.configuration.parsing import without_nulls
 from fastgen.denoisers.base import Denoiser
-from fastgen.extras.base import Extra
+from fastgen.distiller.extra import Extra
 from fastgen.extras.reward import RewardModel
 from fastgen.methods import Distiller, SiD
+from fastgen.methods.recipes import generator_from
 from fastgen.metrics.base import MetricSuite, SampleMetric
-from fastgen.parsing import without_nulls
-from fastgen.recipes import generator_from
 from fastgen.times import KarrasLevel
 
 ROOT = Path(__file__).parents[1]
@@ -148,7 +148,7 @@ def test_a_recipe_of_a_checkpoint_builds_its_components():
 def test_an_old_recipe_holds_null_for_a_default():
     method = generator_from(recipe(renoise_time=None, student=None, critic=None, solver=None, extras=None))
     assert method.renoise_time == KarrasLevel(0.0, 0.8)
-    inner = {"class_path": "fastgen.map_times.ToData", "init_args": {"law": None}}
+    inner = {"class_path": "fastgen.times.ToData", "init_args": {"law": None}}
     kept = without_nulls({"critic_lr_scheduler": None, "renoise_time": inner, "alpha": None}, arguments_of(SiD))
     assert kept == {"critic_lr_scheduler": None, "renoise_time": {"class_path": inner["class_path"], "init_args": {}}}
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from fastgen.declared import slot_of
-from fastgen.diagnosis import in_hint
+from fastgen.configuration.declared import slot_of
+from fastgen.configuration.diagnosis import in_hint
 from fastgen.times import TimeLaw
 
 

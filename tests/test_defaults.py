@@ -23,12 +23,12 @@ from fastgen.callbacks import ema
 from fastgen.callbacks.evaluation import Evaluate
 from fastgen.callbacks.health import Health
 from fastgen.conditions import Guidance
-from fastgen.denoisers.from_teacher import CopyOfTeacher
+from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
+from fastgen.denoisers.wrappers.policies import DX, GMFlow
 from fastgen.errors import UserError
 from fastgen.extras import GAN, DistributionMatching, Reward
-from fastgen.map_times import JumpLaw
-from fastgen.methods.transition import Transition
-from fastgen.methods.velocity import MixedVelocity, Velocity
+from fastgen.methods.flow_maps.transition import Transition
+from fastgen.methods.flow_maps.velocity import MixedVelocity, Velocity
 from fastgen.metrics import (
     ClassAccuracy,
     FrechetDistance,
@@ -46,10 +46,9 @@ from fastgen.objectives.regression import RegressionLoss
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.objectives.tangents import Derivative, FiniteDifference
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
-from fastgen.sampling.policies import DX, GMFlow
 from fastgen.sampling.samplers import Sampler
 from fastgen.sampling.solvers import Solver
-from fastgen.times import LogitNormalTime, LogNormalLevel, TimeLaw
+from fastgen.times import JumpLaw, LogitNormalTime, LogNormalLevel, TimeLaw
 
 PARTS = (TimeLaw, JumpLaw, Sampler, Solver, DenoisingLoss, RegressionLoss, Metric, Velocity, Transition, Process)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from fastgen.documents import NODES, lines_of, parse_json, read_json, read_text, read_yaml
 from fastgen.errors import Malformed, UserError
-from fastgen.files import load_tensors, load_torch, resolve, sha256
+from fastgen.storage.documents import NODES, lines_of, parse_json, read_json, read_text, read_yaml
+from fastgen.storage.files import load_tensors, load_torch, resolve, sha256
 
 SEPARATORS = ["\u2028", "\u2029", "\x85", "\r", "\x0b", "\x0c", "\x1c"]
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from toys import build
 
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.methods import ScoreDistiller
-from fastgen.methods.batch import MicroBatch
 from fastgen.randomness import Draws
 
 ROOT = Path(__file__).parent.parent

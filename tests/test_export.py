@@ -23,16 +23,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fastgen import lora_files
-from fastgen.checkpoints import method_from_checkpoint
 from fastgen.denoisers import Flux, LoRA, QwenImage, StableDiffusion, StableDiffusion3, StableDiffusionXL, Wan
-from fastgen.denoisers.adapters import AdaptedDenoiser
-from fastgen.denoisers.pipelines import PipelineDenoiser, PipelineFolder
+from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser, PipelineFolder
+from fastgen.denoisers.wrappers.lora import AdaptedDenoiser
+from fastgen.distiller.checkpoints import method_from_checkpoint
 from fastgen.errors import UserError
-from fastgen.export import Sampling, baked_scheduler, export_pipeline
-from fastgen.lora_files import FILES, export_lora
+from fastgen.export import lora as lora_files
+from fastgen.export.lora import FILES, export_lora
+from fastgen.export.pipeline import Sampling, baked_scheduler, export_pipeline
 from fastgen.randomness import Draws
-from fastgen.seals import seal
+from fastgen.storage.seals import seal
 
 PROMPTS = ["a cat", "two dogs"]
 SEEDS = [3, 5]
@@ -397,7 +397,7 @@ def test_methods_that_sample_in_another_way_are_not_exported(
     trained: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     saved = torch.load(trained("sd15", False), weights_only=True)
-    saved["fastgen"] |= {"method": "fastgen.methods.teacher.TeacherTraining", "averages": []}
+    saved["fastgen"] |= {"method": "fastgen.methods.teachers.teacher.TeacherTraining", "averages": []}
     network = saved["fastgen"]["recipe"]["init_args"]["teacher"]
     saved["fastgen"]["recipe"] = {"class_path": "TeacherTraining", "init_args": {"student": network}}
     saved["state_dict"] = {name: value for name, value in saved["state_dict"].items() if name.startswith("student.")}

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from fastgen.former_recipes import in_present_names
-from fastgen.recipes import generator_from
+from fastgen.configuration.former_recipes import in_present_names
+from fastgen.methods.recipes import generator_from
 
 RECIPES = json.loads((Path(__file__).parent / "former_recipes.json").read_text())
 """Those of shipped configs at the time, without what only training needs."""

@@ -15,8 +15,8 @@ from lightning.pytorch import Trainer
 
 from fastgen.__main__ import main
 from fastgen.cli.parser import ConfigParser
+from fastgen.configuration.diagnosis import fault_of
 from fastgen.data import DistillationData
-from fastgen.diagnosis import fault_of
 from fastgen.errors import UserError
 from fastgen.methods import Distiller
 

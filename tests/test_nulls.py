@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from lightning.pytorch import Trainer
 
-from fastgen.declared import arguments_of
+from fastgen.configuration.declared import arguments_of
+from fastgen.configuration.parsing import refuse_nulls
 from fastgen.errors import UserError
 from fastgen.methods import SCM, PiFlow, SiD
-from fastgen.parsing import refuse_nulls
 
 ADAM = {"class_path": "torch.optim.Adam", "init_args": {"eps": None}}
 TEACHER = {"class_path": "fastgen.denoisers.MLP", "init_args": {"width": None}}

@@ -20,8 +20,8 @@ from benchmarks.oracle.run import Count, Stop, fit, instantiate, run, run_finger
 from benchmarks.oracle.table import READING
 from fastgen.data import Mixture
 from fastgen.denoisers import MLP, RingMixture
+from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.methods import DMD2, Distiller, SiD
-from fastgen.methods.schedule import UpdateSchedule
 from fastgen.objectives.tangents import jvp
 from fastgen.processes import EDM
 

@@ -4,9 +4,9 @@ import torch
 from PIL import Image
 
 from fastgen.errors import UserError
-from fastgen.files import load_tensors
-from fastgen.metrics.images import to_uint8
-from fastgen.pictures import CAPTION_SIZE, GAP, grid, save_samples, scatter, tile
+from fastgen.pictures.grids import CAPTION_SIZE, GAP, grid, save_samples, scatter, tile
+from fastgen.pictures.pixels import to_uint8
+from fastgen.storage.files import load_tensors
 
 
 def checker(count, size=8):

@@ -8,7 +8,7 @@ from itertools import pairwise, permutations
 import pytest
 import torch
 
-from fastgen.denoisers.mixtures import RingMixture
+from fastgen.denoisers.exact.mixtures import RingMixture
 from fastgen.errors import UserError
 from fastgen.processes import EDM, PREDICTION_KINDS, VP, Prediction, RectifiedFlow, TrigFlow
 

@@ -12,10 +12,10 @@ import torch
 from command_line import fastgen, last, load, mixture, write
 
 from fastgen.callbacks import Checkpoint
-from fastgen.checkpoints import method_from_checkpoint
-from fastgen.digests import digest_of
+from fastgen.distiller.checkpoints import method_from_checkpoint
 from fastgen.errors import UserError
-from fastgen.seals import seal
+from fastgen.storage.digests import digest_of
+from fastgen.storage.seals import seal
 
 Change = Callable[[dict[str, Any]], Any]
 
@@ -125,7 +125,7 @@ SEALED: dict[str, tuple[Change, str]] = {
     "an average less": (lambda s: s["fastgen"].update(averages=[]), "about the average 'ema'"),
     "another method's configuration": (
         lambda s: s["fastgen"]["recipe"].update(class_path="fastgen.methods.DMD2"),
-        "holds the weights of fastgen.methods.sid.SiD but the configuration of fastgen.methods.DMD2",
+        "holds the weights of fastgen.methods.score_identity.sid.SiD but the configuration of fastgen.methods.DMD2",
     ),
     "no configuration": (lambda s: s["fastgen"].update(recipe=3), "but the configuration of nothing"),
 }

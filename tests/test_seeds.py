@@ -13,7 +13,7 @@ from command_line import assert_same_training, fastgen, last, load, mixture, wri
 from fastgen.data import DistillationData
 from fastgen.data.digits import Digits
 from fastgen.data.mixture import Mixture
-from fastgen.denoisers.mixtures import RingMixture
+from fastgen.denoisers.exact.mixtures import RingMixture
 from fastgen.methods import SiD
 from fastgen.processes import EDM
 

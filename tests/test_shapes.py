@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
-from fastgen.methods.batch import MicroBatch
 from fastgen.processes import RectifiedFlow
 from fastgen.randomness import Draws
 from fastgen.shapes import expand, where_rows

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from fastgen.denoisers import MLP, DiT, UNet
-from fastgen.denoisers.adapters import LoRA
-from fastgen.denoisers.features import feature_shapes, tap
+from fastgen.denoisers.wrappers.features import feature_shapes, tap
+from fastgen.denoisers.wrappers.lora import LoRA
 from fastgen.processes import EDM
 from fastgen.sharding import blocks, gathered, parameters_without_storage, sharded_like
 from fastgen.strategies import FirstBatches

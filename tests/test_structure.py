@@ -17,6 +17,8 @@ MOST_FILES, MOST_LINES = 20, 150
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("basics",),
+    ("storage",),
+    ("configuration",),
     ("processes", "results"),
     ("objectives",),
     ("times",),
@@ -35,71 +37,45 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 """Rooms from the ground up; a room imports from lower floors only."""
 
 ROOM_OF: dict[str, str] = {
-    "times": "times",
-    "map_times": "times",
-    "sampling.guided": "denoisers",
-    "sampling.policies": "denoisers",
-    "extras.base": "distiller",
-    "methods.batch": "distiller",
-    "methods.optimizers": "distiller",
-    "methods.resume": "distiller",
-    "methods.schedule": "distiller",
-    "methods.start": "distiller",
-    "methods.state": "distiller",
-    "checkpoints": "methods",
-    "recipes": "methods",
     "strategies": "methods",
-    "pictures": "pictures",
-    "videos": "pictures",
-    "metrics.images": "pictures",
-    "layouts.pairs": "data",
-    "export": "export",
-    "lora_files": "export",
-    "commands": "cli",
     "api": "cli",
     "__main__": "cli",
 }
 """Files and folders that belong to another room than where they lie; other files at the top are basics.
 
-It says where they are going: whoever moves one takes its line out.
+Strategies know methods; the program and the door for Python know everything.
 """
 
-UPWARDS: dict[tuple[str, str], str] = {
-    ("extras.distribution_matching", "methods.score_term"): "the score term moves into extras",
-}
+UPWARDS: dict[tuple[str, str], str] = {}
 """Imports that run up, or across a floor, and what will end them."""
 
-LARGE_ROOMS: dict[str, str] = {
-    ".": "most files at the top move into rooms (see ROOM_OF), messages and parsers to cli",
-    "denoisers": "networks, exact, diffusers and wrappers become folders",
-    "methods": "families become folders, the engine moves to distiller",
-    "metrics": "extractors, samples, text, laws and suites become folders",
-}
+LARGE_ROOMS: dict[str, str] = {}
 """Folders with more files on one level than a room should have, and what will end that."""
 
 LONG_FILES: dict[str, str] = {
     "checks": "a function of a few lines for every kind of range, with one way of saying it",
-    "commands.pairs": "options, source and loop of one command; the options are a third",
-    "commands.stats": "options, data and loop of one command; the options are a third",
-    "diagnosis": "one walk over declared types; its branches call each other",
-    "documents": "JSON, YAML and text, each with what may be wrong with it",
+    "cli.commands.pairs": "options, source and loop of one command; the options are a third",
+    "cli.commands.stats": "options, data and loop of one command; the options are a third",
+    "configuration.diagnosis": "one walk over declared types; its branches call each other",
+    "storage.documents": "JSON, YAML and text, each with what may be wrong with it",
     "extras.gan": "discriminator, its objective and R1 are one recipe",
-    "map_times": "every law of two times in one file, until times is a room",
-    "methods.flow_map": "half of it is text",
-    "methods.resume": "what a checkpoint must agree with, role by role",
-    "methods.score_term": "the term and its health; to be cut with its move",
-    "methods.state": "everything that a checkpoint holds and its way back",
+    "times.jumps": "every law of two times in one file, until times is a room",
+    "methods.flow_maps.base": "half of it is text",
+    "distiller.resume": "what a checkpoint must agree with, role by role",
+    "distiller.score_term": "the term and its health; to be cut with its move",
+    "distiller.state": "everything that a checkpoint holds and its way back",
     "objectives.flow_maps": "one derivation in several forms; half of it is text",
-    "parsing": "what every parser refuses and what it writes",
-    "seals": "what may be wrong with a file, told apart",
+    "configuration.parsing": "what every parser refuses and what it writes",
+    "storage.seals": "what may be wrong with a file, told apart",
     "strategies": "Lightning's strategies for whole and for sharded networks",
-    "times": "every law of one time in one file, until times is a room",
-    "trust": "one walk over plain data that must be seen whole",
-    "writing": "atomic writing of files and folders, with what the system may refuse",
+    "times.levels": "every law of one time in one file, until times is a room",
+    "configuration.trust": "one walk over plain data that must be seen whole",
+    "storage.writing": "atomic writing of files and folders, with what the system may refuse",
 }
 """Files of the engine that are longer than they should be, and why."""
 
-ENGINE = ("basics", "processes", "objectives", "times", "sampling", "distiller", "extras", "methods", "cli")
+ENGINE = ("basics", "storage", "configuration", "processes", "objectives", "times", "sampling")
+ENGINE += ("distiller", "extras", "methods", "cli")
 """Rooms whose files are the engine."""
 
 

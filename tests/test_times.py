@@ -5,10 +5,19 @@ import torch
 from torch import Tensor
 
 from fastgen.errors import UserError
-from fastgen.map_times import DyadicTimes, SortedTimes
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
-from fastgen.times import FlowTime, KarrasLevel, LogitNormalTime, LogNormalLevel, TimeLaw, UniformStep, UniformTime
+from fastgen.times import (
+    DyadicTimes,
+    FlowTime,
+    KarrasLevel,
+    LogitNormalTime,
+    LogNormalLevel,
+    SortedTimes,
+    TimeLaw,
+    UniformStep,
+    UniformTime,
+)
 
 PROCESSES: list[Process] = [EDM(), VP(), RectifiedFlow(), TrigFlow()]
 LAWS: list[TimeLaw] = [UniformTime(), UniformStep(), KarrasLevel(), LogNormalLevel(), LogitNormalTime(), FlowTime()]

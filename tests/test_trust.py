@@ -16,20 +16,20 @@ import torch
 import yaml
 from command_line import EDM, checkpoint, fastgen, mixture, write
 
-from fastgen.checkpoints import method_from_checkpoint, read_checkpoint
+from fastgen.configuration.masking import masked
+from fastgen.data.pair_files import read_manifest
 from fastgen.data.prompts import read_prompts
 from fastgen.denoisers import MLP, StableDiffusion, StableDiffusion3
-from fastgen.denoisers.from_teacher import CopyOfTeacher
-from fastgen.denoisers.pipelines import PipelineFolder
+from fastgen.denoisers.diffusers.pipelines import PipelineFolder
+from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
+from fastgen.distiller.checkpoints import method_from_checkpoint, read_checkpoint
 from fastgen.errors import UserError
-from fastgen.files import load_tensors
-from fastgen.layouts.pairs import read_manifest
-from fastgen.masking import masked
-from fastgen.metrics.reference import read_reference
-from fastgen.metrics.weights import read_weights
+from fastgen.methods.recipes import generator_from
+from fastgen.metrics.extractors.weights import read_weights
+from fastgen.metrics.samples.reference import read_reference
 from fastgen.processes import EDM as EDMProcess
-from fastgen.recipes import generator_from
-from fastgen.seals import seal
+from fastgen.storage.files import load_tensors
+from fastgen.storage.seals import seal
 
 STRANGER = """
 from pathlib import Path
@@ -142,7 +142,7 @@ PAYLOADS = {
     "through torch": lambda c: of_class("torch.os.system", command=touch(c)),
     "through fastgen": lambda c: of_class("fastgen.cli.main.sys.modules", x=1),
     "through a module of ours": lambda c: of_class(
-        "fastgen.metrics.weights.urllib.request.urlretrieve", url=f"file://{c}"
+        "fastgen.metrics.extractors.weights.urllib.request.urlretrieve", url=f"file://{c}"
     ),
     "function of torch": lambda c: of_class("torch.hub.load", repo_or_dir=str(c), model="x", source="local"),
     "compiler of torch": lambda c: of_class("torch.utils.cpp_extension.load", sources=[str(c)]),
@@ -151,7 +151,7 @@ PAYLOADS = {
     "package of torch": lambda c: of_class("torch.package.PackageImporter", file_or_buffer=str(c)),
     "writer of torch": lambda c: of_class("torch.utils.tensorboard.SummaryWriter", log_dir=str(c)),
     "logger of lightning": lambda c: of_class("lightning.pytorch.loggers.CSVLogger", save_dir=str(c)),
-    "function of ours": lambda c: of_class("fastgen.files.write_text", path=str(c), text="x"),
+    "function of ours": lambda c: of_class("fastgen.storage.files.write_text", path=str(c), text="x"),
     "class of ours that is none of these": lambda c: of_class("fastgen.callbacks.Checkpoint", dirpath=str(c)),
     "YAML in a text": lambda c: f"{{class_path: subprocess.getoutput, init_args: {{cmd: touch {c}}}}}",
     "private name": lambda c: of_class("fastgen.__main__.main", arguments=["--version"]),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks import update_cost
-from fastgen.denoisers.dit import DiT
+from fastgen.denoisers.networks.dit import DiT
 
 
 @pytest.mark.parametrize("name", update_cost.METHODS)

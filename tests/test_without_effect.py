@@ -14,15 +14,15 @@ from toys import FreeData, ToyData, build, network
 from fastgen.callbacks import EMA, Checkpoint, Evaluate, Health, SampleGrid
 from fastgen.callbacks.beginning import Beginning
 from fastgen.conditions import Guidance
-from fastgen.denoisers.adapters import LoRA
-from fastgen.denoisers.diffusers_sd import StableDiffusion
-from fastgen.denoisers.mlp import MLP
+from fastgen.denoisers.diffusers.sd import StableDiffusion
+from fastgen.denoisers.networks.mlp import MLP
+from fastgen.denoisers.wrappers.lora import LoRA
+from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.errors import UserError
 from fastgen.extras import GAN, DigitLogProbability, DistributionMatching, Reward
 from fastgen.methods import DMD2, ECT, SCM, Distiller, MeanFlow, OptimalSteps, PhasedDMD, SiD
-from fastgen.methods.schedule import UpdateSchedule
-from fastgen.methods.teacher_guidance import TeacherGuidance
-from fastgen.methods.velocity import TeacherVelocity
+from fastgen.methods.flow_maps.guidance import TeacherGuidance
+from fastgen.methods.flow_maps.velocity import TeacherVelocity
 from fastgen.processes import EDM
 from fastgen.sampling.samplers import RenoiseSampler
 from fastgen.sampling.solvers import Heun

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from fastgen.checkpoints import CheckpointFiles
+from fastgen.distiller.checkpoints import CheckpointFiles
 from fastgen.errors import UserError
-from fastgen.files import save_tensors, write_text
-from fastgen.writing import folder_written_atomically, remove_leftovers, write_atomically
+from fastgen.storage.files import save_tensors, write_text
+from fastgen.storage.writing import folder_written_atomically, remove_leftovers, write_atomically
 
 FORK = multiprocessing.get_context("fork")
 TENSOR = torch.arange(100_000.0)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from fastgen.conditions import Condition
 from fastgen.data.base import BatchSource, DistillationData, TensorSource
-from fastgen.denoisers.adapters import AdaptedDenoiser, LoRA
-from fastgen.denoisers.analytic import MixtureDenoiser
 from fastgen.denoisers.base import Codec, Denoiser
-from fastgen.denoisers.mlp import MLP
+from fastgen.denoisers.exact.gaussians import MixtureDenoiser
+from fastgen.denoisers.networks.mlp import MLP
+from fastgen.denoisers.wrappers.lora import AdaptedDenoiser, LoRA
 from fastgen.methods import Distiller
 from fastgen.processes import EDM, Process
 

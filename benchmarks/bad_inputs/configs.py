@@ -240,7 +240,7 @@ def may_be_null(config: Mapping[str, Any], place: Place) -> bool:
     """Whether the declared type at a place of a config says that there may be nothing."""
     from lightning.pytorch import Trainer
 
-    from fastgen.declared import OPEN, Slot, arguments_of
+    from fastgen.configuration.declared import OPEN, Slot, arguments_of
 
     slots: Mapping[str, Slot] = {"trainer": Slot(fields=arguments_of(Trainer))}
     part, slot = config, OPEN

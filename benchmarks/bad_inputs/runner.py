@@ -156,13 +156,13 @@ def command_line() -> Callable[[list[str]], int]:
     import lightning.pytorch.loggers  # noqa: F401
     import torch
 
-    import fastgen.commands.compare
-    import fastgen.commands.export
-    import fastgen.commands.pairs
-    import fastgen.commands.report
-    import fastgen.commands.sample
-    import fastgen.commands.scores
-    import fastgen.commands.stats  # noqa: F401
+    import fastgen.cli.commands.compare
+    import fastgen.cli.commands.export
+    import fastgen.cli.commands.pairs
+    import fastgen.cli.commands.report
+    import fastgen.cli.commands.sample
+    import fastgen.cli.commands.scores
+    import fastgen.cli.commands.stats  # noqa: F401
     from fastgen.__main__ import main
 
     torch.set_num_threads(1)

@@ -115,7 +115,7 @@ def make_stage(folder: Path, main: Callable[[list[str]], int]) -> Path:
         good(main, ["pairs", "--ckpt", "last.ckpt", "--role", "average", "--count", "16", "--shard-size", "8"])
         words = ["stats", "--data", "fit.yaml", "--extractor", "DigitsClassifier", "--out", "reference.safetensors"]
         good(main, [*words, "--count", "64", "--features"])
-    from fastgen.metrics.reference import read_reference
+    from fastgen.metrics.samples.reference import read_reference
 
     reference = read_reference(folder / "reference.safetensors")
     np.savez(folder / "reference.npz", mu=reference.mean.numpy(), sigma=reference.cov.numpy())

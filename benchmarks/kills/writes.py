@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fastgen.writing
+import fastgen.storage.writing
 
 Write = Callable[[Path], Any]
 Fault = Callable[[], None]
@@ -22,7 +22,7 @@ Fault = Callable[[], None]
 
 def replace(make: Callable[[Callable[..., Path]], Callable[..., Path]]) -> None:
     """Have all of fastgen write files by ``make(write_atomically)``."""
-    original = fastgen.writing.write_atomically
+    original = fastgen.storage.writing.write_atomically
     changed = make(original)
     for module in list(sys.modules.values()):
         if getattr(module, "write_atomically", None) is original:

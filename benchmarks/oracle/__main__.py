@@ -75,7 +75,7 @@ def single(problem_name: str, name: str, arguments: argparse.Namespace) -> None:
     """One run; ``start`` trains the start, ``teacher`` measures the solvers."""
     from benchmarks.oracle import run
     from benchmarks.oracle.recipes import all_recipes
-    from fastgen.files import write_json
+    from fastgen.storage.files import write_json
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     problem = problem_of(problem_name, arguments.budget)

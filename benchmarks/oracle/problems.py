@@ -22,9 +22,9 @@ from fastgen.metrics import (
     ImageMetrics,
     PrecisionRecall,
 )
-from fastgen.metrics.frechet import frechet_distance, moments
-from fastgen.metrics.mixture import ModeCoverage, sliced_wasserstein2
-from fastgen.metrics.precision_recall import precision_recall
+from fastgen.metrics.laws.mixture import ModeCoverage, sliced_wasserstein2
+from fastgen.metrics.samples.frechet import frechet_distance, moments
+from fastgen.metrics.samples.precision_recall import precision_recall
 from fastgen.processes import EDM
 from fastgen.randomness import Draws, generator
 from fastgen.sampling.solvers import Heun

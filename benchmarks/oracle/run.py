@@ -22,11 +22,11 @@ from fastgen.callbacks import EMA, PowerEMA
 from fastgen.callbacks.updates import AfterStudentUpdates
 from fastgen.data.base import Batch, BatchSource, DistillationData
 from fastgen.denoisers.base import Denoiser
-from fastgen.files import write_atomically
 from fastgen.methods import Distiller
 from fastgen.randomness import Draws
 from fastgen.sampling.samplers import RenoiseSampler
 from fastgen.sampling.solvers import Euler, Heun, Solver
+from fastgen.storage.files import write_atomically
 
 POINTS = 4
 """Evaluations during a training, evenly spaced; the last is the result."""
@@ -53,7 +53,7 @@ def instantiate(base: type, config: Config) -> Any:
     """The object that a configuration describes, by the command line's own parser."""
     import fastgen.denoisers
     import fastgen.extras  # noqa: F401
-    from fastgen.recipes import RecipeParser
+    from fastgen.methods.recipes import RecipeParser
 
     parser = RecipeParser(exit_on_error=False)
     parser.add_subclass_arguments(base, "it")

@@ -11,8 +11,8 @@ from typing import Any
 
 from benchmarks.oracle.problems import PROBLEMS
 from benchmarks.oracle.recipes import RECIPES, class_of
-from fastgen.files import write_atomically, write_text
 from fastgen.methods import FlowMapDistiller, ScoreDistiller
+from fastgen.storage.files import write_atomically, write_text
 
 Record = dict[str, Any]
 Records = Mapping[tuple[str, str], Record]

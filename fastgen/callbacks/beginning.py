@@ -9,14 +9,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fastgen.callbacks.evaluation import Evaluate
 from fastgen.callbacks.sampling import conditions
-from fastgen.callbacks.surroundings import callbacks_of, data_of, distiller
+from fastgen.callbacks.trainer_access import callbacks_of, data_of, distiller
+from fastgen.distiller.run_facts import RunFacts
 from fastgen.errors import UserError
-from fastgen.export import why_not_exported
+from fastgen.export.pipeline import why_not_exported
 from fastgen.notices import notice
-from fastgen.run_facts import RunFacts
 
 if TYPE_CHECKING:
-    from fastgen.methods.base import Distiller
+    from fastgen.distiller.base import Distiller
 
 
 def validates(trainer: Trainer) -> bool:

@@ -21,17 +21,17 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from fastgen import __version__, checks
 from fastgen.callbacks.interruption import StopSignals
 from fastgen.callbacks.run_folder import CHECKPOINTS, first_of, forget_after, refuse_used
-from fastgen.callbacks.surroundings import distiller, in_run, log_folder, place
+from fastgen.callbacks.trainer_access import distiller, in_run, log_folder, place
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
-from fastgen.checkpoints import CheckpointFiles
-from fastgen.files import save_tensors
-from fastgen.restoring import restoring
-from fastgen.run_facts import RunFacts
+from fastgen.distiller.checkpoints import CheckpointFiles
+from fastgen.distiller.restoring import restoring
+from fastgen.distiller.run_facts import RunFacts
 from fastgen.sharding import gathered
-from fastgen.writing import give_name, remove, remove_leftovers, writing
+from fastgen.storage.files import save_tensors
+from fastgen.storage.writing import give_name, remove, remove_leftovers, writing
 
 if TYPE_CHECKING:
-    from fastgen.methods.base import Distiller
+    from fastgen.distiller.base import Distiller
 
 LAST, BEST, WEIGHTS = "last.ckpt", "best.ckpt", "student.safetensors"
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import LightningModule, Trainer
 
 from fastgen import checks
-from fastgen.averaging import (
+from fastgen.callbacks.trainer_access import distiller, place
+from fastgen.callbacks.updates import AfterStudentUpdates
+from fastgen.distiller.averaging import (
     ConstantEMA,
     EMARule,
     HalfLifeEMA,
@@ -19,15 +21,13 @@ from fastgen.averaging import (
     power_beta,
     power_gamma,
 )
-from fastgen.callbacks.surroundings import distiller, place
-from fastgen.callbacks.updates import AfterStudentUpdates
+from fastgen.distiller.micro_batch import size_of
+from fastgen.distiller.restoring import count_of, restoring
+from fastgen.distiller.run_facts import RunFacts
 from fastgen.errors import UserError
-from fastgen.methods.batch import size_of
-from fastgen.restoring import count_of, restoring
-from fastgen.run_facts import RunFacts
 
 if TYPE_CHECKING:
-    from fastgen.methods.base import Distiller
+    from fastgen.distiller.base import Distiller
 
 __all__ = [
     "EMA",

@@ -15,22 +15,22 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from fastgen import checks
+from fastgen.callbacks.clock import SideWork, TimesTraining
 from fastgen.callbacks.interruption import stop_requested
 from fastgen.callbacks.progress import bar
 from fastgen.callbacks.sampling import conditions, describe, reference, sample_batches
-from fastgen.callbacks.side_work import SideWork, TimesTraining
-from fastgen.callbacks.surroundings import distiller, log_folder, log_scalars
+from fastgen.callbacks.trainer_access import distiller, log_folder, log_scalars
 from fastgen.callbacks.unfinished import Unfinished, digest, settings_of, weights_digest
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
-from fastgen.files import write_text
+from fastgen.distiller.restoring import restoring
 from fastgen.metrics.base import MetricSuite
-from fastgen.metrics.images import are_finite
 from fastgen.metrics.measuring import TEACHER_SEEDS, compare_with_teacher, give_reference, make_ready, row_of
-from fastgen.restoring import restoring
+from fastgen.pictures.pixels import are_finite
 from fastgen.results.rows import Row, identity, read_rows, table
+from fastgen.storage.files import write_text
 
 if TYPE_CHECKING:
-    from fastgen.methods.base import Distiller
+    from fastgen.distiller.base import Distiller
 
 
 class Stopped(Exception):

@@ -10,15 +10,15 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from fastgen import checks
+from fastgen.callbacks.clock import SideWork
 from fastgen.callbacks.interruption import stop_requested
 from fastgen.callbacks.sampling import describe, reference, sample_batches
-from fastgen.callbacks.side_work import SideWork
-from fastgen.callbacks.surroundings import distiller, log_folder
+from fastgen.callbacks.trainer_access import distiller, log_folder
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
-from fastgen.pictures import grid, save_picture, scatter
+from fastgen.pictures.grids import grid, save_picture, scatter
 
 if TYPE_CHECKING:
-    from fastgen.methods.base import Distiller
+    from fastgen.distiller.base import Distiller
 
 
 class SampleGrid(AfterStudentUpdates, SideWork):

@@ -15,13 +15,13 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 
 from fastgen import checks
 from fastgen.callbacks.movement import Movement
-from fastgen.callbacks.surroundings import distiller, log_folder
+from fastgen.callbacks.trainer_access import distiller, log_folder
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
-from fastgen.restoring import count_of, restoring
-from fastgen.run_facts import RunFacts
+from fastgen.distiller.restoring import count_of, restoring
+from fastgen.distiller.run_facts import RunFacts
 
 if TYPE_CHECKING:
-    from fastgen.methods.base import Distiller
+    from fastgen.distiller.base import Distiller
 
 MEMORY = 100
 """Readings that a running median covers."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from fastgen.callbacks.surroundings import callbacks_of
+from fastgen.callbacks.trainer_access import callbacks_of
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -8,8 +8,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from fastgen import checks
-from fastgen.building import building
-from fastgen.callbacks.surroundings import log_folder
+from fastgen.callbacks.trainer_access import log_folder
+from fastgen.configuration.building import building
 from fastgen.errors import UserError
 from fastgen.messages import shown
 from fastgen.refusals import unwritable

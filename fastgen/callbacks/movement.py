@@ -11,7 +11,7 @@ from torch import Tensor
 from fastgen.sharding import local
 
 if TYPE_CHECKING:
-    from fastgen.methods.base import Distiller
+    from fastgen.distiller.base import Distiller
 
 HEAD = 4096
 """Elements of each tensor that are looked at."""

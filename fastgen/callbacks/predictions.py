@@ -11,8 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from fastgen.callbacks.surroundings import in_run
-from fastgen.pictures import save_samples
+from fastgen.callbacks.trainer_access import in_run
+from fastgen.pictures.grids import save_samples
 
 
 class WriteSamples(BasePredictionWriter):

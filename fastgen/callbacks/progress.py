@@ -10,11 +10,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from fastgen.bars import bar, refresh_seconds
-from fastgen.callbacks.surroundings import distiller, place
+from fastgen.callbacks.bars import bar, refresh_seconds
+from fastgen.callbacks.trainer_access import distiller, place
 
 if TYPE_CHECKING:
-    from fastgen.methods.base import Distiller
+    from fastgen.distiller.base import Distiller
 
 
 def bar_of(trainer: Trainer, **options: Any) -> tqdm:

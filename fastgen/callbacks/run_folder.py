@@ -11,10 +11,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from fastgen.callbacks.surroundings import log_folder
+from fastgen.callbacks.trainer_access import log_folder
 from fastgen.errors import UserError
-from fastgen.files import write_text
-from fastgen.writing import remove_leftovers
+from fastgen.storage.files import write_text
+from fastgen.storage.writing import remove_leftovers
 
 RUNS = "fastgen_runs"
 """Where the folders of runs without a logger lie, below ``trainer.default_root_dir``."""

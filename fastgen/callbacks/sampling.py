@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from fastgen.callbacks.surroundings import data_of
+from fastgen.callbacks.trainer_access import data_of
 from fastgen.metrics import measuring
 
 if TYPE_CHECKING:
-    from fastgen.methods.base import Distiller
+    from fastgen.distiller.base import Distiller
 
 
 def conditions(trainer: Trainer, indices: Sequence[int]) -> dict[str, Any]:

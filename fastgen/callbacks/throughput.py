@@ -10,14 +10,14 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from fastgen import checks
-from fastgen.callbacks.side_work import TimesTraining, TrainingTime
-from fastgen.callbacks.surroundings import distiller, log_folder, log_scalars
+from fastgen.callbacks.clock import TimesTraining, TrainingTime
+from fastgen.callbacks.trainer_access import distiller, log_folder, log_scalars
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
-from fastgen.files import write_json
-from fastgen.methods.batch import size_of
+from fastgen.distiller.micro_batch import size_of
+from fastgen.storage.files import write_json
 
 if TYPE_CHECKING:
-    from fastgen.methods.base import Distiller
+    from fastgen.distiller.base import Distiller
 
 
 def peak_memory_gib(device: torch.device) -> float:

@@ -15,11 +15,11 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from fastgen.callbacks.surroundings import log_folder
+from fastgen.callbacks.trainer_access import log_folder
 from fastgen.errors import UserError
-from fastgen.files import load_tensors, save_tensors
 from fastgen.metrics.base import MetricSuite
 from fastgen.sharding import whole
+from fastgen.storage.files import load_tensors, save_tensors
 
 FOLDER = "evaluation"
 INDICES = "indices"

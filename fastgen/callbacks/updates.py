@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from fastgen.callbacks.surroundings import distiller
+from fastgen.callbacks.trainer_access import distiller
 
 if TYPE_CHECKING:
-    from fastgen.methods.base import Distiller
+    from fastgen.distiller.base import Distiller
 
 
 class AfterStudentUpdates(Callback):

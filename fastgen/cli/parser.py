@@ -7,10 +7,10 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from fastgen.diagnosis import refuse_unknown
-from fastgen.documents import read_yaml
+from fastgen.configuration.diagnosis import refuse_unknown
+from fastgen.configuration.parsing import ClassesOnly
 from fastgen.errors import ParserError, UserError
-from fastgen.parsing import ClassesOnly
+from fastgen.storage.documents import read_yaml
 
 
 class ConfigParser(ClassesOnly, LightningArgumentParser):

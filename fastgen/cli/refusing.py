@@ -5,10 +5,10 @@ from __future__ import annotations
 from jsonargparse import Namespace
 
 from fastgen import checks
+from fastgen.cli.trainer_options import refuse_options
 from fastgen.errors import UserError
 from fastgen.messages import shown
 from fastgen.precision import refuse_half_precision
-from fastgen.trainer_options import refuse_options
 
 
 def refuse(command: str, config: Namespace) -> None:

@@ -42,46 +42,46 @@ COMMANDS = {
         Command("predict", TRAINER, "write samples of a checkpoint for the data module's conditions"),
         Command(
             "sample",
-            "fastgen.commands.sample",
+            "fastgen.cli.commands.sample",
             "a picture from a checkpoint alone, or with --layout geneval, dpg, vbench, hpsv3 or vqascore the folder "
             "that this judge's scripts read:",
             "fastgen sample --ckpt last.ckpt --seeds 0-63 --out grid.png",
         ),
         Command(
             "stats",
-            "fastgen.commands.stats",
+            "fastgen.cli.commands.stats",
             "features of real images, to compare samples with:",
             "fastgen stats --data FOLDER --extractor Inception --out reference.safetensors",
         ),
         Command(
             "pairs",
-            "fastgen.commands.pairs",
+            "fastgen.cli.commands.pairs",
             "noise and what a teacher's solver makes of it, to distil from:",
             "fastgen pairs --config configs/kd_digits.yaml --out pairs/digits --count 20000",
         ),
         Command(
             "export",
-            "fastgen.commands.export",
+            "fastgen.cli.commands.export",
             "a student as a diffusers folder:",
             "fastgen export --ckpt last.ckpt --out my_student",
         ),
         Command(
             "compare",
-            "fastgen.commands.compare",
+            "fastgen.cli.commands.compare",
             "the final numbers of runs side by side:",
             "fastgen compare runs/sid_digits runs/dmd2_digits",
             light=True,
         ),
         Command(
             "report",
-            "fastgen.commands.report",
+            "fastgen.cli.commands.report",
             "a page with samples, curves and settings of runs:",
             "fastgen report RUN1 RUN2 --out report",
             light=True,  # but where it must sample
         ),
         Command(
             "scores",
-            "fastgen.commands.scores",
+            "fastgen.cli.commands.scores",
             "read a judge's result file into a run's table:",
             "fastgen scores RUN geneval=results.jsonl",
             light=True,

@@ -14,7 +14,7 @@ from fastgen.callbacks import WriteSamples
 from fastgen.callbacks.beginning import Beginning
 from fastgen.callbacks.loggers import open_loggers, refuse_nonsense
 from fastgen.callbacks.run_folder import OF_A_RUN, next_version, refuse_used, set_aside
-from fastgen.callbacks.surroundings import callbacks_of, log_folder
+from fastgen.callbacks.trainer_access import callbacks_of, log_folder
 from fastgen.errors import UserError
 
 TRAINER_DEFAULTS: dict[str, Any] = {

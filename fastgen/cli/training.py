@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from fastgen.callbacks import Checkpoint
-from fastgen.callbacks.surroundings import callbacks_of, log_folder
+from fastgen.callbacks.trainer_access import callbacks_of, log_folder
 from fastgen.cli.lightning import run
 from fastgen.cli.noise import silence_noise
 from fastgen.data import DistillationData

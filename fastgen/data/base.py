@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from fastgen import checks
-from fastgen.components import Seed, seed_of
+from fastgen.configuration.components import Seed, seed_of
+from fastgen.distiller.restoring import count_of, restoring
 from fastgen.errors import UserError
 from fastgen.randomness import generator
-from fastgen.restoring import count_of, restoring
 
 Batch = dict[str, Any]
 """``{"index": (B,) int64, "x0": (B, ...) float32, "condition": {"label": (B,) int64} or {"prompt": list} or {}}``.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgen.components import Seed
+from fastgen.configuration.components import Seed
 from fastgen.data.base import BatchSource, DistillationData, TensorSource
 from fastgen.errors import UserError
-from fastgen.metrics.images import to_uint8
+from fastgen.pictures.pixels import to_uint8
 
 
 def load_digits_split() -> tuple[TensorSource, TensorSource]:

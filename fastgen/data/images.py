@@ -15,15 +15,15 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from fastgen import checks
-from fastgen.components import Seed
+from fastgen.configuration.components import Seed
 from fastgen.data.base import Batch, BatchSource, DistillationData
 from fastgen.data.pixels import SUFFIXES, open_picture, pictures_below
 from fastgen.data.shapes import warn_of_crops
 from fastgen.data.tables import read_lines, read_table
 from fastgen.errors import UserError
-from fastgen.files import resolve
 from fastgen.randomness import derive_seed, generator
 from fastgen.sizes import height_and_width
+from fastgen.storage.files import resolve
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from fastgen import checks
-from fastgen.components import Seed
+from fastgen.configuration.components import Seed
 from fastgen.data.base import Batch, BatchSource, DistillationData
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
-from fastgen.metrics.images import to_uint8
+from fastgen.pictures.pixels import to_uint8
 from fastgen.randomness import derive_seed, generator
 
 BLOCK = 1024

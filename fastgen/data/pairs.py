@@ -9,12 +9,12 @@ from typing import Any, Literal
 from torch import Tensor
 
 from fastgen import checks
-from fastgen.components import Seed
+from fastgen.configuration.components import Seed
 from fastgen.data.base import Batch, BatchSource, DistillationData
+from fastgen.data.pair_files import CONDITION, PairFolder
 from fastgen.errors import UserError
-from fastgen.files import resolve
-from fastgen.layouts.pairs import CONDITION, PairFolder
 from fastgen.randomness import Draws
+from fastgen.storage.files import resolve
 
 
 class _PairSource(BatchSource):

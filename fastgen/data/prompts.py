@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fastgen.components import Seed
+from fastgen.configuration.components import Seed
 from fastgen.data.base import Batch, BatchSource, DistillationData
 from fastgen.data.tables import SUFFIXES, read_lines, read_table
 from fastgen.errors import UserError
-from fastgen.files import resolve
+from fastgen.storage.files import resolve
 
 PLAIN = ("", ".txt")
 """Suffixes of files with one prompt per line."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastgen.documents import lines_of, parse_json, read_text
 from fastgen.errors import Malformed, UserError
+from fastgen.storage.documents import lines_of, parse_json, read_text
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 """Kinds of tables."""

@@ -1,20 +1,20 @@
 """Networks and exact denoisers, all behind one contract."""
 
-from fastgen.denoisers.adapters import AdaptedDenoiser, LoRA
-from fastgen.denoisers.analytic import GaussianDenoiser, MixtureDenoiser
 from fastgen.denoisers.base import Codec, Denoiser
-from fastgen.denoisers.diffusers_flux import Flux
-from fastgen.denoisers.diffusers_qwenimage import QwenImage
-from fastgen.denoisers.diffusers_sd import StableDiffusion
-from fastgen.denoisers.diffusers_sd3 import StableDiffusion3
-from fastgen.denoisers.diffusers_sdxl import StableDiffusionXL
-from fastgen.denoisers.diffusers_wan import Wan
-from fastgen.denoisers.dit import DiT
-from fastgen.denoisers.experts import Experts
-from fastgen.denoisers.from_teacher import CopyOfTeacher
-from fastgen.denoisers.mixtures import EmpiricalDenoiser, ImageMixture, LowRankMixtureDenoiser, RingMixture
-from fastgen.denoisers.mlp import MLP
-from fastgen.denoisers.unet import UNet
+from fastgen.denoisers.diffusers.flux import Flux
+from fastgen.denoisers.diffusers.qwen_image import QwenImage
+from fastgen.denoisers.diffusers.sd import StableDiffusion
+from fastgen.denoisers.diffusers.sd3 import StableDiffusion3
+from fastgen.denoisers.diffusers.sdxl import StableDiffusionXL
+from fastgen.denoisers.diffusers.wan import Wan
+from fastgen.denoisers.exact.gaussians import GaussianDenoiser, MixtureDenoiser
+from fastgen.denoisers.exact.mixtures import EmpiricalDenoiser, ImageMixture, LowRankMixtureDenoiser, RingMixture
+from fastgen.denoisers.networks.dit import DiT
+from fastgen.denoisers.networks.mlp import MLP
+from fastgen.denoisers.networks.unet import UNet
+from fastgen.denoisers.wrappers.experts import Experts
+from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
+from fastgen.denoisers.wrappers.lora import AdaptedDenoiser, LoRA
 
 __all__ = [
     "MLP",

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.conditions import Condition
-from fastgen.denoisers.added_inputs import GuidanceInput, SecondTime
+from fastgen.denoisers.wrappers.added_inputs import GuidanceInput, SecondTime
 from fastgen.errors import UserError
-from fastgen.files import load_tensors
 from fastgen.fitting import misfits
 from fastgen.processes import Prediction, PredictionKind, Process
+from fastgen.storage.files import load_tensors
 
 Input = TypeVar("Input", SecondTime, GuidanceInput)
 

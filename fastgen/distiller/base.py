@@ -11,15 +11,15 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
 from fastgen import checks
-from fastgen.components import Seed, seed_of
+from fastgen.configuration.components import Seed, seed_of
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.from_teacher import CopyOfTeacher, FromTeacher
+from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher, FromTeacher
+from fastgen.distiller.extra import Extra
 from fastgen.distiller.generation import Generation
+from fastgen.distiller.run_facts import RunFacts
 from fastgen.errors import UserError
-from fastgen.extras.base import Extra
 from fastgen.precision import FrozenInBFloat16, refuse_half_precision
 from fastgen.randomness import derive_seed
-from fastgen.run_facts import RunFacts
 from fastgen.sampling.samplers import RenoiseSampler, Sampler
 from fastgen.sampling.solvers import Heun, Solver
 

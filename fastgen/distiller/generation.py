@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
+from fastgen.distiller.micro_batch import size_of
 from fastgen.distiller.updates import Updates
 from fastgen.errors import UserError
-from fastgen.methods.batch import size_of
 from fastgen.randomness import Draws
 from fastgen.sampling.solvers import Solver
 

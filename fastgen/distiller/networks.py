@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, cast
 
 from lightning.pytorch.cli import OptimizerCallable
 
-from fastgen.building import building
+from fastgen.configuration.building import building
 from fastgen.denoisers.base import Codec, Denoiser
-from fastgen.denoisers.from_teacher import FromTeacher
+from fastgen.denoisers.wrappers.from_teacher import FromTeacher
 from fastgen.distiller.roles import Roles
 from fastgen.errors import UserError
 from fastgen.precision import Averages, built_to_learn

@@ -10,11 +10,11 @@ from lightning.pytorch.cli import LRSchedulerCallable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fastgen.building import building
+from fastgen.configuration.building import building
+from fastgen.distiller.optimizers import make_optimizer, try_out
+from fastgen.distiller.resume import Configured
 from fastgen.distiller.rollouts import Rollouts
 from fastgen.errors import UserError
-from fastgen.methods.optimizers import make_optimizer, try_out
-from fastgen.methods.resume import Configured
 from fastgen.schedules import RunLength
 from fastgen.sharding import whole
 

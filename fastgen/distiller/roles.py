@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, cast
 from torch import nn
 
 from fastgen.denoisers.base import Denoiser
+from fastgen.distiller.extra import Extra
+from fastgen.distiller.state import MethodState
 from fastgen.errors import UserError
-from fastgen.extras.base import Extra
-from fastgen.methods.state import MethodState
 from fastgen.precision import Averages
 
 if TYPE_CHECKING:
     from fastgen.distiller.base import Distiller
-    from fastgen.methods.score_term import ScoreTerm
+    from fastgen.distiller.score_term import ScoreTerm
 
 
 class Roles(MethodState):

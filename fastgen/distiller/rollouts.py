@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fastgen.conditions import Condition
+from fastgen.distiller.micro_batch import MicroBatch, size_of, split
 from fastgen.distiller.networks import Networks
 from fastgen.errors import UserError
-from fastgen.methods.batch import MicroBatch, size_of, split
 from fastgen.randomness import Draws
 from fastgen.sampling.rollout import Rollout
 from fastgen.sampling.samplers import Sampler

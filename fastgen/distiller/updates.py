@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.distiller.optimization import Optimization
 from fastgen.errors import UserError
-from fastgen.methods.batch import MicroBatch
 from fastgen.randomness import derive_seed
 from fastgen.schedules import RunLength
 

@@ -1,6 +1,6 @@
 """Loss terms that any method can carry."""
 
-from fastgen.extras.base import Extra
+from fastgen.distiller.extra import Extra
 from fastgen.extras.distribution_matching import DistributionMatching
 from fastgen.extras.gan import GAN
 from fastgen.extras.reward import DigitLogProbability, Reward, RewardModel

@@ -11,20 +11,20 @@ from torch import Tensor, nn
 from fastgen import checks
 from fastgen.conditions import Guidance
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.from_teacher import CopyOfTeacher, FromTeacher
+from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher, FromTeacher
+from fastgen.distiller.extra import Extra
+from fastgen.distiller.run_facts import RunFacts, idle_guidance
+from fastgen.distiller.score_term import ScoreTerm
 from fastgen.errors import UserError
-from fastgen.extras.base import Extra
-from fastgen.methods.score_term import ScoreTerm
 from fastgen.objectives.score_forms import DMDForm, ScoreForm
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.optimizers import BetasAdamW
-from fastgen.run_facts import RunFacts, idle_guidance
 from fastgen.sampling.samplers import Sampler
 from fastgen.times import LogNormalLevel, TimeLaw, UniformTime
 
 if TYPE_CHECKING:
-    from fastgen.methods.base import Distiller
-    from fastgen.methods.batch import MicroBatch
+    from fastgen.distiller.base import Distiller
+    from fastgen.distiller.micro_batch import MicroBatch
 
 
 class DistributionMatching(ScoreTerm, Extra):

@@ -14,19 +14,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fastgen import checks
 from fastgen.conditions import Condition, concatenate
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.features import DiscriminatorHead, Watched, feature_shapes, tap
-from fastgen.denoisers.from_teacher import CopyOfTeacher, FromTeacher
-from fastgen.denoisers.warped import seen_on
+from fastgen.denoisers.wrappers.features import DiscriminatorHead, Watched, feature_shapes, tap
+from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher, FromTeacher
+from fastgen.denoisers.wrappers.on_process import on_process
+from fastgen.distiller.extra import Extra
 from fastgen.errors import UserError
-from fastgen.extras.base import Extra
 from fastgen.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty, smoothness_penalty
 from fastgen.randomness import Draws
 from fastgen.times import TimeLaw, UniformTime
 
 if TYPE_CHECKING:
-    from fastgen.methods.base import Distiller
-    from fastgen.methods.batch import MicroBatch
-    from fastgen.methods.score_term import ScoreTerm
+    from fastgen.distiller.base import Distiller
+    from fastgen.distiller.micro_batch import MicroBatch
+    from fastgen.distiller.score_term import ScoreTerm
 
 ROLE = "discriminator"
 
@@ -143,7 +143,7 @@ class GAN(Extra):
         """
         network = self.network(method)
         with tap(network.backbone, self.layers or [], "left out") as features:
-            seen_on(network, method.student.process)(x_t, t, condition)
+            on_process(network, method.student.process)(x_t, t, condition)
         return self.read(features)
 
     def read(self, features: Mapping[str, Tensor]) -> Tensor:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from fastgen import checks
+from fastgen.distiller.extra import Extra
 from fastgen.errors import UserError
-from fastgen.extras.base import Extra
 from fastgen.precision import built_in_fp32
 
 if TYPE_CHECKING:
-    from fastgen.methods.base import Distiller
-    from fastgen.methods.batch import MicroBatch
+    from fastgen.distiller.base import Distiller
+    from fastgen.distiller.micro_batch import MicroBatch
 
 
 class RewardModel(nn.Module, ABC):
@@ -45,7 +45,7 @@ class DigitLogProbability(RewardModel):
 
     def __init__(self) -> None:
         super().__init__()
-        from fastgen.metrics.classifier import DigitsClassifier
+        from fastgen.metrics.extractors.classifier import DigitsClassifier
 
         self.network = DigitsClassifier().build()
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastgen.errors import UserError
-from fastgen.files import write_json, write_text
 from fastgen.layouts.items import Item, dpg_items, geneval_items, numbered
-from fastgen.writing import write_atomically
+from fastgen.storage.files import write_json, write_text
+from fastgen.storage.writing import write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image

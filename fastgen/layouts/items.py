@@ -9,9 +9,9 @@ from pathlib import Path
 
 from fastgen.data.prompts import read_prompts
 from fastgen.data.tables import read_lines, read_table
-from fastgen.documents import lines_of, parse_json, read_text
 from fastgen.errors import Malformed, UserError
-from fastgen.files import resolve
+from fastgen.storage.documents import lines_of, parse_json, read_text
+from fastgen.storage.files import resolve
 
 
 @dataclass(frozen=True)

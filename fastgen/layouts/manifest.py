@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastgen.documents import read_json
 from fastgen.errors import UserError
-from fastgen.files import write_json
+from fastgen.storage.documents import read_json
+from fastgen.storage.files import write_json
 
 
 def manifest_of(out: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fastgen.layouts.folders import Layout
 from fastgen.layouts.items import Item
-from fastgen.writing import remove_leftovers
+from fastgen.storage.writing import remove_leftovers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,7 +43,7 @@ def fill(
     Returns:
         How many pictures were made.
     """
-    from fastgen.bars import bar as progress
+    from fastgen.callbacks.bars import bar as progress
 
     layout.check(items, per_prompt)
     for folder in (out, *(path for path in out.rglob("*") if path.is_dir())):
@@ -88,6 +88,6 @@ def picture_of(image: Tensor) -> Image:
     """An image (C, H, W) in [-1, 1] as a PIL picture in RGB."""
     from PIL.Image import fromarray
 
-    from fastgen.pictures import pixels
+    from fastgen.pictures.grids import pixels
 
     return fromarray(pixels(image[None])[0].numpy())

@@ -1,31 +1,31 @@
 """Every distillation method; importing this package makes each known to the command line by its class name."""
 
-from fastgen.methods.base import Distiller
-from fastgen.methods.decoupled_dmd import DecoupledDMD
-from fastgen.methods.diff_instruct import DiffInstruct
-from fastgen.methods.dmd2 import DMD2
-from fastgen.methods.ect import ECT
-from fastgen.methods.f_distill import FDistill
-from fastgen.methods.few_step_sid import FewStepSiD
-from fastgen.methods.flow_map import FlowMapDistiller
-from fastgen.methods.gdd import GDD
-from fastgen.methods.kd import KD
-from fastgen.methods.lcm import LCM
-from fastgen.methods.mean_flow import MeanFlow
-from fastgen.methods.optimal_steps import OptimalSteps
-from fastgen.methods.phased_dmd import PhasedDMD
-from fastgen.methods.pi_flow import PiFlow
-from fastgen.methods.progressive import Progressive
-from fastgen.methods.reflow import Reflow
-from fastgen.methods.scm import SCM
-from fastgen.methods.score import ScoreDistiller
-from fastgen.methods.self_distillation import LSD, PSD
-from fastgen.methods.shortcut import Shortcut
-from fastgen.methods.sid import SiD
-from fastgen.methods.swiftbrush import SwiftBrush
-from fastgen.methods.tdm import TDM
-from fastgen.methods.teacher import TeacherTraining
-from fastgen.methods.trajectory import TrajectoryDistiller
+from fastgen.distiller.base import Distiller
+from fastgen.methods.adversarial.gdd import GDD
+from fastgen.methods.distribution_matching.base import ScoreDistiller
+from fastgen.methods.distribution_matching.decoupled_dmd import DecoupledDMD
+from fastgen.methods.distribution_matching.diff_instruct import DiffInstruct
+from fastgen.methods.distribution_matching.dmd2 import DMD2
+from fastgen.methods.distribution_matching.f_distill import FDistill
+from fastgen.methods.distribution_matching.phased_dmd import PhasedDMD
+from fastgen.methods.distribution_matching.swiftbrush import SwiftBrush
+from fastgen.methods.distribution_matching.tdm import TDM
+from fastgen.methods.flow_maps.base import FlowMapDistiller
+from fastgen.methods.flow_maps.ect import ECT
+from fastgen.methods.flow_maps.lcm import LCM
+from fastgen.methods.flow_maps.mean_flow import MeanFlow
+from fastgen.methods.flow_maps.scm import SCM
+from fastgen.methods.flow_maps.self_distillation import LSD, PSD
+from fastgen.methods.flow_maps.shortcut import Shortcut
+from fastgen.methods.score_identity.few_step_sid import FewStepSiD
+from fastgen.methods.score_identity.sid import SiD
+from fastgen.methods.solvers.optimal_steps import OptimalSteps
+from fastgen.methods.teachers.teacher import TeacherTraining
+from fastgen.methods.trajectories.base import TrajectoryDistiller
+from fastgen.methods.trajectories.kd import KD
+from fastgen.methods.trajectories.pi_flow import PiFlow
+from fastgen.methods.trajectories.progressive import Progressive
+from fastgen.methods.trajectories.reflow import Reflow
 
 __all__ = [
     "DMD2",

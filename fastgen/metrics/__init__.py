@@ -1,32 +1,38 @@
 """Metrics: exact ones for known laws, features-based ones for images; every suite shows fidelity beside coverage."""
 
-from fastgen.metrics.accuracy import ClassAccuracy
 from fastgen.metrics.base import MetricSuite, SampleMetric
-from fastgen.metrics.classifier import DigitsClassifier
-from fastgen.metrics.cmmd import CMMD
-from fastgen.metrics.combined_suite import CombinedMetrics
-from fastgen.metrics.duplicates import DuplicateRate
-from fastgen.metrics.feature_metric import FeatureMetric, Features
-from fastgen.metrics.features import FeatureExtractor
-from fastgen.metrics.frechet import FrechetDistance, FrechetRatio, frechet_distance
-from fastgen.metrics.image_suite import ImageMetrics
-from fastgen.metrics.inception import Inception, NvidiaInception
-from fastgen.metrics.inception_score import InceptionScore
-from fastgen.metrics.kernel import KernelDistance
-from fastgen.metrics.law_metric import LawMetric
-from fastgen.metrics.mixture import LawAccuracy, LawKernelDistance, LawLikelihood, ModeCoverage, WassersteinDistance
-from fastgen.metrics.mixture_suite import MixtureMetrics
-from fastgen.metrics.open_clip_features import OpenClipFeatures
-from fastgen.metrics.perceptual import PairwiseLPIPS, TeacherAlignment
-from fastgen.metrics.picture_metric import PictureMetric, Pictures
-from fastgen.metrics.plumbing import Pixels, RandomConvolutions
-from fastgen.metrics.precision_recall import PrecisionRecall
-from fastgen.metrics.reference import Reference, read_reference, write_reference
-from fastgen.metrics.text_image import AestheticScore, CLIPScore, HPSv2, PickScore
-from fastgen.metrics.text_suite import TextImageMetrics
-from fastgen.metrics.timm_features import DinoV2, TimmFeatures
-from fastgen.metrics.vendi import VendiScore
-from fastgen.metrics.wrappers import CentreCrop, Resized
+from fastgen.metrics.extractors.classifier import DigitsClassifier
+from fastgen.metrics.extractors.features import FeatureExtractor
+from fastgen.metrics.extractors.inception import Inception, NvidiaInception
+from fastgen.metrics.extractors.open_clip_features import OpenClipFeatures
+from fastgen.metrics.extractors.timm_features import DinoV2, TimmFeatures
+from fastgen.metrics.extractors.toy_features import Pixels, RandomConvolutions
+from fastgen.metrics.extractors.wrappers import CentreCrop, Resized
+from fastgen.metrics.laws.law_metric import LawMetric
+from fastgen.metrics.laws.mixture import (
+    LawAccuracy,
+    LawKernelDistance,
+    LawLikelihood,
+    ModeCoverage,
+    WassersteinDistance,
+)
+from fastgen.metrics.samples.accuracy import ClassAccuracy
+from fastgen.metrics.samples.cmmd import CMMD
+from fastgen.metrics.samples.duplicates import DuplicateRate
+from fastgen.metrics.samples.feature_metric import FeatureMetric, Features
+from fastgen.metrics.samples.frechet import FrechetDistance, FrechetRatio, frechet_distance
+from fastgen.metrics.samples.inception_score import InceptionScore
+from fastgen.metrics.samples.kernel import KernelDistance
+from fastgen.metrics.samples.picture_metric import PictureMetric, Pictures
+from fastgen.metrics.samples.precision_recall import PrecisionRecall
+from fastgen.metrics.samples.reference import Reference, read_reference, write_reference
+from fastgen.metrics.samples.vendi import VendiScore
+from fastgen.metrics.suites.combined_suite import CombinedMetrics
+from fastgen.metrics.suites.image_suite import ImageMetrics
+from fastgen.metrics.suites.mixture_suite import MixtureMetrics
+from fastgen.metrics.suites.text_suite import TextImageMetrics
+from fastgen.metrics.text.perceptual import PairwiseLPIPS, TeacherAlignment
+from fastgen.metrics.text.text_image import AestheticScore, CLIPScore, HPSv2, PickScore
 
 __all__ = [
     "CMMD",

@@ -11,7 +11,6 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from fastgen import checks
 from fastgen.errors import UserError
 from fastgen.metrics.base import MetricSuite
-from fastgen.metrics.images import are_finite
 from fastgen.metrics.measuring import (
     TEACHER_SEEDS,
     Conditions,
@@ -23,6 +22,7 @@ from fastgen.metrics.measuring import (
     row_of,
     sample_batches,
 )
+from fastgen.pictures.pixels import are_finite
 from fastgen.results.rows import Row
 
 

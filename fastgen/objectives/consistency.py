@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen import checks
-from fastgen.components import Component
+from fastgen.configuration.components import Component
 
 
 class Metric(Component, ABC):

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from fastgen import checks
-from fastgen.components import Component
+from fastgen.configuration.components import Component
 from fastgen.objectives.distribution_matching import dmd_gradient, pseudo_huber_loss, pseudo_loss, vsd_gradient
 from fastgen.objectives.score_identity import FlowWeight, flow_weight, sid_loss
 from fastgen.processes import Prediction

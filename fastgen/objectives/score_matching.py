@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from fastgen import checks
-from fastgen.components import Component
+from fastgen.configuration.components import Component
 from fastgen.processes import Prediction, PredictionKind
 from fastgen.shapes import expand
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastgen import checks
-from fastgen.components import Component
+from fastgen.configuration.components import Component
 from fastgen.shapes import expand
 
 Field = Callable[[Tensor, Tensor], Tensor]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from fastgen.components import Component
+from fastgen.configuration.components import Component
 from fastgen.randomness import Draws
 from fastgen.shapes import expand
 

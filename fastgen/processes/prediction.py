@@ -44,7 +44,7 @@ class Prediction:
     # Fields are what torch takes for a sharded network's outputs, whose gradients need the weights again.
     value: Tensor
     features: dict[str, Tensor]
-    """What :func:`fastgen.denoisers.features.tap` recorded, if it was there."""
+    """What :func:`fastgen.denoisers.wrappers.features.tap` recorded, if it was there."""
 
     def __init__(self, process: Process, x_t: Tensor, t: Tensor, value: Tensor, kind: PredictionKind) -> None:
         if kind not in PREDICTION_KINDS:

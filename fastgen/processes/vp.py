@@ -70,7 +70,9 @@ class VP(Process):
         checks.whole(self, 2, checks.MOST_STEPS, steps=self.steps)
         if not self.betas:
             betas_of(self.beta_start, self.beta_end, self.steps, self.schedule)
-        elif len(self.betas) < 2 or not all(0.0 < beta < 1.0 for beta in self.betas):
+            return
+        checks.between(self, 0.0, 1.0, "()", betas=self.betas)
+        if len(self.betas) < 2:
             raise UserError("VP: betas must be at least two numbers in (0, 1); mend the noise table.")
 
     @classmethod

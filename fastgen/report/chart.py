@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from fastgen.report.words import digits
+from fastgen.report.formatting import digits
 
 WIDTH, HEIGHT = 380, 232
 LEFT, RIGHT, TOP, BOTTOM = 54, 24, 12, 40

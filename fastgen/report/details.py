@@ -9,12 +9,12 @@ from typing import Any
 
 from fastgen.report.chart import Series, bars, chart
 from fastgen.report.differences import MISSING, differences, written
+from fastgen.report.formatting import digits, duration
+from fastgen.report.html import Runs, legend, swatch
 from fastgen.report.overview import has_callback
-from fastgen.report.pieces import Runs, legend, swatch
 from fastgen.report.run import amount
 from fastgen.report.scalars import Curve, thinned
 from fastgen.report.summary import Final
-from fastgen.report.words import digits, duration
 
 
 def cost(runs: Runs) -> str:

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from fastgen.documents import lines_of, parse_json, read_text
 from fastgen.errors import Malformed, UserError
-from fastgen.files import load_torch
 from fastgen.refusals import reading
+from fastgen.storage.documents import lines_of, parse_json, read_text
+from fastgen.storage.files import load_torch
 
 PERCENT = 100.0
 """The largest score of judges that count in percent or in shares."""

@@ -9,10 +9,10 @@ from math import atan2, isfinite, pi
 from typing import Any
 
 from fastgen.report.chart import cloud
-from fastgen.report.pieces import Runs, swatch
+from fastgen.report.formatting import calls
+from fastgen.report.html import Runs, swatch
 from fastgen.report.run import Run
 from fastgen.report.samples import Block
-from fastgen.report.words import calls
 
 
 def samples(runs: Runs, blocks: Mapping[str, Sequence[Block]], notices: Mapping[str, str]) -> str:

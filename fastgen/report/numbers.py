@@ -9,10 +9,10 @@ from html import escape
 from math import isfinite
 
 from fastgen.report.chart import Series, chart
-from fastgen.report.pieces import DIRECTIONS, Runs, figure, label_of, legend, swatch
+from fastgen.report.formatting import calls, digits, duration, times
+from fastgen.report.html import DIRECTIONS, Runs, figure, label_of, legend, swatch
 from fastgen.report.run import Measurement, Run
 from fastgen.report.summary import Final, incomparable
-from fastgen.report.words import calls, digits, duration, times
 from fastgen.results.kinds import Kind, Kinds, headline, of_aspect, ordered
 from fastgen.results.rows import kinds_of_all
 

@@ -7,10 +7,10 @@ from html import escape
 from typing import Any
 
 from fastgen.report.chart import colour_class
-from fastgen.report.pieces import Runs, label_of
+from fastgen.report.formatting import calls, digits, duration, times
+from fastgen.report.html import Runs, label_of
 from fastgen.report.run import Run, amount, part
 from fastgen.report.summary import Final
-from fastgen.report.words import calls, digits, duration, times
 from fastgen.results.kinds import headline
 
 

@@ -8,14 +8,14 @@ from html import escape
 from pathlib import Path
 
 from fastgen import __version__
-from fastgen.files import ASSETS, write_text
 from fastgen.report import details, gallery, numbers, overview
-from fastgen.report.pieces import section
+from fastgen.report.html import section
 from fastgen.report.run import Run
 from fastgen.report.samples import Block
 from fastgen.report.scalars import read_scalars
 from fastgen.report.summary import finals
-from fastgen.writing import write_atomically
+from fastgen.storage.files import ASSETS, write_text
+from fastgen.storage.writing import write_atomically
 
 
 def write_page(

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastgen.documents import read_json, read_yaml
+from fastgen.configuration.masking import masked
 from fastgen.errors import UserError
-from fastgen.masking import masked
 from fastgen.results.kinds import Kinds
 from fastgen.results.records import read_json_lines
 from fastgen.results.rows import kinds_of
+from fastgen.storage.documents import read_json, read_yaml
 
 MARKS = ("config.yaml", "metrics.jsonl", "throughput.json", "health.jsonl")
 """Files that make a folder a run; one is enough."""

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastgen.errors import UserError
-from fastgen.files import write_json
-from fastgen.fingerprints import checkpoint_fingerprint
 from fastgen.report.run import Run, part
+from fastgen.storage.files import write_json
+from fastgen.storage.fingerprints import checkpoint_fingerprint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,7 +113,7 @@ def make(run: Run, out: Path, folder: Path, wish: Wish, steps: Sequence[int]) ->
     """Sample from the run's checkpoint."""
     import torch
 
-    from fastgen.checkpoints import method_from_checkpoint
+    from fastgen.distiller.checkpoints import method_from_checkpoint
 
     assert run.checkpoint is not None
     try:
@@ -152,7 +152,7 @@ def draw(
     """Samples (N, ...) on the CPU."""
     import torch
 
-    from fastgen.bars import bar as progress
+    from fastgen.callbacks.bars import bar as progress
 
     rows = [slice(i, i + batch_size) for i in range(0, len(seeds), batch_size)]
     parts = [
@@ -191,8 +191,8 @@ def keep(
     samples: Tensor, out: Path, folder: Path, role: str, nfe: int, seeds: Sequence[int], words: Sequence[str]
 ) -> Block:
     """Write pictures, or note points."""
-    from fastgen.pictures import pixels, save_samples
-    from fastgen.videos import strips
+    from fastgen.pictures.grids import pixels, save_samples
+    from fastgen.pictures.videos import strips
 
     files: tuple[str, ...] = ()
     points: tuple[tuple[float, float], ...] = ()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fastgen.report.formatting import digits, duration, times
 from fastgen.report.run import Run, amount
 from fastgen.report.summary import Final, finals, incomparable
-from fastgen.report.words import digits, duration, times
 from fastgen.results.kinds import ordered
 from fastgen.results.rows import kinds_of_all
 

@@ -6,8 +6,8 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from fastgen.documents import lines_of, parse_json
 from fastgen.errors import Malformed
+from fastgen.storage.documents import lines_of, parse_json
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], int]:

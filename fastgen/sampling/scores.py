@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fastgen.conditions import Condition, Guidance, where
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.wrappers.guided import GuidedPrediction
 from fastgen.processes import Prediction, Process
 from fastgen.randomness import Draws
-from fastgen.sampling.guided import GuidedPrediction
 from fastgen.sampling.rollout import Rollout
 from fastgen.times import TimeLaw
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from fastgen import checks
-from fastgen.components import Component
 from fastgen.conditions import Condition
+from fastgen.configuration.components import Component
 from fastgen.denoisers.base import Denoiser
-from fastgen.sampling.guided import guided_as_sampled
+from fastgen.denoisers.wrappers.guided import guided_as_sampled
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tiny import TinyData, TinyDistiller, TinySuite, trainer, weights
 from fastgen import __version__
 from fastgen.callbacks import EMA, Checkpoint, ConstantEMA, Evaluate
 from fastgen.errors import UserError
-from fastgen.files import load_tensors
+from fastgen.storage.files import load_tensors
 
 
 def names(folder):

@@ -5,7 +5,7 @@ from PIL import Image
 from tiny import TinyData, TinyDistiller, trainer, weights
 
 from fastgen.callbacks import EMA, ConstantEMA, SampleGrid
-from fastgen.pictures import CAPTION_SIZE, GAP, tile
+from fastgen.pictures.grids import CAPTION_SIZE, GAP, tile
 
 SHAPE = (1, 4, 4)
 

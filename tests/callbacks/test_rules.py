@@ -17,11 +17,11 @@ from tiny import TinyData, TinyDistiller, TinySuite
 from fastgen.callbacks import EMA, Checkpoint, Evaluate, HalfLifeEMA, Health, Throughput
 from fastgen.callbacks import evaluation as evaluation_module
 from fastgen.callbacks.unfinished import Unfinished, weights_digest
-from fastgen.files import save_tensors
 from fastgen.results.former_names import kind_by_name
 from fastgen.results.rows import ratios
 from fastgen.sampling.samplers import JumpSampler, RenoiseSampler
 from fastgen.sampling.solvers import Euler, Heun
+from fastgen.storage.files import save_tensors
 
 
 def world(folder: Path, rank: int = 0, size: int = 1, **more: Any) -> Any:

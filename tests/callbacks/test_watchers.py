@@ -13,7 +13,7 @@ from tiny import BATCH, TinyData, TinyDistiller, trainer
 
 from fastgen.callbacks import EMA, Checkpoint, Health, Progress, SampleGrid, Throughput, WriteSamples
 from fastgen.callbacks.health import Health as HealthCallback
-from fastgen.files import load_tensors
+from fastgen.storage.files import load_tensors
 
 
 def test_throughput(tmp_path, clock):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from fastgen.conditions import Condition
 from fastgen.data.base import BatchSource, DistillationData, TensorSource
 from fastgen.denoisers.base import Denoiser
-from fastgen.methods.base import Distiller
-from fastgen.methods.batch import MicroBatch
+from fastgen.distiller.base import Distiller
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.metrics.base import MetricSuite, SampleMetric
 from fastgen.processes import EDM
 from fastgen.sampling.solvers import Euler

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 from tiny import TinyData, TinyDistiller, TinySuite, trainer
 
 from fastgen.callbacks import EMA, Checkpoint, Evaluate, HalfLifeEMA, Health, Progress, SampleGrid, Throughput
-from fastgen.metrics.frechet import FrechetSums
+from fastgen.metrics.samples.frechet import FrechetSums
 
 
 class Suite(TinySuite):

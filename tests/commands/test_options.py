@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from command_line import fastgen
 
+from fastgen.cli.commands.parser import integers
 from fastgen.cli.main import main
 from fastgen.cli.table import Command
-from fastgen.commands.parser import integers
 from fastgen.errors import UserError
 from fastgen.refusals import refuse_unwritable, refused
 

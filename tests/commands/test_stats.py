@@ -13,8 +13,8 @@ from PIL import Image
 
 from fastgen.data.digits import load_digits_split
 from fastgen.metrics import DigitsClassifier, Pixels, read_reference
-from fastgen.metrics.frechet import moments
-from fastgen.metrics.images import to_uint8
+from fastgen.metrics.samples.frechet import moments
+from fastgen.pictures.pixels import to_uint8
 
 DIGITS = ROOT / "configs" / "sid_digits.yaml"
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fastgen.data.mixture import BLOCK, Mixture
-from fastgen.denoisers.mixtures import ImageMixture, RingMixture
-from fastgen.denoisers.mlp import MLP
+from fastgen.denoisers.exact.mixtures import ImageMixture, RingMixture
+from fastgen.denoisers.networks.mlp import MLP
 from fastgen.errors import UserError
 from fastgen.processes import EDM
 

@@ -16,12 +16,12 @@ from denoisers.tiny_wan import write_tiny_wan
 from torch import Tensor
 
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.diffusers_flux import Flux
-from fastgen.denoisers.diffusers_qwenimage import QwenImage
-from fastgen.denoisers.diffusers_sd3 import StableDiffusion3
-from fastgen.denoisers.diffusers_sdxl import StableDiffusionXL
-from fastgen.denoisers.diffusers_wan import Wan
-from fastgen.denoisers.packing import pack, unpack
+from fastgen.denoisers.diffusers.flux import Flux
+from fastgen.denoisers.diffusers.packing import pack, unpack
+from fastgen.denoisers.diffusers.qwen_image import QwenImage
+from fastgen.denoisers.diffusers.sd3 import StableDiffusion3
+from fastgen.denoisers.diffusers.sdxl import StableDiffusionXL
+from fastgen.denoisers.diffusers.wan import Wan
 
 
 class Family(ABC):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fastgen.denoisers import MLP, DiT, LoRA, UNet
-from fastgen.denoisers.adapters import AdaptedDenoiser, LowRank
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.features import tap
+from fastgen.denoisers.wrappers.features import tap
+from fastgen.denoisers.wrappers.lora import AdaptedDenoiser, LowRank
 from fastgen.errors import UserError
 from fastgen.processes import EDM, VP
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from fastgen.conditions import Condition
-from fastgen.denoisers.analytic import ExactDenoiser, GaussianDenoiser, MixtureDenoiser
-from fastgen.denoisers.mixtures import EmpiricalDenoiser, ImageMixture, LowRankMixtureDenoiser, RingMixture
+from fastgen.denoisers.exact.gaussians import ExactDenoiser, GaussianDenoiser, MixtureDenoiser
+from fastgen.denoisers.exact.mixtures import EmpiricalDenoiser, ImageMixture, LowRankMixtureDenoiser, RingMixture
 from fastgen.errors import UserError
-from fastgen.files import save_tensors
 from fastgen.processes import EDM, VP, RectifiedFlow, TrigFlow
+from fastgen.storage.files import save_tensors
 
 PROCESSES = {"edm": EDM(), "vp": VP(), "flow": RectifiedFlow(), "trig": TrigFlow()}
 

@@ -11,7 +11,7 @@ import torch
 from denoisers.tiny_sd import write_tiny_pipeline
 
 from fastgen import conditions
-from fastgen.denoisers.diffusers_sd import StableDiffusion, process_from_scheduler
+from fastgen.denoisers.diffusers.sd import StableDiffusion, process_from_scheduler
 from fastgen.errors import UserError
 from fastgen.processes import VP, Prediction
 

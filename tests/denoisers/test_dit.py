@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastgen.denoisers.dit import DiT, grid_positions
+from fastgen.denoisers.networks.dit import DiT, grid_positions
 from fastgen.errors import UserError
 from fastgen.processes import EDM, RectifiedFlow
 

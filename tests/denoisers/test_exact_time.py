@@ -12,8 +12,8 @@ from denoisers.tiny_sd import write_tiny_pipeline
 from torch import Tensor, nn
 
 from fastgen.denoisers import LoRA, StableDiffusion
-from fastgen.denoisers.added_inputs import SecondTime
-from fastgen.denoisers.pipelines import PipelineDenoiser
+from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser
+from fastgen.denoisers.wrappers.added_inputs import SecondTime
 from fastgen.processes import RectifiedFlow
 
 torch.set_num_threads(1)

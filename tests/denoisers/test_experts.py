@@ -9,13 +9,13 @@ import pytest
 import torch
 from toys import CLASSES, network
 
-from fastgen.denoisers.adapters import LoRA
-from fastgen.denoisers.experts import Experts
-from fastgen.denoisers.mlp import MLP
+from fastgen.denoisers.networks.mlp import MLP
+from fastgen.denoisers.wrappers.experts import Experts
+from fastgen.denoisers.wrappers.guided import guided
+from fastgen.denoisers.wrappers.lora import LoRA
 from fastgen.errors import UserError
 from fastgen.objectives.tangents import jvp
 from fastgen.processes import EDM
-from fastgen.sampling.guided import guided
 
 T = torch.tensor([70.0, 5.0, 4.9, 1.0, 0.3, 20.0], dtype=torch.float64)
 LABEL = {"label": torch.arange(6) % CLASSES}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastgen import conditions
 from fastgen.denoisers.base import Codec, Denoiser
-from fastgen.denoisers.features import DiscriminatorHead, tap
+from fastgen.denoisers.wrappers.features import DiscriminatorHead, tap
 from fastgen.errors import UserError
 from fastgen.sampling.solvers import Euler
 

@@ -13,8 +13,8 @@ from denoisers.families import FAMILIES
 from denoisers.tiny_sd import write_tiny_pipeline
 from PIL import Image
 
-from fastgen.checkpoints import method_from_checkpoint
-from fastgen.pictures import CAPTION_SIZE
+from fastgen.distiller.checkpoints import method_from_checkpoint
+from fastgen.pictures.grids import CAPTION_SIZE
 
 SD15 = {"write": write_tiny_pipeline, "teacher": "StableDiffusion", "options": {"resolution": 16}}
 SDXL, SD3, FLUX, QWEN, WAN = (

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fastgen.denoisers import LoRA
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.diffusers_sd import StableDiffusion
-from fastgen.denoisers.warped import Warped
+from fastgen.denoisers.diffusers.sd import StableDiffusion
+from fastgen.denoisers.wrappers.on_process import OnProcess
 from fastgen.errors import UserError
 from fastgen.objectives.tangents import FiniteDifference, ForwardMode
 from fastgen.processes import RectifiedFlow, TrigFlow
@@ -122,7 +122,7 @@ def test_forward_mode_is_the_central_difference(build: Build, process: Rectified
     """Along (x, t) at fixed s. The embeddings of the time are fp32 inside, and t reaches them times 1000."""
     network = build().double()
     network.add_second_time()
-    view = Warped(awake(network), process)
+    view = OnProcess(awake(network), process)
     x, t, s, condition = inputs(network, torch.float64)
     t, s = (process.time(network.process.ratio(time)) for time in (t, s))
     velocity = torch.randn(x.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)

@@ -15,18 +15,18 @@ from denoisers.tiny_sdxl import write_tiny_sdxl
 from denoisers.tiny_wan import write_tiny_wan
 
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.diffusers_flux import Flux
-from fastgen.denoisers.diffusers_qwenimage import QwenImage
-from fastgen.denoisers.diffusers_sd import StableDiffusion
-from fastgen.denoisers.diffusers_sd3 import StableDiffusion3
-from fastgen.denoisers.diffusers_sdxl import StableDiffusionXL
-from fastgen.denoisers.diffusers_wan import Wan
-from fastgen.denoisers.packing import pack, unpack
+from fastgen.denoisers.diffusers.flux import Flux
+from fastgen.denoisers.diffusers.packing import pack, unpack
+from fastgen.denoisers.diffusers.qwen_image import QwenImage
+from fastgen.denoisers.diffusers.sd import StableDiffusion
+from fastgen.denoisers.diffusers.sd3 import StableDiffusion3
+from fastgen.denoisers.diffusers.sdxl import StableDiffusionXL
+from fastgen.denoisers.diffusers.wan import Wan
+from fastgen.denoisers.wrappers.guided import Guided, guided, guided_as_sampled
 from fastgen.errors import UserError
 from fastgen.extras.gan import GAN
 from fastgen.methods import DMD2
 from fastgen.processes import Prediction
-from fastgen.sampling.guided import Guided, guided, guided_as_sampled
 from fastgen.sampling.solvers import Euler
 
 

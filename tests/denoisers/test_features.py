@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastgen.denoisers.features import DiscriminatorHead, tap
-from fastgen.denoisers.unet import UNet
+from fastgen.denoisers.networks.unet import UNet
+from fastgen.denoisers.wrappers.features import DiscriminatorHead, tap
 from fastgen.errors import UserError
 from fastgen.processes import EDM
 

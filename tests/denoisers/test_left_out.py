@@ -12,11 +12,11 @@ from denoisers.test_family_inputs import Build, adapted, build, inputs  # noqa: 
 from torch import Tensor, nn
 
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.dit import DiT
-from fastgen.denoisers.features import tap
-from fastgen.denoisers.mlp import MLP
-from fastgen.denoisers.unet import UNet
-from fastgen.denoisers.warped import Warped
+from fastgen.denoisers.networks.dit import DiT
+from fastgen.denoisers.networks.mlp import MLP
+from fastgen.denoisers.networks.unet import UNet
+from fastgen.denoisers.wrappers.features import tap
+from fastgen.denoisers.wrappers.on_process import OnProcess
 from fastgen.processes import EDM, RectifiedFlow, TrigFlow
 from fastgen.sharding import blocks
 
@@ -72,7 +72,7 @@ def test_our_networks(name: str):
     for parameter in network.parameters():
         parameter.data.normal_(std=0.3)
     check(network, network, inputs(network))
-    check(network, Warped(network, TrigFlow()), inputs(network))
+    check(network, OnProcess(network, TrigFlow()), inputs(network))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

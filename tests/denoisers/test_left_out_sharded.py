@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.dit import DiT
-from fastgen.denoisers.features import tap
+from fastgen.denoisers.networks.dit import DiT
+from fastgen.denoisers.wrappers.features import tap
 from fastgen.processes import RectifiedFlow
 from fastgen.sharding import blocks, whole
 

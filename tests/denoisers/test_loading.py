@@ -9,7 +9,7 @@ import pytest
 import torch
 from denoisers.tiny_flux import write_tiny_flux
 
-from fastgen.denoisers.diffusers_flux import Flux
+from fastgen.denoisers.diffusers.flux import Flux
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -9,13 +9,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.dit import DiT
-from fastgen.denoisers.features import tap
-from fastgen.denoisers.mlp import MLP
-from fastgen.denoisers.unet import UNet
+from fastgen.denoisers.networks.dit import DiT
+from fastgen.denoisers.networks.mlp import MLP
+from fastgen.denoisers.networks.unet import UNet
+from fastgen.denoisers.wrappers.features import tap
 from fastgen.errors import UserError
-from fastgen.files import save_tensors
 from fastgen.processes import EDM, VP, RectifiedFlow, TrigFlow
+from fastgen.storage.files import save_tensors
 
 NETWORKS = {
     "unet": lambda **kwargs: UNet(kwargs.pop("process", EDM()), width=8, **kwargs),

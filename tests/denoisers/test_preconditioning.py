@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fastgen.denoisers.preconditioning import edm_preconditioning, noise_angle, time_features
+from fastgen.denoisers.networks.preconditioning import edm_preconditioning, noise_angle, time_features
 from fastgen.processes import EDM, VP, RectifiedFlow, TrigFlow
 
 PROCESSES = [EDM(), VP(), RectifiedFlow(), TrigFlow()]

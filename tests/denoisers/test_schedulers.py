@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fastgen.denoisers.schedulers import PipelineFlow, PipelineVP, flow_from_scheduler, zero_terminal
+from fastgen.denoisers.diffusers.schedulers import PipelineFlow, PipelineVP, flow_from_scheduler, zero_terminal
 from fastgen.errors import UserError
 from fastgen.processes import VP
 

@@ -14,13 +14,13 @@ from denoisers.tiny_sd import write_tiny_pipeline
 from denoisers.tiny_sdxl import write_tiny_sdxl
 
 from fastgen.denoisers import Flux, LoRA, StableDiffusion, StableDiffusionXL
-from fastgen.denoisers.added_inputs import guidance_features
-from fastgen.denoisers.pipelines import PipelineDenoiser
-from fastgen.export import Sampling, baked_scheduler, export_pipeline
+from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser
+from fastgen.denoisers.wrappers.added_inputs import guidance_features
+from fastgen.denoisers.wrappers.guided import Guided, guided, guided_as_sampled
+from fastgen.export.pipeline import Sampling, baked_scheduler, export_pipeline
 from fastgen.methods import LCM
-from fastgen.methods.teacher_guidance import TeacherGuidance
+from fastgen.methods.flow_maps.guidance import TeacherGuidance
 from fastgen.randomness import Draws
-from fastgen.sampling.guided import Guided, guided, guided_as_sampled
 from fastgen.sampling.samplers import RenoiseSampler
 
 UNETS = {"sd15": (write_tiny_pipeline, StableDiffusion), "sdxl": (write_tiny_sdxl, StableDiffusionXL)}

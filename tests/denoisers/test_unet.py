@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastgen.denoisers.unet import UNet
+from fastgen.denoisers.networks.unet import UNet
 from fastgen.errors import UserError
 from fastgen.processes import EDM, RectifiedFlow
 

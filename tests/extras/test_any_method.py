@@ -10,10 +10,10 @@ import torch
 from every_method import GRADIENT_FREE, METHODS, fit, make
 from toys import CLASSES, build
 
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.extras import GAN, DistributionMatching, Extra, Reward, RewardModel
 from fastgen.methods import DMD2, Distiller, ScoreDistiller, SiD
-from fastgen.methods.batch import MicroBatch
 from fastgen.randomness import Draws
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -11,22 +11,21 @@ from torch import Tensor
 from toys import CLASSES, StopAfter, ToyData, build, network, trainer
 
 from fastgen.conditions import Guidance
-from fastgen.denoisers.adapters import AdaptedDenoiser, LoRA
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.from_teacher import CopyOfTeacher
+from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
+from fastgen.denoisers.wrappers.lora import AdaptedDenoiser, LoRA
+from fastgen.distiller.micro_batch import MicroBatch
+from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.errors import UserError
 from fastgen.extras import DistributionMatching, Extra, Reward, RewardModel
-from fastgen.map_times import ToData
 from fastgen.methods import DMD2, LCM, SCM, DiffInstruct, Distiller, MeanFlow
-from fastgen.methods.batch import MicroBatch
-from fastgen.methods.schedule import UpdateSchedule
-from fastgen.methods.teacher_guidance import TeacherGuidance
+from fastgen.methods.flow_maps.guidance import TeacherGuidance
 from fastgen.objectives.flow_maps import normalised
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.processes import EDM, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.samplers import AnytimeSampler, RenoiseSampler
-from fastgen.times import FlowTime, LogNormalLevel
+from fastgen.times import FlowTime, LogNormalLevel, ToData
 
 LABEL = torch.arange(6) % CLASSES
 LAWS: dict[str, Any] = {

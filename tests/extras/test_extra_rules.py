@@ -11,9 +11,9 @@ from every_method import fit
 from torch import Tensor
 from toys import CLASSES, build
 
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.extras import GAN, DistributionMatching
 from fastgen.methods import DMD2, KD, SCM, Distiller
-from fastgen.methods.batch import MicroBatch
 from fastgen.randomness import Draws
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -7,10 +7,10 @@ from torch import Tensor
 from toys import CLASSES, FreeData, StirredLoRA, StopAfter, ToyData, build, network, trainer
 
 from fastgen.conditions import Guidance
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.extras import GAN
 from fastgen.methods import DMD2, DecoupledDMD, ScoreDistiller, SiD, SwiftBrush, TeacherTraining
-from fastgen.methods.batch import MicroBatch
 from fastgen.randomness import Draws
 from fastgen.times import KarrasLevel
 

@@ -15,10 +15,10 @@ from fastgen.conditions import Condition
 from fastgen.data.digits import load_digits_split
 from fastgen.denoisers import Codec
 from fastgen.denoisers.base import Denoiser
+from fastgen.distiller.micro_batch import MicroBatch, split
 from fastgen.errors import UserError
 from fastgen.extras import DigitLogProbability, Reward, RewardModel
 from fastgen.methods import DMD2, GDD, KD, PiFlow, Progressive, Reflow, SiD, TeacherTraining
-from fastgen.methods.batch import MicroBatch, split
 from fastgen.processes import EDM
 from fastgen.randomness import Draws
 from fastgen.sampling.samplers import PolicySampler

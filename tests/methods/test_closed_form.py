@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.conditions import Condition, Guidance
-from fastgen.denoisers.analytic import GaussianDenoiser, MixtureDenoiser
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.exact.gaussians import GaussianDenoiser, MixtureDenoiser
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.methods import DMD2, ScoreDistiller, SiD
-from fastgen.methods.batch import MicroBatch
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.samplers import RenoiseSampler

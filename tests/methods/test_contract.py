@@ -14,7 +14,7 @@ from torch import Tensor
 from toys import FreeData, StopAfter, ToyData, gradient_descent, trainer
 
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.mlp import MLP
+from fastgen.denoisers.networks.mlp import MLP
 from fastgen.errors import UserError
 from fastgen.methods import Distiller
 from fastgen.sampling.samplers import RenoiseSampler

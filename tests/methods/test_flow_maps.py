@@ -13,29 +13,28 @@ from toys import CLASSES, StopAfter, ToyData, build, network, trainer
 
 import fastgen.methods
 from fastgen.data.base import BatchSource, TensorSource
-from fastgen.denoisers.analytic import GaussianDenoiser
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.dit import DiT
-from fastgen.denoisers.dropout import Dropout, foreign_dropout, masks_of
-from fastgen.denoisers.from_teacher import CopyOfTeacher
-from fastgen.denoisers.unet import UNet
-from fastgen.denoisers.warped import Warped
+from fastgen.denoisers.exact.gaussians import GaussianDenoiser
+from fastgen.denoisers.networks.dit import DiT
+from fastgen.denoisers.networks.dropout import Dropout, foreign_dropout, masks_of
+from fastgen.denoisers.networks.unet import UNet
+from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
+from fastgen.denoisers.wrappers.guided import Guided, guided
+from fastgen.denoisers.wrappers.on_process import OnProcess
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
-from fastgen.map_times import DyadicTimes, EasyTimes, GridTimes, JumpLaw, JumpTimes, SortedTimes, ToData
 from fastgen.methods import ECT, LCM, LSD, PSD, SCM, FlowMapDistiller, MeanFlow, Shortcut
-from fastgen.methods.batch import MicroBatch
-from fastgen.methods.map_state import MapNetworks, MapState
-from fastgen.methods.teacher_guidance import TeacherGuidance
-from fastgen.methods.transition import TeacherStep, Transition
-from fastgen.methods.velocity import DataVelocity, MixedVelocity, TeacherVelocity
+from fastgen.methods.flow_maps.guidance import TeacherGuidance
+from fastgen.methods.flow_maps.state import MapNetworks, MapState
+from fastgen.methods.flow_maps.transition import TeacherStep, Transition
+from fastgen.methods.flow_maps.velocity import DataVelocity, MixedVelocity, TeacherVelocity
 from fastgen.objectives.consistency import PseudoHuber, SquaredError
 from fastgen.objectives.tangents import Derivative, FiniteDifference, ForwardMode
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
-from fastgen.sampling.guided import Guided, guided
 from fastgen.sampling.samplers import JumpSampler, RenoiseSampler
 from fastgen.sampling.solvers import Euler, Heun
-from fastgen.times import LogNormalLevel
+from fastgen.times import DyadicTimes, EasyTimes, GridTimes, JumpLaw, JumpTimes, LogNormalLevel, SortedTimes, ToData
 
 by_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 LEVELS = LogNormalLevel(0.0, 0.7)
@@ -499,7 +498,7 @@ def test_teacher_velocity_is_guided():
     draws = Draws(0, range(6), "test")
     label = torch.arange(6) % CLASSES
     state = method.state(MicroBatch(draws.normal("x0", (2,)), {"label": label}, draws))
-    view = Warped(method.teacher, method.coordinates)
+    view = OnProcess(method.teacher, method.coordinates)
     cond, uncond = (view(state.x_t, state.times.t, {"label": y}).velocity for y in (label, label * 0 + CLASSES))
     torch.testing.assert_close(
         method.velocity.at(method.networks, state.x_t, state.times.t, state), 2 * cond - uncond, rtol=1e-4, atol=1e-4
@@ -529,7 +528,7 @@ def test_views_predict_the_same(name: str, process: Process):
     condition = inner.example_condition(4)
     expected = inner(own.add_noise(x0, noise, t), t, condition)
     there = process.time(own.ratio(t))
-    found = Warped(inner, process)(process.add_noise(x0, noise, there), there, condition)
+    found = OnProcess(inner, process)(process.add_noise(x0, noise, there), there, condition)
     for kind in ("x0", "noise"):
         assert (getattr(found, kind) - getattr(expected, kind)).abs().max() < 1e-9
 
@@ -543,7 +542,7 @@ def test_the_wrapper_of_flows_is_that_of_the_papers():
     total = (torch.cos(t) + torch.sin(t))[:, None, None, None]
     v = inner(x / total, torch.sin(t) / total.flatten(), {}).velocity
     expected = (x - torch.sin(t)[:, None, None, None] * v) / total
-    torch.testing.assert_close(Warped(inner, TrigFlow(1.0))(x, t, {}).x0, expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(OnProcess(inner, TrigFlow(1.0))(x, t, {}).x0, expected, rtol=1e-9, atol=1e-9)
 
 
 # ---------------------------------------------------------------------- students
@@ -670,7 +669,7 @@ def test_the_derivative_is_taken_where_it_counts(derivative: Derivative, diagona
     some = loss_and_gradients()
     assert asked == [max(jumps, 1)] * passes + [9]
     asked.clear()
-    monkeypatch.setattr("fastgen.methods.flow_map.foreign_dropout", lambda _: True)
+    monkeypatch.setattr("fastgen.methods.flow_maps.base.foreign_dropout", lambda _: True)
     for found, expected in zip(some, loss_and_gradients(), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     assert asked == [9] * (passes + 1)
@@ -706,7 +705,7 @@ def test_targets_are_made_for_jumps_alone(cls: type[FlowMapDistiller], monkeypat
     some = loss_and_gradients()
     assert asked == [jumps, jumps, 9]
     asked.clear()
-    monkeypatch.setattr("fastgen.methods.flow_map.foreign_dropout", lambda _: True)
+    monkeypatch.setattr("fastgen.methods.flow_maps.base.foreign_dropout", lambda _: True)
     for found, expected in zip(some, loss_and_gradients(), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     assert asked == [9, 9, 9]

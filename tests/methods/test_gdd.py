@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from toys import ToyData, build, trainer
 
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.methods import GDD
-from fastgen.methods.batch import MicroBatch
 from fastgen.objectives.adversarial import gradient_penalty
 from fastgen.randomness import Draws
 from fastgen.times import UniformTime

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from toys import CLASSES, arguments
 
 from fastgen.conditions import Condition, Guidance
-from fastgen.denoisers.borrowed import Borrowed
-from fastgen.denoisers.labels import LabelledDenoiser
+from fastgen.denoisers.networks.labels import LabelledDenoiser
+from fastgen.denoisers.wrappers.guided import Guided, guided, guided_as_sampled
+from fastgen.denoisers.wrappers.on_grid import OnGrid
 from fastgen.extras import DistributionMatching
 from fastgen.methods import SCM, DecoupledDMD, Distiller, FlowMapDistiller, ScoreDistiller, TrajectoryDistiller
-from fastgen.methods.teacher_guidance import TeacherGuidance
-from fastgen.methods.transition import TeacherStep
-from fastgen.methods.velocity import TeacherVelocity
+from fastgen.methods.flow_maps.guidance import TeacherGuidance
+from fastgen.methods.flow_maps.transition import TeacherStep
+from fastgen.methods.flow_maps.velocity import TeacherVelocity
 from fastgen.processes import EDM, VP, Prediction, Process, RectifiedFlow, TrigFlow
-from fastgen.sampling.guided import Guided, guided, guided_as_sampled
 from fastgen.sampling.solvers import Euler, Heun, Solver
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -94,7 +94,7 @@ def test_the_ways_to_ask_a_guided_network():
     close(guided(Told(1.0), x, t, condition, 0.0).x0, at(0.0))
     close(guided(Told(1.0), x, t, condition, 1.0).x0, at(1.0))
     close(guided_as_sampled(Told(1.0), x, t, condition, W).x0, at(W + OWN_RULE))
-    close(Borrowed(Told(1.0), torch.ones(2), W)(x, t, condition).x0, at(W + OWN_RULE))
+    close(OnGrid(Told(1.0), torch.ones(2), W)(x, t, condition).x0, at(W + OWN_RULE))
     expected = torch.stack([Told(float(w))(x, t, condition).x0[i] for i, w in enumerate(each)])
     close(Guided(Told(1.0), each)(x, t, condition).x0, expected)
 

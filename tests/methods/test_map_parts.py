@@ -13,24 +13,23 @@ from gaussian_maps import COVARIANCE, MEAN, PROCESSES, ExactMap, exact_map, micr
 from torch import Tensor
 from toys import FreeData, StopAfter, ToyData, build, trainer
 
-from fastgen.averaging import ConstantEMA, HalfLifeEMA, PowerEMA
 from fastgen.callbacks import EMA
-from fastgen.declared import Slot
-from fastgen.denoisers.analytic import GaussianDenoiser
-from fastgen.diagnosis import in_value
+from fastgen.configuration.declared import Slot
+from fastgen.configuration.diagnosis import in_value
+from fastgen.denoisers.exact.gaussians import GaussianDenoiser
+from fastgen.distiller.averaging import ConstantEMA, HalfLifeEMA, PowerEMA
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
-from fastgen.map_times import SortedTimes
 from fastgen.methods import ECT, LSD, SCM, Distiller, MeanFlow
-from fastgen.methods.batch import MicroBatch
-from fastgen.methods.state_source import NoiseOnly, PairedData, RealData, StateSource, StudentPath, TeacherPath
-from fastgen.methods.target_by_time import TargetByTime
-from fastgen.methods.target_network import EMATarget, SnapshotTarget, StudentTarget, TargetNetwork
-from fastgen.methods.teacher_guidance import TeacherGuidance
-from fastgen.methods.velocity import DataVelocity, TeacherVelocity
+from fastgen.methods.flow_maps.guidance import TeacherGuidance
+from fastgen.methods.flow_maps.sources import NoiseOnly, PairedData, RealData, StateSource, StudentPath, TeacherPath
+from fastgen.methods.flow_maps.target_by_time import TargetByTime
+from fastgen.methods.flow_maps.targets import EMATarget, SnapshotTarget, StudentTarget, TargetNetwork
+from fastgen.methods.flow_maps.velocity import DataVelocity, TeacherVelocity
 from fastgen.processes import VP, Process, RectifiedFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.solvers import Heun
-from fastgen.times import LogNormalLevel
+from fastgen.times import LogNormalLevel, SortedTimes
 
 by_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
 LEVELS = LogNormalLevel(0.0, 0.7)

@@ -25,8 +25,10 @@ from torch import Tensor
 from toys import CLASSES, StirredLoRA, StopAfter, ToyData, build, network, trainer
 
 from fastgen.conditions import Guidance
-from fastgen.denoisers.adapters import AdaptedDenoiser
-from fastgen.denoisers.mlp import MLP
+from fastgen.denoisers.networks.mlp import MLP
+from fastgen.denoisers.wrappers.guided import conditional_pair, guided
+from fastgen.denoisers.wrappers.lora import AdaptedDenoiser
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.extras import GAN
 from fastgen.methods import (
@@ -40,12 +42,10 @@ from fastgen.methods import (
     SiD,
     SwiftBrush,
 )
-from fastgen.methods.batch import MicroBatch
 from fastgen.objectives.distribution_matching import dmd_gradient, guidance_gradient, normalised, vsd_gradient
 from fastgen.objectives.divergences import WEIGHTS
 from fastgen.processes import EDM, VP, Process, RectifiedFlow
 from fastgen.randomness import Draws
-from fastgen.sampling.guided import conditional_pair, guided
 from fastgen.sampling.samplers import RenoiseSampler, TrajectorySampler
 from fastgen.sampling.samplers.chain import first_time
 from fastgen.times import UniformTime, WithinChain

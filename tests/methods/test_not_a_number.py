@@ -9,9 +9,9 @@ import torch
 from methods.test_two_processes import ASKING, _double, batch, made
 from toys import ToyData, build, network, trainer
 
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.extras import GAN
 from fastgen.methods import DMD2, Distiller, FDistill
-from fastgen.methods.batch import MicroBatch
 from fastgen.processes import EDM, Prediction
 from fastgen.sampling.scores import Comparison, ScoreInputs
 

@@ -13,14 +13,14 @@ from denoisers.tiny_sd3 import write_tiny_sd3
 from toys import FreeData, ToyData, build
 from toys import trainer as quiet
 
-from fastgen.checkpoints import method_from_checkpoint
 from fastgen.denoisers import StableDiffusion3
-from fastgen.denoisers.analytic import GaussianDenoiser
-from fastgen.denoisers.from_teacher import CopyOfTeacher
+from fastgen.denoisers.exact.gaussians import GaussianDenoiser
+from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
+from fastgen.distiller.checkpoints import method_from_checkpoint
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
-from fastgen.export import network_of, sampling_of
+from fastgen.export.pipeline import network_of, sampling_of
 from fastgen.methods import OptimalSteps
-from fastgen.methods.batch import MicroBatch
 from fastgen.processes import EDM, Process, RectifiedFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.optimal_steps import lower_median, optimal_steps

@@ -12,9 +12,9 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR, StepLR
 
 from fastgen.denoisers import RingMixture
+from fastgen.distiller.optimizers import make_optimizer, try_out
 from fastgen.errors import UserError
 from fastgen.methods import SiD
-from fastgen.methods.optimizers import make_optimizer, try_out
 from fastgen.processes import EDM
 
 NAN, INF = float("nan"), float("inf")

@@ -22,13 +22,13 @@ from torch import Tensor
 from toys import StirredLoRA, ToyData, build, network, trainer
 
 from fastgen.conditions import Guidance
-from fastgen.denoisers.adapters import AdaptedDenoiser
-from fastgen.denoisers.experts import Experts
-from fastgen.denoisers.from_teacher import CopyOfTeacher
+from fastgen.denoisers.wrappers.experts import Experts
+from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
+from fastgen.denoisers.wrappers.lora import AdaptedDenoiser
+from fastgen.distiller.micro_batch import MicroBatch
+from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.errors import UserError
 from fastgen.methods import DMD2, PhasedDMD
-from fastgen.methods.batch import MicroBatch
-from fastgen.methods.schedule import UpdateSchedule
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.objectives.trajectory import sub_interval_truth
 from fastgen.processes import EDM, Prediction, Process, RectifiedFlow

@@ -10,14 +10,14 @@ import torch
 from toys import network
 
 from fastgen.denoisers import MLP, DiT, UNet
-from fastgen.denoisers.analytic import MixtureDenoiser
-from fastgen.denoisers.policy import PolicyDenoiser
+from fastgen.denoisers.exact.gaussians import MixtureDenoiser
+from fastgen.denoisers.wrappers.policies import DX, GMFlow, GridPolicy, MixturePolicy
+from fastgen.denoisers.wrappers.policy import PolicyDenoiser
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.methods import PiFlow
-from fastgen.methods.batch import MicroBatch
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
-from fastgen.sampling.policies import DX, GMFlow, GridPolicy, MixturePolicy
 from fastgen.sampling.samplers import JumpSampler, PolicySampler
 from fastgen.sampling.solvers import Euler
 

@@ -20,9 +20,9 @@ from toys import ToyData, build, trainer
 
 import fastgen.methods as methods
 from fastgen.denoisers import MLP, Flux, LoRA, StableDiffusion, StableDiffusionXL
+from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.errors import UserError
 from fastgen.extras import DistributionMatching
-from fastgen.methods.schedule import UpdateSchedule
 from fastgen.processes import EDM, VP
 from fastgen.schedules import Cosine, InverseSquareRoot, Linear
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from toys import CLASSES, ToyCodec, ToyData, arguments, build, trainer
 
 import fastgen.extras
-from fastgen.denoisers.log_weight import LogWeight
-from fastgen.denoisers.warped import Warped
+from fastgen.denoisers.networks.log_weight import LogWeight
+from fastgen.denoisers.wrappers.on_process import OnProcess
+from fastgen.distiller.micro_batch import MicroBatch
+from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.extras import Extra, Reward, RewardModel
 from fastgen.methods import DMD2, GDD, KD, Distiller, FDistill, OptimalSteps, PiFlow, SiD
-from fastgen.methods.batch import MicroBatch
-from fastgen.methods.eulerian import EulerianDistiller
-from fastgen.methods.schedule import UpdateSchedule
+from fastgen.methods.flow_maps.eulerian import EulerianDistiller
 from fastgen.processes import EDM, RectifiedFlow
 from fastgen.randomness import Draws
 
@@ -403,7 +403,7 @@ def test_r1_is_that_of_the_sum_of_all_heads():
 
 def test_a_view_hands_added_inputs_to_its_network():
     network = build(KD).factories["student"]()  # type: ignore[operator, misc]
-    view = Warped(network, RectifiedFlow())
+    view = OnProcess(network, RectifiedFlow())
     view.add_second_time()
     view.add_guidance_input()
     assert view.takes_second_time and network.takes_second_time and network.guidance_input is not None

@@ -1,10 +1,10 @@
 import pytest
 
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.mlp import MLP
+from fastgen.denoisers.networks.mlp import MLP
+from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.errors import UserError
 from fastgen.methods import DMD2, SiD
-from fastgen.methods.schedule import UpdateSchedule
 from fastgen.objectives.score_forms import SiDForm
 from fastgen.processes import EDM, VP
 from fastgen.times import KarrasLevel, LogNormalLevel, UniformTime

@@ -6,9 +6,9 @@ from torch import Tensor
 from toys import CLASSES, build
 
 from fastgen.conditions import Guidance
-from fastgen.denoisers.dit import DiT
+from fastgen.denoisers.networks.dit import DiT
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.methods import DMD2, ScoreDistiller, SiD
-from fastgen.methods.batch import MicroBatch
 from fastgen.objectives.score_identity import sid_loss
 from fastgen.processes import PREDICTION_KINDS, PredictionKind, RectifiedFlow
 from fastgen.randomness import Draws

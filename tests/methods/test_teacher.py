@@ -3,9 +3,9 @@ import torch
 from torch import Tensor
 from toys import CLASSES, network
 
-from fastgen.denoisers.mlp import MLP
+from fastgen.denoisers.networks.mlp import MLP
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.methods import TeacherTraining
-from fastgen.methods.batch import MicroBatch
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.processes import EDM, Process, RectifiedFlow
 from fastgen.randomness import Draws

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from toys import StopAfter, ToyData, build, trainer
 
 from fastgen.conditions import Condition
-from fastgen.denoisers.analytic import GaussianDenoiser
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.exact.gaussians import GaussianDenoiser
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.methods import KD, Distiller, Progressive, Reflow
-from fastgen.methods.batch import MicroBatch
 from fastgen.objectives.progressive import ddim_target
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws

@@ -14,9 +14,10 @@ from toys import CLASSES, StirredLoRA, arguments, build, network
 
 from fastgen.conditions import Guidance
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.from_teacher import CopyOfTeacher
-from fastgen.denoisers.mlp import MLP
-from fastgen.denoisers.warped import Warped, same_process
+from fastgen.denoisers.networks.mlp import MLP
+from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
+from fastgen.denoisers.wrappers.on_process import OnProcess, same_process
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.extras import GAN, DistributionMatching
 from fastgen.methods import (
@@ -30,10 +31,9 @@ from fastgen.methods import (
     Reflow,
     ScoreDistiller,
 )
-from fastgen.methods.batch import MicroBatch
-from fastgen.methods.teacher_guidance import TeacherGuidance
-from fastgen.methods.transition import TeacherStep
-from fastgen.methods.velocity import TeacherVelocity
+from fastgen.methods.flow_maps.guidance import TeacherGuidance
+from fastgen.methods.flow_maps.transition import TeacherStep
+from fastgen.methods.flow_maps.velocity import TeacherVelocity
 from fastgen.processes import EDM, VP, Prediction, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.samplers import PhasedSampler, RenoiseSampler, TrajectorySampler
@@ -84,7 +84,7 @@ def _double(seed: int, process: Process) -> Denoiser:
 
 def seen(seed: int, process: Process, on: Process) -> Denoiser:
     """What a careful user would have written: the network wrapped by hand."""
-    return Warped(_double(seed, process), on)
+    return OnProcess(_double(seed, process), on)
 
 
 def batch(count: int = 6) -> MicroBatch:
@@ -177,7 +177,7 @@ def test_levels_beyond_those_of_the_teacher_are_its_noisiest():
         x, s = RectifiedFlow().warp(noise, t, process)
         assert bool((s <= process.t_max * (1 + 1e-6)).all()) and bool(x.isfinite().all())
         torch.testing.assert_close(x, process.sigma(s)[:, None] * noise)
-        prediction = Warped(_double(0, process), RectifiedFlow())(noise, t, {"label": torch.arange(3)})
+        prediction = OnProcess(_double(0, process), RectifiedFlow())(noise, t, {"label": torch.arange(3)})
         assert bool(prediction.x0.isfinite().all()) and bool(prediction.velocity.isfinite().all())
 
 
@@ -191,7 +191,7 @@ def test_a_view_guides_by_the_rule_of_its_network():
 
     theirs, own = VP(), RectifiedFlow()
     inner = Rescaled(theirs, width=8, depth=1, num_classes=CLASSES).double()
-    view, part = Warped(inner, own), batch()
+    view, part = OnProcess(inner, own), batch()
     x, t = torch.randn(6, 2).double(), torch.linspace(0.2, 0.8, 6, dtype=torch.float64)
     found = view.guide(*(view(x, t, {"label": label}) for label in (part.condition["label"], torch.full((6,), 3))), 3.0)
     x_own, t_own = own.warp(x, t, theirs)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from feature_space import Space
 
-from fastgen.metrics.duplicates import DuplicateRate
+from fastgen.metrics.samples.duplicates import DuplicateRate
 
 D = 6
 

@@ -9,7 +9,7 @@ import torch
 from feature_space import Space
 
 from fastgen.errors import UserError
-from fastgen.metrics.frechet import FrechetDistance, FrechetRatio, frechet_distance, moments
+from fastgen.metrics.samples.frechet import FrechetDistance, FrechetRatio, frechet_distance, moments
 
 
 def features(count: int, dimension: int, seed: int) -> torch.Tensor:

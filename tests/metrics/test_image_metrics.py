@@ -10,12 +10,13 @@ from feature_space import Space
 
 from fastgen.data.digits import Digits, load_digits_split
 from fastgen.errors import UserError
-from fastgen.files import ASSETS, sha256
-from fastgen.metrics import ImageMetrics, classifier
-from fastgen.metrics.accuracy import ClassAccuracy
-from fastgen.metrics.classifier import SHIPPED_SHA256, DigitsClassifier
-from fastgen.metrics.images import to_uint8
-from fastgen.metrics.plumbing import Pixels, RandomConvolutions
+from fastgen.metrics import ImageMetrics
+from fastgen.metrics.extractors import classifier
+from fastgen.metrics.extractors.classifier import SHIPPED_SHA256, DigitsClassifier
+from fastgen.metrics.extractors.toy_features import Pixels, RandomConvolutions
+from fastgen.metrics.samples.accuracy import ClassAccuracy
+from fastgen.pictures.pixels import to_uint8
+from fastgen.storage.files import ASSETS, sha256
 
 
 @pytest.fixture(scope="module")

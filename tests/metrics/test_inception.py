@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.errors import UserError
-from fastgen.files import sha256
-from fastgen.metrics.inception import Inception, NvidiaInception
-from fastgen.metrics.resize import resize_clean, resize_tf1
+from fastgen.metrics.extractors.inception import Inception, NvidiaInception
+from fastgen.metrics.extractors.resize import resize_clean, resize_tf1
+from fastgen.storage.files import sha256
 
 
 class FakeLayers(nn.Module):
@@ -109,7 +109,7 @@ def test_wrong_files_for_torch_fidelity(tmp_path: Path) -> None:
 def test_equals_torch_fidelity(tmp_path: Path) -> None:
     """He-initialised weights in the released format; the reference implementation reads the same file."""
     reference = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
-    from fastgen.metrics.inception_network import InceptionNetwork
+    from fastgen.metrics.extractors.inception_network import InceptionNetwork
 
     torch.manual_seed(0)
     network = InceptionNetwork()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from feature_space import Space
 
-from fastgen.metrics.kernel import KernelDistance, gaussian_kernel, mean_within, mmd2, polynomial_kernel
+from fastgen.metrics.samples.kernel import KernelDistance, gaussian_kernel, mean_within, mmd2, polynomial_kernel
 
 
 def naive(x: torch.Tensor, y: torch.Tensor) -> float:

@@ -7,12 +7,11 @@ import math
 import pytest
 import torch
 
-from fastgen.denoisers.analytic import GaussianDenoiser, MixtureDenoiser
-from fastgen.denoisers.mixtures import ImageMixture, RingMixture
+from fastgen.denoisers.exact.gaussians import GaussianDenoiser, MixtureDenoiser
+from fastgen.denoisers.exact.mixtures import ImageMixture, RingMixture
 from fastgen.errors import UserError
 from fastgen.metrics import MixtureMetrics
-from fastgen.metrics.kernel import gaussian_kernel, mean_across
-from fastgen.metrics.mixture import (
+from fastgen.metrics.laws.mixture import (
     LawLikelihood,
     ModeCoverage,
     WassersteinDistance,
@@ -21,7 +20,8 @@ from fastgen.metrics.mixture import (
     squared_deviations,
     wasserstein2,
 )
-from fastgen.metrics.mixture_suite import DEFAULT
+from fastgen.metrics.samples.kernel import gaussian_kernel, mean_across
+from fastgen.metrics.suites.mixture_suite import DEFAULT
 from fastgen.processes import EDM
 
 

@@ -16,7 +16,7 @@ from feature_space import Space
 
 from fastgen.errors import UserError
 from fastgen.metrics import FeatureMetric, Features, FrechetDistance, ImageMetrics, Pixels, PrecisionRecall
-from fastgen.metrics.image_suite import DEFAULT
+from fastgen.metrics.suites.image_suite import DEFAULT
 
 PAGE = Path(__file__).parents[2] / "docs" / "a_metric_in_one_file.md"
 

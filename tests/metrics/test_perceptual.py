@@ -13,8 +13,8 @@ from tiny_clip import pictures
 from torchmetrics.functional.image.lpips import _LPIPS
 
 from fastgen.errors import UserError
-from fastgen.metrics.lpips import Lpips
-from fastgen.metrics.perceptual import PairwiseLPIPS, TeacherAlignment, number_of
+from fastgen.metrics.extractors.lpips import Lpips
+from fastgen.metrics.text.perceptual import PairwiseLPIPS, TeacherAlignment, number_of
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import torch
 from feature_space import Space
 
 from fastgen.errors import UserError
-from fastgen.metrics import precision_recall as module
-from fastgen.metrics.precision_recall import PrecisionRecall, precision_recall
+from fastgen.metrics.samples import precision_recall as module
+from fastgen.metrics.samples.precision_recall import PrecisionRecall, precision_recall
 
 
 def brute_force(x: torch.Tensor, y: torch.Tensor, k: int) -> dict[str, float]:

@@ -13,7 +13,7 @@ PROGRAM = """
 import json, sys
 import torch
 import torch.distributed as dist
-from fastgen.denoisers.mixtures import RingMixture
+from fastgen.denoisers.exact.mixtures import RingMixture
 from fastgen.metrics import CMMD, FrechetDistance, ImageMetrics, InceptionScore, MixtureMetrics, Pixels, VendiScore
 from fastgen.processes import EDM
 

@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from fastgen.errors import UserError
 from fastgen.metrics import FrechetDistance, ImageMetrics, KernelDistance, VendiScore
-from fastgen.metrics.frechet import frechet_distance, moments
-from fastgen.metrics.plumbing import Pixels
-from fastgen.metrics.reference import KEY, read_reference, write_reference
+from fastgen.metrics.extractors.toy_features import Pixels
+from fastgen.metrics.samples.frechet import frechet_distance, moments
+from fastgen.metrics.samples.reference import KEY, read_reference, write_reference
 
 EXTRACTOR = Pixels(size=2, channels=1)
 

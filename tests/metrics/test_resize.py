@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastgen.metrics import resize
+from fastgen.metrics.extractors import resize
 
 RAMP = torch.tensor(
     [
@@ -130,7 +130,7 @@ def test_the_resize_matters() -> None:
 def test_shortest_is_that_of_open_clip() -> None:
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    from fastgen.metrics.open_clip_tower import MEAN, STD
+    from fastgen.metrics.extractors.open_clip_tower import MEAN, STD
 
     transform = image_transform_v2(PreprocessCfg(size=32), is_train=False)
     for shape in ((48, 64), (71, 40), (20, 20)):

@@ -13,11 +13,11 @@ from torch import nn
 
 from fastgen.errors import UserError
 from fastgen.metrics import FrechetDistance, ImageMetrics
-from fastgen.metrics.cmmd import CMMD, cmmd
-from fastgen.metrics.inception_score import InceptionScore, inception_score
-from fastgen.metrics.plumbing import Pixels
-from fastgen.metrics.vendi import VendiScore
-from fastgen.metrics.wrappers import CentreCrop, Resized
+from fastgen.metrics.extractors.toy_features import Pixels
+from fastgen.metrics.extractors.wrappers import CentreCrop, Resized
+from fastgen.metrics.samples.cmmd import CMMD, cmmd
+from fastgen.metrics.samples.inception_score import InceptionScore, inception_score
+from fastgen.metrics.samples.vendi import VendiScore
 
 
 def features(count: int, dimension: int, seed: int) -> torch.Tensor:

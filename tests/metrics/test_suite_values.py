@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fastgen.data import Digits
-from fastgen.denoisers.mixtures import RingMixture
+from fastgen.denoisers.exact.mixtures import RingMixture
 from fastgen.metrics import (
     ClassAccuracy,
     DuplicateRate,
@@ -22,7 +22,7 @@ from fastgen.metrics import (
     Pixels,
     VendiScore,
 )
-from fastgen.metrics.image_suite import DEFAULT
+from fastgen.metrics.suites.image_suite import DEFAULT
 from fastgen.processes import EDM
 
 FILE = Path(__file__).with_name("suite_values.json")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastgen.denoisers.mixtures import RingMixture
+from fastgen.denoisers.exact.mixtures import RingMixture
 from fastgen.errors import UserError
 from fastgen.metrics import (
     CMMD,
@@ -21,9 +21,9 @@ from fastgen.metrics import (
     PrecisionRecall,
     VendiScore,
 )
-from fastgen.metrics.frechet import frechet_distance, moments
-from fastgen.metrics.image_suite import DEFAULT
-from fastgen.metrics.plumbing import Pixels
+from fastgen.metrics.extractors.toy_features import Pixels
+from fastgen.metrics.samples.frechet import frechet_distance, moments
+from fastgen.metrics.suites.image_suite import DEFAULT
 from fastgen.processes import EDM
 from fastgen.results.former_names import kind_by_name
 

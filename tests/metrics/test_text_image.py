@@ -15,9 +15,9 @@ from PIL import Image
 from tiny_clip import PROMPTS, pictures
 
 from fastgen.errors import UserError
-from fastgen.metrics.open_clip_features import OpenClipFeatures
-from fastgen.metrics.resize import standardise
-from fastgen.metrics.text_image import AestheticScore, CLIPScore, EmbeddingScore, HPSv2, PickScore
+from fastgen.metrics.extractors.open_clip_features import OpenClipFeatures
+from fastgen.metrics.extractors.resize import standardise
+from fastgen.metrics.text.text_image import AestheticScore, CLIPScore, EmbeddingScore, HPSv2, PickScore
 
 
 @pytest.fixture(scope="module")

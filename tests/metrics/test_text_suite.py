@@ -17,9 +17,9 @@ from tiny_clip import PROMPTS, pictures
 
 from fastgen.errors import UserError
 from fastgen.metrics.base import MetricSuite
-from fastgen.metrics.perceptual import PairwiseLPIPS, TeacherAlignment
-from fastgen.metrics.text_image import AestheticScore, CLIPScore, HPSv2
-from fastgen.metrics.text_suite import TextImageMetrics
+from fastgen.metrics.suites.text_suite import TextImageMetrics
+from fastgen.metrics.text.perceptual import PairwiseLPIPS, TeacherAlignment
+from fastgen.metrics.text.text_image import AestheticScore, CLIPScore, HPSv2
 from fastgen.results.former_names import kind_by_name
 
 

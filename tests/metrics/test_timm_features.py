@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from fastgen.errors import UserError
-from fastgen.metrics.timm_features import DinoV2, TimmFeatures
+from fastgen.metrics.extractors.timm_features import DinoV2, TimmFeatures
 
 TINY = "test_vit.r160_in1k"
 SIZE = 160

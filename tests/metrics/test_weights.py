@@ -13,15 +13,15 @@ from command_line import unplug
 from safetensors.torch import save_file
 
 from fastgen.errors import UserError
-from fastgen.metrics import weights
-from fastgen.metrics.duplicates import DuplicateRate
-from fastgen.metrics.inception import Inception, NvidiaInception
-from fastgen.metrics.lpips import Lpips
-from fastgen.metrics.open_clip_features import OpenClipFeatures
-from fastgen.metrics.perceptual import TeacherAlignment
-from fastgen.metrics.text_image import AestheticScore, CLIPScore, HPSv2, PickScore
-from fastgen.metrics.timm_features import DinoV2, TimmFeatures
-from fastgen.metrics.weights import Release, find_weights, read_weights
+from fastgen.metrics.extractors import weights
+from fastgen.metrics.extractors.inception import Inception, NvidiaInception
+from fastgen.metrics.extractors.lpips import Lpips
+from fastgen.metrics.extractors.open_clip_features import OpenClipFeatures
+from fastgen.metrics.extractors.timm_features import DinoV2, TimmFeatures
+from fastgen.metrics.extractors.weights import Release, find_weights, read_weights
+from fastgen.metrics.samples.duplicates import DuplicateRate
+from fastgen.metrics.text.perceptual import TeacherAlignment
+from fastgen.metrics.text.text_image import AestheticScore, CLIPScore, HPSv2, PickScore
 
 IMAGES = torch.zeros(1, 3, 96, 96, dtype=torch.uint8)
 

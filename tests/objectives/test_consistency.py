@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import torch
 
-from fastgen.map_times import EasyTimes, GridTimes
 from fastgen.objectives.consistency import ElementwiseHuber, PseudoHuber, SquaredError, easy_ratio, output_weight
 from fastgen.processes import EDM, VP
 from fastgen.randomness import Draws
+from fastgen.times import EasyTimes, GridTimes
 
 
 def test_metrics():

@@ -5,7 +5,7 @@ import oracles
 import pytest
 import torch
 
-from fastgen.denoisers.analytic import GaussianDenoiser
+from fastgen.denoisers.exact.gaussians import GaussianDenoiser
 from fastgen.objectives.score_identity import sid_loss
 from fastgen.processes import EDM, VP, Prediction, Process, RectifiedFlow, TrigFlow
 

@@ -7,9 +7,9 @@ import torch
 from toys import network
 
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.dit import DiT
-from fastgen.denoisers.unet import UNet
-from fastgen.denoisers.warped import Warped
+from fastgen.denoisers.networks.dit import DiT
+from fastgen.denoisers.networks.unet import UNet
+from fastgen.denoisers.wrappers.on_process import OnProcess
 from fastgen.objectives.tangents import FiniteDifference, ForwardMode
 from fastgen.processes import EDM, VP, RectifiedFlow, TrigFlow
 
@@ -35,7 +35,7 @@ NETWORKS = {
 @pytest.mark.parametrize("process", [RectifiedFlow(), TrigFlow(0.5)], ids=["flow", "trig"])
 def test_forward_mode_is_the_central_difference(name: str, process: RectifiedFlow | TrigFlow):
     denoiser = NETWORKS[name]().train()
-    view = Warped(denoiser, process)
+    view = OnProcess(denoiser, process)
     g = torch.Generator().manual_seed(1)
     t = process.time(torch.tensor([0.4, 1.0, 3.0], dtype=torch.float64))
     s = process.time(torch.tensor([0.1, 0.0, 3.0], dtype=torch.float64))

@@ -12,15 +12,14 @@ import torch
 from gaussian_maps import COVARIANCE, MEAN, ExactMap, exact_map, exact_velocity
 from torch import Tensor
 
-from fastgen.denoisers.analytic import GaussianDenoiser
-from fastgen.map_times import EasyTimes, JumpLaw, JumpTimes, ToData
+from fastgen.denoisers.exact.gaussians import GaussianDenoiser
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.methods import ECT, SCM, FlowMapDistiller
-from fastgen.methods.batch import MicroBatch
-from fastgen.methods.map_state import MapState
-from fastgen.methods.state_source import NoiseOnly, StateSource, TeacherPath
-from fastgen.methods.target_by_time import TargetByTime
-from fastgen.methods.target_network import SnapshotTarget, StudentTarget, TargetNetwork
-from fastgen.methods.velocity import TeacherVelocity, Velocity
+from fastgen.methods.flow_maps.sources import NoiseOnly, StateSource, TeacherPath
+from fastgen.methods.flow_maps.state import MapState
+from fastgen.methods.flow_maps.target_by_time import TargetByTime
+from fastgen.methods.flow_maps.targets import SnapshotTarget, StudentTarget, TargetNetwork
+from fastgen.methods.flow_maps.velocity import TeacherVelocity, Velocity
 from fastgen.objectives.consistency import PseudoHuber
 from fastgen.objectives.flow_maps import adaptive_weight, head, lagrangian_target
 from fastgen.objectives.tangents import value_and_jvp
@@ -28,7 +27,7 @@ from fastgen.processes import EDM, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.solvers import Euler
 from fastgen.shapes import expand
-from fastgen.times import FlowTime, LogNormalLevel, TimeLaw
+from fastgen.times import EasyTimes, FlowTime, JumpLaw, JumpTimes, LogNormalLevel, TimeLaw, ToData
 
 FLOW = RectifiedFlow()
 

@@ -16,9 +16,9 @@ from every_method import fit
 from torch import Tensor
 from toys import CLASSES, build, network
 
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.extras import GAN, Extra
 from fastgen.methods import DMD2, Distiller, ScoreDistiller, SiD
-from fastgen.methods.batch import MicroBatch
 from fastgen.objectives.score_forms import SiDForm, SIMForm
 from fastgen.processes import EDM, Prediction, RectifiedFlow
 from fastgen.randomness import Draws

@@ -6,11 +6,11 @@ import pytest
 from command_line import environment, fastgen
 from folders import ROWS, row, run_folder
 
+from fastgen.report.formatting import digits, duration, times
 from fastgen.report.numbers import final_table
 from fastgen.report.run import read_run, read_runs
 from fastgen.report.summary import finals, incomparable
 from fastgen.report.table import aligned, comparison
-from fastgen.report.words import digits, duration, times
 from fastgen.results.former_names import kind_by_name
 from fastgen.results.kinds import Kind, headline, ordered, without_lone_fidelity, written
 from fastgen.results.rows import kinds_of

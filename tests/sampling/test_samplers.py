@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from toys import network
 
 from fastgen.conditions import Condition
-from fastgen.declared import Slot
+from fastgen.configuration.declared import Slot
+from fastgen.configuration.diagnosis import in_value
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.policy import PolicyDenoiser
-from fastgen.diagnosis import in_value
+from fastgen.denoisers.wrappers.policies import GMFlow
+from fastgen.denoisers.wrappers.policy import PolicyDenoiser
 from fastgen.errors import UserError
 from fastgen.methods import TDM, Distiller, OptimalSteps, PhasedDMD, PiFlow
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
-from fastgen.sampling.policies import GMFlow
 from fastgen.sampling.samplers import (
     AnytimeSampler,
     GridSampler,

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from fastgen.conditions import Condition
-from fastgen.denoisers.analytic import GaussianDenoiser, MixtureDenoiser
+from fastgen.denoisers.exact.gaussians import GaussianDenoiser, MixtureDenoiser
+from fastgen.denoisers.wrappers.guided import conditional_pair, guided
 from fastgen.errors import UserError
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
-from fastgen.sampling.guided import conditional_pair, guided
 from fastgen.sampling.solvers import Euler, Heun, Solver
 
 MEAN = torch.tensor([0.4, -0.3], dtype=torch.float64)

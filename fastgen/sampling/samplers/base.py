@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fastgen.components import Component
 from fastgen.conditions import Condition
+from fastgen.configuration.components import Component
 from fastgen.denoisers.base import Denoiser
 from fastgen.processes import Prediction
 from fastgen.randomness import Draws

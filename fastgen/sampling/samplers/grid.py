@@ -11,7 +11,7 @@ from torch import Tensor
 from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.borrowed import Borrowed
+from fastgen.denoisers.wrappers.on_grid import OnGrid
 from fastgen.errors import UserError
 from fastgen.randomness import Draws
 from fastgen.sampling.rollout import Rollout
@@ -40,7 +40,7 @@ class GridSampler(Sampler):
         Raises:
             UserError: If it has none.
         """
-        if not isinstance(denoiser, Borrowed):
+        if not isinstance(denoiser, OnGrid):
             raise UserError(
                 f"GridSampler calls a student at times of its own, and {type(denoiser).__name__} has none; take "
                 "JumpSampler."

@@ -14,10 +14,10 @@ from torch import Tensor
 from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.policy import FLOW, PolicyDenoiser, flow_time
+from fastgen.denoisers.wrappers.policies import Policy, shifted, unshifted
+from fastgen.denoisers.wrappers.policy import FLOW, PolicyDenoiser, flow_time
 from fastgen.errors import UserError
 from fastgen.randomness import Draws
-from fastgen.sampling.policies import Policy, shifted, unshifted
 from fastgen.sampling.rollout import Rollout
 from fastgen.sampling.samplers.base import Sampler
 from fastgen.sampling.samplers.jump import JumpSampler

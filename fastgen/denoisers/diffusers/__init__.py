@@ -1,0 +1,1 @@
+"""Networks of pipelines in the diffusers format."""

@@ -1,0 +1,1 @@
+"""Denoisers that are known in closed form."""

@@ -1,0 +1,1 @@
+"""Small networks of our own and what they are made of."""

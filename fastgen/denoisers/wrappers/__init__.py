@@ -1,0 +1,1 @@
+"""Denoisers that ask other denoisers."""

@@ -1,0 +1,1 @@
+"""Students for people who only know diffusers: pipelines and LoRA files."""

@@ -1,0 +1,1 @@
+"""First-order score distillation: the score difference as a gradient on samples."""

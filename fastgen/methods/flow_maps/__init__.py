@@ -1,0 +1,1 @@
+"""Students that learn where the probability flow leads."""

@@ -1,0 +1,1 @@
+"""Second-order score distillation, with gradients through the scores."""

@@ -1,0 +1,1 @@
+"""Better solvers in place of training."""

@@ -1,0 +1,1 @@
+"""Regression on what a solver makes of noise."""

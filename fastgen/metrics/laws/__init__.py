@@ -1,0 +1,1 @@
+"""Distances to laws that are known exactly."""

@@ -1,0 +1,1 @@
+"""Metrics that are measured together, of one kind of sample."""

@@ -1,0 +1,1 @@
+"""How well pictures fit their prompts, and how much they look alike."""

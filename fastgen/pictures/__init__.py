@@ -1,0 +1,1 @@
+"""Samples as pictures, strips and videos."""

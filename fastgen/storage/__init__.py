@@ -1,0 +1,1 @@
+"""Files on disk: whole or not there, sealed, read without running anything."""

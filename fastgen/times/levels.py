@@ -1,0 +1,231 @@
+"""Laws for training times: how often each noise level is visited, one law per loss term and role."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fastgen import checks
+from fastgen.configuration.components import Component
+from fastgen.errors import UserError
+from fastgen.processes import Process
+from fastgen.randomness import Draws
+
+
+class TimeLaw(Component, ABC):
+    """A distribution of times on a process."""
+
+    @abstractmethod
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        """One time per sample of the batch, shape (B,), fp64, in the units of ``process``."""
+
+    def given(self, t: Tensor, t_anchor: Tensor) -> TimeLaw:
+        """This law for samples whose student was last called at ``t`` (B,) and stopped at ``t_anchor`` (B,).
+
+        Only laws that look at the student's own chain change; the others return themselves.
+        """
+        return self
+
+
+def time_of_level(process: Process, level: Tensor) -> Tensor:
+    """The time at which ``sigma / alpha`` is ``level``, kept within what networks know: from 0 to ``t_max``."""
+    return process.time(level).clamp(0.0, process.t_max)
+
+
+@dataclass(frozen=True)
+class UniformTime(TimeLaw):
+    """Uniform over the levels that networks of a process are trained at.
+
+    That is uniform in t on VP and flows, and uniform in the position on the rho grid on EDM, where uniform noise levels
+    would be almost pure noise. DMD2 (Yin et al. 2024, arXiv 2405.14867) draws its scores in [0.02, 0.98].
+
+    Args:
+        low: Lower end in [0, 1], 0 is clean.
+        high: Upper end in [0, 1], 1 is ``t_max``.
+    """
+
+    low: float = 0.02
+    high: float = 0.98
+
+    def __post_init__(self) -> None:
+        checks.fraction(self, low=self.low, high=self.high)
+        checks.ascending(self, low=self.low, high=self.high)
+
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        return process.position(self.low + (self.high - self.low) * draws.uniform("time"))
+
+
+@dataclass(frozen=True)
+class UniformStep(TimeLaw):
+    """Uniform over the integer steps ``low .. high``, both included, of a discrete process such as VP.
+
+    Args:
+        low: First step.
+        high: Last step.
+    """
+
+    low: int = 20
+    high: int = 979
+
+    def __post_init__(self) -> None:
+        checks.whole(self, 0, low=self.low, high=self.high)
+        checks.ascending(self, low=self.low, high=self.high)
+
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        if self.high > process.t_max:
+            raise UserError(
+                f"UniformStep draws steps up to {self.high}, but the student's process ends at {process.t_max:g}; "
+                "lower 'high', or take a law that counts levels, such as UniformTime."
+            )
+        return (self.low + draws.integers("time", self.high - self.low + 1)).double()
+
+
+@dataclass(frozen=True)
+class KarrasLevel(TimeLaw):
+    """Noise levels at uniform positions of the rho grid (Karras et al. 2022, arXiv 2206.00364, eq. 5).
+
+    Position 0 is ``sigma_min`` and 1 is ``sigma_max``. SiD draws from [0, 0.8], a cap near 24.
+
+    Args:
+        low: Lowest position.
+        high: Highest position.
+        sigma_min: Noise level (sigma / alpha) at position 0.
+        sigma_max: Noise level at position 1.
+        rho: Exponent of the grid.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        checks.fraction(self, low=self.low, high=self.high)
+        checks.ascending(self, low=self.low, high=self.high)
+        checks.positive(self, sigma_min=self.sigma_min, sigma_max=self.sigma_max, rho=self.rho)
+        checks.strictly_ascending(self, sigma_min=self.sigma_min, sigma_max=self.sigma_max)
+
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        position = self.low + (self.high - self.low) * draws.uniform("time")
+        first, last = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return time_of_level(process, (first + position * (last - first)) ** self.rho)
+
+
+@dataclass(frozen=True)
+class LogNormalLevel(TimeLaw):
+    """log(sigma / alpha) ~ N(mean, std) (Karras et al. 2022, arXiv 2206.00364, table 1).
+
+    Args:
+        mean: Mean of the log noise level.
+        std: Standard deviation of the log noise level.
+    """
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __post_init__(self) -> None:
+        checks.finite(self, mean=self.mean)
+        checks.not_negative(self, std=self.std)
+
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        return time_of_level(process, torch.exp(self.mean + self.std * draws.gauss("time")))
+
+
+@dataclass(frozen=True)
+class LogitNormalTime(TimeLaw):
+    """t / t_max = sigmoid(N(mean, std)) (Esser et al. 2024, arXiv 2403.03206, eq. 19).
+
+    Args:
+        mean: Mean of the logit.
+        std: Standard deviation of the logit.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.finite(self, mean=self.mean)
+        checks.not_negative(self, std=self.std)
+
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        return torch.sigmoid(self.mean + self.std * draws.gauss("time")) * process.t_max
+
+
+@dataclass(frozen=True)
+class WithinChain(TimeLaw):
+    """Uniform between two levels that depend on where the student's chain stands, measured as in ``UniformTime``.
+
+    ``low=anchor, high=student`` is the segment of the student's last step (TDM), ``low=anchor, high=1`` everything
+    noisier than its end (Phased DMD), ``low=0, high=student`` everything cleaner than its input (Decoupled DMD).
+
+    Args:
+        low: Lower end: ``anchor``, where the chain stopped, or a position in [0, 1].
+        high: Upper end: ``student``, the time of the student's last call, or a position in [0, 1].
+        floor: Least position: below it, teachers are seldom trained.
+    """
+
+    low: float | Literal["anchor"] = "anchor"
+    high: float | Literal["student"] = "student"
+    floor: float = 0.02
+
+    def __post_init__(self) -> None:
+        low, high = (None if isinstance(end, str) else end for end in (self.low, self.high))
+        checks.fraction(self, low=low, high=high, floor=self.floor)
+        checks.ascending(self, low=self.low, high=self.high)
+
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        raise UserError("WithinChain needs a student's chain; use it for renoise_time, critic_time or guidance_time.")
+
+    def given(self, t: Tensor, t_anchor: Tensor) -> TimeLaw:
+        low = t_anchor if isinstance(self.low, str) else self.low
+        high = t if isinstance(self.high, str) else self.high
+        return _UniformBetween(low, high, self.floor)
+
+
+@dataclass(frozen=True, eq=False)
+class _UniformBetween(TimeLaw):
+    """Uniform between two ends, each a time per sample (B,) or a position in [0, 1], and above ``floor``."""
+
+    low: Tensor | float
+    high: Tensor | float
+    floor: float
+
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        u = draws.uniform("time")
+        low, high = (
+            (process.fraction(end) if isinstance(end, Tensor) else torch.full_like(u, end)).clamp(min=self.floor)
+            for end in (self.low, self.high)
+        )
+        return process.position(low + (high - low) * u)
+
+
+@dataclass(frozen=True)
+class FlowTime(TimeLaw):
+    """sigma / (alpha + sigma) uniform: the times of rectified flow, at equal noise level on any process.
+
+    Liu et al. 2022, arXiv 2209.03003.
+
+    Args:
+        low: Lower end in [0, 1], 0 is clean.
+        high: Upper end in [0, 1], 1 is pure noise (or ``t_max``, where a process ends before).
+        shift: Factor s of u -> s u / (1 + (s - 1) u), i.e. of the noise level (Esser et al. 2024, arXiv 2403.03206);
+            rCM compares scores at shift 5 (arXiv 2510.08431).
+    """
+
+    low: float = 1e-3
+    high: float = 1.0
+    shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.fraction(self, low=self.low, high=self.high)
+        checks.ascending(self, low=self.low, high=self.high)
+        checks.positive(self, shift=self.shift)
+
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        u = self.low + (self.high - self.low) * draws.uniform("time")
+        return time_of_level(process, self.shift * u / (1.0 - u))
