@@ -59,8 +59,8 @@ def mean_excess(checkpoint: Path, sets: int = 8, count: int = 2000) -> dict[str,
     """
     import torch
 
+    from fastgen.checkpoints.reading import method_from_checkpoint
     from fastgen.denoisers import MLP, RingMixture
-    from fastgen.distiller.checkpoints import method_from_checkpoint
     from fastgen.metrics.laws.mixture import wasserstein2
     from fastgen.processes import EDM
     from fastgen.randomness import Draws, generator

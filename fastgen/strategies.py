@@ -23,12 +23,12 @@ from torch.distributed.fsdp import (
 )
 from torch.optim import Optimizer
 
+from fastgen.checkpoints.reading import read_checkpoint
+from fastgen.checkpoints.seals import FROZEN
 from fastgen.denoisers.base import Denoiser
 from fastgen.distiller.base import Distiller
-from fastgen.distiller.checkpoints import read_checkpoint
 from fastgen.errors import UserError
 from fastgen.sharding import blocks, gathered, receive_buffers, receive_parameters, sharded_like
-from fastgen.storage.seals import FROZEN
 
 
 class FirstBatches:

@@ -9,9 +9,9 @@ import torch
 from command_line import EMA, RING, checkpoint, fastgen, last, load, trainer, unshared, write
 from PIL import Image
 
+from fastgen.checkpoints.reading import method_from_checkpoint
 from fastgen.denoisers import MLP
 from fastgen.denoisers.wrappers.lora import AdaptedDenoiser
-from fastgen.distiller.checkpoints import method_from_checkpoint
 from fastgen.processes import EDM
 
 NETWORK = {

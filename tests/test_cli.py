@@ -34,9 +34,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fastgen import __version__
+from fastgen.checkpoints.reading import method_from_checkpoint
 from fastgen.conditions import Guidance
 from fastgen.denoisers.base import Denoiser
-from fastgen.distiller.checkpoints import method_from_checkpoint
 from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.methods import Distiller, SiD
 from fastgen.methods.recipes import RecipeParser

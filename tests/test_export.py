@@ -23,16 +23,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fastgen.checkpoints.reading import method_from_checkpoint
+from fastgen.checkpoints.seals import seal
 from fastgen.denoisers import Flux, LoRA, QwenImage, StableDiffusion, StableDiffusion3, StableDiffusionXL, Wan
 from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser, PipelineFolder
 from fastgen.denoisers.wrappers.lora import AdaptedDenoiser
-from fastgen.distiller.checkpoints import method_from_checkpoint
 from fastgen.errors import UserError
 from fastgen.export import lora as lora_files
 from fastgen.export.lora import FILES, export_lora
 from fastgen.export.pipeline import Sampling, baked_scheduler, export_pipeline
 from fastgen.randomness import Draws
-from fastgen.storage.seals import seal
 
 PROMPTS = ["a cat", "two dogs"]
 SEEDS = [3, 5]

@@ -94,8 +94,8 @@ def test_mistakes_raise_their_sentence(names: dict[str, Any], tmp_path: Path):
 
 def test_a_strangers_checkpoint_builds_nothing_unasked(names: dict[str, Any], tmp_path: Path):
     import fastgen as library
+    from fastgen.checkpoints.seals import seal
     from fastgen.errors import UserError
-    from fastgen.storage.seals import seal
 
     checkpoint = torch.load(names["run"].checkpoint, weights_only=True)
     checkpoint["fastgen"]["recipe"]["init_args"]["teacher"] = {"class_path": "my_module.Mine"}

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from fastgen.configuration.parsing import named_anew, refuse_mistyped
 from fastgen.errors import UserError
 from fastgen.objectives.regression import RegressionLoss
-from fastgen.parsing import named_anew, refuse_mistyped
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 LOSS = "fastgen.objectives.regression.RegressionLoss"

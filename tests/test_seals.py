@@ -12,10 +12,10 @@ import torch
 from command_line import fastgen, last, load, mixture, write
 
 from fastgen.callbacks import Checkpoint
-from fastgen.distiller.checkpoints import method_from_checkpoint
+from fastgen.checkpoints.reading import method_from_checkpoint
+from fastgen.checkpoints.seals import seal
 from fastgen.errors import UserError
 from fastgen.storage.digests import digest_of
-from fastgen.storage.seals import seal
 
 Change = Callable[[dict[str, Any]], Any]
 

@@ -24,6 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("times",),
     ("denoisers",),
     ("sampling",),
+    ("checkpoints",),
     ("distiller",),
     ("extras",),
     ("methods",),
@@ -66,7 +67,7 @@ LONG_FILES: dict[str, str] = {
     "distiller.state": "everything that a checkpoint holds and its way back",
     "objectives.flow_maps": "one derivation in several forms; half of it is text",
     "configuration.parsing": "what every parser refuses and what it writes",
-    "storage.seals": "what may be wrong with a file, told apart",
+    "checkpoints.seals": "what may be wrong with a file, told apart",
     "strategies": "Lightning's strategies for whole and for sharded networks",
     "times.levels": "every law of one time in one file, until times is a room",
     "configuration.trust": "one walk over plain data that must be seen whole",
@@ -75,7 +76,7 @@ LONG_FILES: dict[str, str] = {
 """Files of the engine that are longer than they should be, and why."""
 
 ENGINE = ("basics", "storage", "configuration", "processes", "objectives", "times", "sampling")
-ENGINE += ("distiller", "extras", "methods", "cli")
+ENGINE += ("checkpoints", "distiller", "extras", "methods", "cli")
 """Rooms whose files are the engine."""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastgen.distiller.checkpoints import CheckpointFiles
+from fastgen.checkpoints.reading import CheckpointFiles
 from fastgen.errors import UserError
 from fastgen.storage.files import save_tensors, write_text
 from fastgen.storage.writing import folder_written_atomically, remove_leftovers, write_atomically

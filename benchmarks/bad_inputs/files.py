@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.bad_inputs import damage
 from benchmarks.bad_inputs.inputs import BadInput, Expected
-from fastgen.storage.seals import seal
+from fastgen.checkpoints.seals import seal
 
 Words = Callable[[Path], Sequence[str]]
 """Words of a command that is run in a folder with a copy of the stage."""

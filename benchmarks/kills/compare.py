@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from fastgen.distiller.checkpoints import read_checkpoint
+from fastgen.checkpoints.reading import read_checkpoint
+from fastgen.checkpoints.seals import OWN, refuse_damaged
 from fastgen.storage.digests import digest_of
-from fastgen.storage.seals import OWN, refuse_damaged
 
 CLOCK = ("seconds", "time")
 """Ends the names of what a clock said, which is not part of a run's state."""

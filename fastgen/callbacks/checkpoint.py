@@ -23,8 +23,8 @@ from fastgen.callbacks.interruption import StopSignals
 from fastgen.callbacks.run_folder import CHECKPOINTS, first_of, forget_after, refuse_used
 from fastgen.callbacks.trainer_access import distiller, in_run, log_folder, place
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
-from fastgen.distiller.checkpoints import CheckpointFiles
-from fastgen.distiller.restoring import restoring
+from fastgen.checkpoints.reading import CheckpointFiles
+from fastgen.checkpoints.restoring import restoring
 from fastgen.distiller.run_facts import RunFacts
 from fastgen.sharding import gathered
 from fastgen.storage.files import save_tensors

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from fastgen import checks
 from fastgen.callbacks.trainer_access import distiller, place
 from fastgen.callbacks.updates import AfterStudentUpdates
+from fastgen.checkpoints.restoring import count_of, restoring
 from fastgen.distiller.averaging import (
     ConstantEMA,
     EMARule,
@@ -22,7 +23,6 @@ from fastgen.distiller.averaging import (
     power_gamma,
 )
 from fastgen.distiller.micro_batch import size_of
-from fastgen.distiller.restoring import count_of, restoring
 from fastgen.distiller.run_facts import RunFacts
 from fastgen.errors import UserError
 

@@ -22,7 +22,7 @@ from fastgen.callbacks.sampling import conditions, describe, reference, sample_b
 from fastgen.callbacks.trainer_access import distiller, log_folder, log_scalars
 from fastgen.callbacks.unfinished import Unfinished, digest, settings_of, weights_digest
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
-from fastgen.distiller.restoring import restoring
+from fastgen.checkpoints.restoring import restoring
 from fastgen.metrics.base import MetricSuite
 from fastgen.metrics.measuring import TEACHER_SEEDS, compare_with_teacher, give_reference, make_ready, row_of
 from fastgen.pictures.pixels import are_finite

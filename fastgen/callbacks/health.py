@@ -17,7 +17,7 @@ from fastgen import checks
 from fastgen.callbacks.movement import Movement
 from fastgen.callbacks.trainer_access import distiller, log_folder
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
-from fastgen.distiller.restoring import count_of, restoring
+from fastgen.checkpoints.restoring import count_of, restoring
 from fastgen.distiller.run_facts import RunFacts
 
 if TYPE_CHECKING:

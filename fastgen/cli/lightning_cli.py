@@ -14,12 +14,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from fastgen import checks
+from fastgen.checkpoints.reading import read_checkpoint
 from fastgen.cli.refusing import refuse
 from fastgen.cli.trainer import by_class, claim_folder, complete, prepare, try_loggers
 from fastgen.configuration.building import FROM_ARGUMENTS
 from fastgen.configuration.constructors import telling
 from fastgen.configuration.diagnosis import diagnosing
-from fastgen.distiller.checkpoints import read_checkpoint
 from fastgen.errors import ParserError, UserError
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from fastgen import checks
+from fastgen.checkpoints.restoring import count_of, restoring
 from fastgen.configuration.components import Seed, seed_of
-from fastgen.distiller.restoring import count_of, restoring
 from fastgen.errors import UserError
 from fastgen.randomness import generator
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fastgen.checkpoints.seals import FROZEN, refuse_damaged
 from fastgen.errors import UserError
 from fastgen.fitting import misfits, refuse_diverged
 from fastgen.sharding import local, sharded_like
-from fastgen.storage.seals import FROZEN, refuse_damaged
 
 if TYPE_CHECKING:
     from fastgen.distiller.state import MethodState
@@ -44,7 +44,7 @@ def start_from(method: MethodState, path: str) -> None:
     Raises:
         UserError: If the student does not fit, or the run had diverged.
     """
-    from fastgen.distiller.checkpoints import read_checkpoint
+    from fastgen.checkpoints.reading import read_checkpoint
 
     checkpoint = read_checkpoint(path)
     refuse_damaged(checkpoint, path, ["state_dict"])

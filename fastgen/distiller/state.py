@@ -12,12 +12,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from fastgen.distiller.restoring import restoring
+from fastgen.checkpoints.restoring import restoring
+from fastgen.checkpoints.seals import FORMAT, FROZEN, OWN, refuse_damaged, refuse_incomplete, refuse_other_formats, seal
 from fastgen.distiller.resume import Configured, difference, differences, refuse_shapes
 from fastgen.distiller.start import start_from
 from fastgen.errors import UserError
 from fastgen.fitting import misfits, refuse_diverged
-from fastgen.storage.seals import FORMAT, FROZEN, OWN, refuse_damaged, refuse_incomplete, refuse_other_formats, seal
 
 
 class MethodState(LightningModule):

@@ -113,7 +113,7 @@ def make(run: Run, out: Path, folder: Path, wish: Wish, steps: Sequence[int]) ->
     """Sample from the run's checkpoint."""
     import torch
 
-    from fastgen.distiller.checkpoints import method_from_checkpoint
+    from fastgen.checkpoints.reading import method_from_checkpoint
 
     assert run.checkpoint is not None
     try:

@@ -15,10 +15,10 @@ from command_line import EDM, checkpoint, fastgen, last, start, trainer, unshare
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fastgen.checkpoints.reading import method_from_checkpoint
 from fastgen.data import Mixture, Pairs, Prompts
 from fastgen.data.pair_files import PairFolder, read_manifest
 from fastgen.denoisers import RingMixture
-from fastgen.distiller.checkpoints import method_from_checkpoint
 from fastgen.errors import UserError
 from fastgen.processes import EDM as EDMProcess
 from fastgen.randomness import Draws

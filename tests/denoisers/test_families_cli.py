@@ -13,7 +13,7 @@ from denoisers.families import FAMILIES
 from denoisers.tiny_sd import write_tiny_pipeline
 from PIL import Image
 
-from fastgen.distiller.checkpoints import method_from_checkpoint
+from fastgen.checkpoints.reading import method_from_checkpoint
 from fastgen.pictures.grids import CAPTION_SIZE
 
 SD15 = {"write": write_tiny_pipeline, "teacher": "StableDiffusion", "options": {"resolution": 16}}

@@ -13,10 +13,10 @@ from denoisers.tiny_sd3 import write_tiny_sd3
 from toys import FreeData, ToyData, build
 from toys import trainer as quiet
 
+from fastgen.checkpoints.reading import method_from_checkpoint
 from fastgen.denoisers import StableDiffusion3
 from fastgen.denoisers.exact.gaussians import GaussianDenoiser
 from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
-from fastgen.distiller.checkpoints import method_from_checkpoint
 from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.export.pipeline import network_of, sampling_of

@@ -12,11 +12,11 @@ from torch.optim import SGD, Adam, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, OneCycleLR, SequentialLR, StepLR
 from toys import StopAfter, ToyData, build, trainer
 
+from fastgen.checkpoints.seals import seal
 from fastgen.distiller.resume import differences
 from fastgen.errors import UserError
 from fastgen.methods import SiD
 from fastgen.schedules import Cosine
-from fastgen.storage.seals import seal
 
 HALF, END = 4, 7
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+from fastgen.checkpoints.reading import method_from_checkpoint
 from fastgen.cli.commands.parser import MOST_STEPS, OptionParser, add_trust, whole
-from fastgen.distiller.checkpoints import method_from_checkpoint
 from fastgen.errors import UserError
 from fastgen.methods import Distiller
 from fastgen.refusals import refuse_unwritable

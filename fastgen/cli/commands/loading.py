@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import torch
 
+from fastgen.checkpoints.reading import method_from_checkpoint
 from fastgen.cli.commands.parser import shortened
-from fastgen.distiller.checkpoints import method_from_checkpoint
 from fastgen.errors import UserError
 from fastgen.methods import Distiller
 from fastgen.refusals import reason_of

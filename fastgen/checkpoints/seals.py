@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastgen.distiller.restoring import Forms, is_count, is_counts, is_names, is_table, is_tables, refuse_misshapen
+from fastgen.checkpoints.restoring import Forms, is_count, is_counts, is_names, is_table, is_tables, refuse_misshapen
 from fastgen.errors import UserError
 from fastgen.storage.digests import digest_of
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from fastgen.checkpoints.seals import refuse_damaged, refuse_other_formats
 from fastgen.denoisers.wrappers.lora import Adapter
 from fastgen.errors import UserError
 from fastgen.fitting import refuse_diverged
 from fastgen.refusals import refuse_special
 from fastgen.storage.files import resolve
-from fastgen.storage.seals import refuse_damaged, refuse_other_formats
 from fastgen.storage.writing import remove, write_atomically
 
 if TYPE_CHECKING:

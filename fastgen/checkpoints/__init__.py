@@ -1,0 +1,1 @@
+"""Checkpoints: read without running anything, looked at before they are taken, sealed."""
