@@ -13,6 +13,10 @@ import pytest
 import yaml
 from lightning.pytorch import Trainer
 
+import fastgen.callbacks
+import fastgen.data
+import fastgen.extras
+import fastgen.metrics  # noqa: F401
 from fastgen.__main__ import main
 from fastgen.cli.parser import ConfigParser
 from fastgen.configuration.diagnosis import fault_of
@@ -112,6 +116,11 @@ FAULTS = [
         f"{M}.sampler.class_path",
         "fastgen.sampling.students.StudentSampler",
         "StudentSampler is RenoiseSampler now, ",
+    ),
+    (
+        f"{M}.renoise_time",
+        {"class_path": "fastgen.time_laws.KarrasLevel"},
+        "renoise_time.class_path: KarrasLevel is in fastgen.times.levels now; write KarrasLevel, without a path.",
     ),
     (f"{M}.sampler.init_args.stochastic", False, "sampler.init_args.stochastic is the class now: RenoiseSampler moves"),
     (f"{M}.sampler.init_args.steps", "many", "model.init_args.sampler.init_args.steps must be an integer, got 'many'."),

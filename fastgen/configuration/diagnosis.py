@@ -206,6 +206,10 @@ def found_class(name: str, hint: Any, place: str) -> type | str:
         said = f"{place}: there is no {wanted} called '{short(name)}'{near(name, usable(hint))}"
         return f"{said}; choose one of {named(usable(hint))}."
     found: Any = imported(name, place)
+    if isinstance(found, str) and name.startswith("fastgen."):
+        last = name.rpartition(".")[2]
+        for kind in (kind for base in bases for kind in subclasses(base) if kind.__name__ == last):
+            return f"{place}: {last} is in {kind.__module__} now; write {last}, without a path."
     if isinstance(found, str):
         return found
     if not inspect.isclass(found):

@@ -7,15 +7,10 @@ mend: there :mod:`fastgen.configuration.renamed` says the new name instead.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 Arguments = dict[str, Any]
-
-MODULES = {
-    "fastgen.times.jumps": "fastgen.times.jumps",
-    "fastgen.denoisers.wrappers.policies": "fastgen.denoisers.wrappers.policies",
-}
-"""Modules whose classes were named by their whole path, and where these are now."""
 
 SAMPLERS = ("StudentSampler", "RenoiseSampler", "JumpSampler", "TrajectorySampler", "PhasedSampler", "AnytimeSampler")
 
@@ -50,8 +45,17 @@ def moved(value: Any) -> Any:
         module, _, name = path.rpartition(".")
         if name in SAMPLERS and isinstance(inner.get("init_args", {}), Mapping):
             return sampler(name, dict(inner.get("init_args") or {}))
-        inner["class_path"] = f"{MODULES[module]}.{name}" if module in MODULES else path
+        if module.startswith("fastgen.") and is_gone(module):
+            inner["class_path"] = name  # which is found among the classes that may stand there
     return inner
+
+
+def is_gone(module: str) -> bool:
+    """Whether there is no such module (any more); nothing but packages of fastgen is imported to tell."""
+    try:
+        return find_spec(module) is None
+    except (ImportError, ValueError):
+        return True
 
 
 def sampler(name: str, arguments: Arguments) -> Arguments:
