@@ -257,9 +257,9 @@ def test_parts(cls: type):
 
 def _metrics() -> dict[str, dict[str, Any]]:
     found = {}
-    for module in pkgutil.iter_modules(fastgen.metrics.__path__):
-        for name, cls in vars(import_module(f"fastgen.metrics.{module.name}")).items():
-            if inspect.isclass(cls) and cls.__module__.endswith(f".{module.name}") and not name.startswith("_"):
+    for module in pkgutil.walk_packages(fastgen.metrics.__path__, "fastgen.metrics."):
+        for name, cls in vars(import_module(module.name)).items():
+            if inspect.isclass(cls) and cls.__module__ == module.name and not name.startswith("_"):
                 numbers = {k: v for k, v in defaults(cls).items() if isinstance(v, int | float | str | tuple)}
                 if numbers and "weights" not in cls.__module__.split("."):
                     found[name] = numbers

@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import update_cost
 from fastgen.denoisers.networks.dit import DiT
+from fastgen.processes import RectifiedFlow
 
 
 @pytest.mark.parametrize("name", update_cost.METHODS)
@@ -36,7 +37,9 @@ def test_updates_make_the_passes_that_they_need(name: str, monkeypatch: pytest.M
         return noted
 
     monkeypatch.setattr(DiT, "predict", predict)
-    tiny = partial(DiT, None, "velocity", 3, 32, 8, width=16, depth=1, heads=2, num_classes=update_cost.CLASSES)
+    tiny = partial(
+        DiT, RectifiedFlow(), "velocity", 3, 32, 8, width=16, depth=1, heads=2, num_classes=update_cost.CLASSES
+    )
     monkeypatch.setitem(update_cost.NETWORKS, "DiT", tiny)
     make, passes = update_cost.METHODS[name]
     monkeypatch.setitem(update_cost.METHODS, name, (make, watched))

@@ -178,7 +178,7 @@ EXPORTS: dict[str, tuple[type[Distiller], dict[str, Any], str | None]] = {
     ),
     "experts": (PhasedDMD, {}, "no network of a diffusers pipeline"),
     "another network": (SiD, {"student": lambda: MLP(EDM(), width=8, depth=1)}, "MLP is no network of a diffusers"),
-    "search": (OptimalSteps, {}, "no network of a diffusers pipeline"),
+    "search": (OptimalSteps, {}, "cannot be exported with its times baked in"),
 }
 
 

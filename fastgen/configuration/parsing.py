@@ -96,10 +96,11 @@ def as_class(value: Any) -> Namespace:
 
 
 def public_path(kind: type) -> str:
-    """Where a class is exported from: the module of its own, or the room above it."""
-    home, _, _ = kind.__module__.rpartition(".")
-    exported = home and getattr(sys.modules.get(home), kind.__name__, None) is kind
-    return f"{home if exported else kind.__module__}.{kind.__qualname__}"
+    """Where a class is exported from: the highest room that does, or the module of its own."""
+    parts = kind.__module__.split(".")
+    homes = (".".join(parts[:end]) for end in range(1, len(parts)))
+    found = (home for home in homes if getattr(sys.modules.get(home), kind.__name__, None) is kind)
+    return f"{next(found, kind.__module__)}.{kind.__qualname__}"
 
 
 def named_anew(action: Action, value: Any, before: Any = None) -> Any:

@@ -145,7 +145,7 @@ def test_a_changed_schedule_is_where_it_would_have_been(name: str, tmp_path: Pat
     [
         (Cosine, set()),
         (partial(Cosine, warm_up=5, low=0.5), {"warm_up 5 (checkpoint: 0)", "low 0.5 (checkpoint: 0)"}),
-        (partial(Cosine, length=9), {"length 9 (checkpoint: null)"}),
+        (partial(Cosine, length=9), {"length 9 (checkpoint: max_steps)"}),
     ],
 )
 def test_a_schedule_follows_the_length_of_the_resumed_run(

@@ -34,14 +34,16 @@ def conditions(network: Denoiser, count: int, labels: Sequence[int], prompts: Se
             )
         return {"prompt": [prompts[i % len(prompts)] for i in range(count)]}
     if prompts:
-        raise UserError("This checkpoint takes no prompts; leave them out.")
+        raise UserError("This checkpoint takes no prompts; leave them (--prompt, --prompts) out.")
     if not network.num_classes:
         if labels:
-            raise UserError("This checkpoint takes no labels; leave them out.")
+            raise UserError("This checkpoint takes no labels; leave them (--labels) out.")
         return {}
     labels = labels or range(network.num_classes)
     if wrong := [label for label in labels if not 0 <= label < network.num_classes]:
-        raise UserError(f"Labels must be below {network.num_classes}, the number of classes, got {wrong[0]}.")
+        raise UserError(
+            f"Labels (--labels) must be below {network.num_classes}, the number of classes, got {wrong[0]}."
+        )
     return {"label": torch.tensor([labels[i % len(labels)] for i in range(count)])}
 
 
