@@ -42,6 +42,7 @@ NOT_FROM_CONFIGS = (
     "cli",
     "distiller.run_facts",  # what a trainer and a config say
     "randomness",
+    "times.chains.Chain",
     "report",
     "sampling.rollout.Rollout",
     "strategies",
@@ -88,6 +89,8 @@ GIVEN: dict[str, Any] = {
     "teacher": lambda: RingMixture(EDM()),
     "student": lambda: MLP(EDM()),
     "time": UniformTime(),
+    "first": UniformTime(),
+    "last": UniformTime(),
     "times": EasyTimes(),
     "root": "photos",
     "path": "prompts.txt",

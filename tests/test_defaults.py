@@ -307,6 +307,9 @@ def test_metrics():
 
 
 LAWS = {
+    "AnnealedLevel": {"updates": 1000},
+    "LevelOfStep": {},
+    "SharedLevel": {},
     "UniformTime": {"low": 0.02, "high": 0.98},  # 2405.14867
     "UniformStep": {"low": 20, "high": 979},
     "KarrasLevel": {"low": 0.0, "high": 1.0, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0},  # 2206.00364, eq. 5

@@ -69,7 +69,7 @@ LONG_FILES: dict[str, str] = {
     "configuration.parsing": "what every parser refuses and what it writes",
     "checkpoints.seals": "what may be wrong with a file, told apart",
     "strategies": "Lightning's strategies for whole and for sharded networks",
-    "times.levels": "every law of one time in one file, until times is a room",
+    "times.levels": "every law of one time that looks at nothing else, a few lines each",
     "configuration.trust": "one walk over plain data that must be seen whole",
     "storage.writing": "atomic writing of files and folders, with what the system may refuse",
 }

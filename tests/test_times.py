@@ -8,15 +8,20 @@ from fastgen.errors import UserError
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
 from fastgen.times import (
+    AnnealedLevel,
+    Chain,
     DyadicTimes,
     FlowTime,
     KarrasLevel,
+    LevelOfStep,
     LogitNormalTime,
     LogNormalLevel,
+    SharedLevel,
     SortedTimes,
     TimeLaw,
     UniformStep,
     UniformTime,
+    WithinChain,
 )
 
 PROCESSES: list[Process] = [EDM(), VP(), RectifiedFlow(), TrigFlow()]
@@ -153,3 +158,30 @@ def test_the_middle_is_a_share_of_the_way_from_t_to_s():
 def test_flow_times_keep_both_ends():
     t = FlowTime(0.2, 0.5).sample(Draws(0, range(500)), RectifiedFlow())
     assert 0.2 <= t.min() < 0.21 and 0.49 < t.max() <= 0.5
+
+
+def test_levels_by_step_by_batch_and_by_update():
+    """The law of each sample's own step; one draw for all; halfway between two laws in the position of the levels."""
+    process, draws = EDM(), Draws(0, range(6), "train", step=3)
+    t = torch.full((6,), 5.0, dtype=torch.float64)
+    low, high = UniformTime(0.0, 0.1), UniformTime(0.9, 1.0)
+    step = torch.tensor([0, 1, 0, 1, 1, 0])
+    of_step = LevelOfStep([high, low])
+    drawn = process.fraction(of_step.given(Chain(t, 0 * t, step)).sample(draws, process))
+    assert bool(((drawn > 0.5) == (step == 0)).all())
+    alone = of_step.given(Chain(t, 0 * t, 1)).sample(draws, process)
+    assert torch.equal(alone, low.sample(draws, process))
+    with pytest.raises(UserError, match="has 2 laws, but the student stopped at its step 3"):
+        of_step.given(Chain(t, 0 * t, 2))
+    shared = SharedLevel(WithinChain("anchor", "student")).given(Chain(t, 0.5 * t)).sample(draws, process)
+    assert len(shared.unique()) == 1
+    other = Draws(0, range(100, 103), "train", step=3)
+    assert torch.equal(SharedLevel(low).sample(other, process)[0], SharedLevel(low).sample(draws, process)[0])
+    annealed = AnnealedLevel(low, high, updates=10)
+    for update, share in ((0, 0.0), (5, 0.5), (20, 1.0)):
+        found = process.fraction(annealed.given(Chain(t, 0 * t, 0, update)).sample(draws, process))
+        ends = [process.fraction(law.sample(draws, process)) for law in (low, high)]
+        torch.testing.assert_close(found, ends[0] + share * (ends[1] - ends[0]))
+    for law in (of_step, annealed):
+        with pytest.raises(UserError, match="use it for renoise_time"):
+            law.sample(draws, process)

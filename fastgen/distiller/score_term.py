@@ -92,7 +92,7 @@ class ScoreTerm(ABC):
             rollout = self.method.rollout(part, "student")
             draws = part.draws.scoped(self.scope("student/renoise"))
             part.score_inputs[self.critic_role] = Renoise(self.renoise_time)(
-                self.method.student.process, rollout, draws
+                self.method.student.process, rollout, draws, self.method.student_updates
             )
         return part.score_inputs[self.critic_role]
 
@@ -149,7 +149,9 @@ class ScoreTerm(ABC):
         own = self.method.role_condition(part, role, part.condition)
         condition = critic_condition(critic, own, self.guidance, part.draws, role)
         rollout = self.method.rollout(part, role, condition)
-        inputs = Renoise(self.critic_time)(student.process, rollout, part.draws.scoped(role))
+        inputs = Renoise(self.critic_time)(
+            student.process, rollout, part.draws.scoped(role), self.method.student_updates
+        )
         asked = self.seen(self.critic_of(rollout))
         prediction = guided(asked, inputs.x_t, inputs.t, condition, self.guidance.critic_training)
         return {"denoising": self.denoising_loss(inputs, prediction)}

@@ -13,7 +13,7 @@ from fastgen.denoisers.wrappers.guided import GuidedPrediction
 from fastgen.processes import Prediction, Process
 from fastgen.randomness import Draws
 from fastgen.sampling.rollout import Rollout
-from fastgen.times import TimeLaw
+from fastgen.times import Chain, TimeLaw
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,10 @@ class Renoise:
 
     law: TimeLaw
 
-    def __call__(self, process: Process, rollout: Rollout, draws: Draws) -> ScoreInputs:
-        """The samples at drawn levels of ``process``."""
-        t = self.law.given(rollout.t, rollout.t_anchor).sample(draws, process)
+    def __call__(self, process: Process, rollout: Rollout, draws: Draws, update: int = 0) -> ScoreInputs:
+        """The samples at drawn levels of ``process``, after ``update`` student updates."""
+        chain = Chain(rollout.t, rollout.t_anchor, rollout.step, update)
+        t = self.law.given(chain).sample(draws, process)
         noise = draws.normal("noise", rollout.x0.shape[1:], rollout.x0.dtype)
         return ScoreInputs(rollout, process.renoise(rollout.anchor, rollout.t_anchor, t, noise), t, noise)
 

@@ -1,5 +1,7 @@
 """Laws of times: how often each noise level is visited, and where jumps start and end."""
 
+from fastgen.times.chains import Chain, WithinChain
+from fastgen.times.composed import AnnealedLevel, LevelOfStep, SharedLevel
 from fastgen.times.jumps import DyadicTimes, EasyTimes, GridTimes, JumpLaw, JumpTimes, SortedTimes, ToData
 from fastgen.times.levels import (
     FlowTime,
@@ -9,11 +11,12 @@ from fastgen.times.levels import (
     TimeLaw,
     UniformStep,
     UniformTime,
-    WithinChain,
     time_of_level,
 )
 
 __all__ = [
+    "AnnealedLevel",
+    "Chain",
     "DyadicTimes",
     "EasyTimes",
     "FlowTime",
@@ -21,8 +24,10 @@ __all__ = [
     "JumpLaw",
     "JumpTimes",
     "KarrasLevel",
+    "LevelOfStep",
     "LogNormalLevel",
     "LogitNormalTime",
+    "SharedLevel",
     "SortedTimes",
     "TimeLaw",
     "ToData",

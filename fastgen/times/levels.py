@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from fastgen.errors import UserError
 from fastgen.processes import Process
 from fastgen.randomness import Draws
 
+if TYPE_CHECKING:
+    from fastgen.times.chains import Chain
+
 
 class TimeLaw(Component, ABC):
     """A distribution of times on a process."""
@@ -23,11 +26,8 @@ class TimeLaw(Component, ABC):
     def sample(self, draws: Draws, process: Process) -> Tensor:
         """One time per sample of the batch, shape (B,), fp64, in the units of ``process``."""
 
-    def given(self, t: Tensor, t_anchor: Tensor) -> TimeLaw:
-        """This law for samples whose student was last called at ``t`` (B,) and stopped at ``t_anchor`` (B,).
-
-        Only laws that look at the student's own chain change; the others return themselves.
-        """
+    def given(self, chain: Chain) -> TimeLaw:
+        """This law for samples of a student's chain; only laws that look at the chain change."""
         return self
 
 
@@ -154,54 +154,6 @@ class LogitNormalTime(TimeLaw):
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
         return torch.sigmoid(self.mean + self.std * draws.gauss("time")) * process.t_max
-
-
-@dataclass(frozen=True)
-class WithinChain(TimeLaw):
-    """Uniform between two levels that depend on where the student's chain stands, measured as in ``UniformTime``.
-
-    ``low=anchor, high=student`` is the segment of the student's last step (TDM), ``low=anchor, high=1`` everything
-    noisier than its end (Phased DMD), ``low=0, high=student`` everything cleaner than its input (Decoupled DMD).
-
-    Args:
-        low: Lower end: ``anchor``, where the chain stopped, or a position in [0, 1].
-        high: Upper end: ``student``, the time of the student's last call, or a position in [0, 1].
-        floor: Least position: below it, teachers are seldom trained.
-    """
-
-    low: float | Literal["anchor"] = "anchor"
-    high: float | Literal["student"] = "student"
-    floor: float = 0.02
-
-    def __post_init__(self) -> None:
-        low, high = (None if isinstance(end, str) else end for end in (self.low, self.high))
-        checks.fraction(self, low=low, high=high, floor=self.floor)
-        checks.ascending(self, low=self.low, high=self.high)
-
-    def sample(self, draws: Draws, process: Process) -> Tensor:
-        raise UserError("WithinChain needs a student's chain; use it for renoise_time, critic_time or guidance_time.")
-
-    def given(self, t: Tensor, t_anchor: Tensor) -> TimeLaw:
-        low = t_anchor if isinstance(self.low, str) else self.low
-        high = t if isinstance(self.high, str) else self.high
-        return _UniformBetween(low, high, self.floor)
-
-
-@dataclass(frozen=True, eq=False)
-class _UniformBetween(TimeLaw):
-    """Uniform between two ends, each a time per sample (B,) or a position in [0, 1], and above ``floor``."""
-
-    low: Tensor | float
-    high: Tensor | float
-    floor: float
-
-    def sample(self, draws: Draws, process: Process) -> Tensor:
-        u = draws.uniform("time")
-        low, high = (
-            (process.fraction(end) if isinstance(end, Tensor) else torch.full_like(u, end)).clamp(min=self.floor)
-            for end in (self.low, self.high)
-        )
-        return process.position(low + (high - low) * u)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ from fastgen.processes import EDM, VP, Process, RectifiedFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.samplers import RenoiseSampler, TrajectorySampler
 from fastgen.sampling.samplers.chain import first_time
-from fastgen.times import UniformTime, WithinChain
+from fastgen.times import Chain, UniformTime, WithinChain
 
 LABEL = torch.arange(6) % CLASSES
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -521,13 +521,13 @@ def test_laws_within_the_chain(process: Process):
         (WithinChain("anchor", 1.0), low, 1.0),
         (WithinChain("anchor", 0.98, floor=0.3), max(low, 0.3), 0.98),
     ):
-        u = process.fraction(law.given(t, s).sample(draws, process))
+        u = process.fraction(law.given(Chain(t, s)).sample(draws, process))
         assert first - 1e-9 <= u.min() < first + 0.01 and last - 0.01 < u.max() <= last + 1e-9
         assert abs(u.mean() - 0.5 * (first + last)) < 4 * (last - first) / (12 * 4000) ** 0.5
     with pytest.raises(UserError, match="student's chain"):
         WithinChain().sample(draws, process)
     law = UniformTime()
-    assert law.given(t, s) is law
+    assert law.given(Chain(t, s)) is law
 
 
 def test_a_number_of_steps_is_the_process_own_grid():

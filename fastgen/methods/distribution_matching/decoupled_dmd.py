@@ -86,5 +86,6 @@ class DecoupledDMD(DMD2):
     @torch.no_grad()
     def guidance_call(self, part: MicroBatch, rollout: Rollout) -> GuidedPrediction:
         """The teacher with and without condition, at the guidance term's own level."""
-        inputs = Renoise(self.guidance_time)(self.student.process, rollout, part.draws.scoped("student/guidance"))
+        draws = part.draws.scoped("student/guidance")
+        inputs = Renoise(self.guidance_time)(self.student.process, rollout, draws, self.student_updates)
         return guided(self.seen(self.teacher), inputs.x_t, inputs.t, rollout.condition, self.guidance.teacher)
