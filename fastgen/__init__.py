@@ -6,8 +6,12 @@ first asked for, so that ``import fastgen`` itself imports no torch.
 
 from typing import TYPE_CHECKING, Any
 
+from fastgen.former_modules import find_former_modules
+
 if TYPE_CHECKING:
     from fastgen.api import Run, evaluate, load, sample, to_diffusers, train
+
+find_former_modules()
 
 __version__ = "0.1.0"
 

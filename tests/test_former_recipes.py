@@ -36,7 +36,7 @@ def test_a_recipe_of_today_is_left_as_it_is():
 
 def test_a_class_that_has_moved_is_found_by_its_name():
     """Recipes hold whole paths; what is no module of fastgen any more leads nowhere, and to no stranger."""
-    part = {"class_path": "fastgen.map_times.ToData", "init_args": {"law": {"class_path": "fastgen.times.FlowTime"}}}
+    part = {"class_path": "fastgen.time_laws.ToData", "init_args": {"law": {"class_path": "fastgen.times.FlowTime"}}}
     recipe = {"class_path": "fastgen.methods.SCM", "init_args": {"times": part, "sampler": {"class_path": "os.system"}}}
     found = in_present_names(recipe)["init_args"]
     assert found["times"] == {"class_path": "ToData", "init_args": {"law": {"class_path": "fastgen.times.FlowTime"}}}

@@ -108,16 +108,6 @@ FAULTS = [
     (f"{M}.sampler.init_args.times", "soon", "model.init_args.sampler.init_args.times must be a list "),
     (f"{M}.sampler.init_args.times", ["soon"], "model.init_args.sampler.init_args.times[0] must be a number, got"),
     (
-        f"{M}.sampler.class_path",
-        "StudentSampler",
-        "model.init_args.sampler.class_path: StudentSampler is Renoise",
-    ),
-    (
-        f"{M}.sampler.class_path",
-        "fastgen.sampling.students.StudentSampler",
-        "StudentSampler is RenoiseSampler now, ",
-    ),
-    (
         f"{M}.renoise_time",
         {"class_path": "fastgen.time_laws.KarrasLevel"},
         "renoise_time.class_path: KarrasLevel is in fastgen.times.levels now; write KarrasLevel, without a path.",

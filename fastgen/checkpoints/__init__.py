@@ -1,1 +1,13 @@
 """Checkpoints: read without running anything, looked at before they are taken, sealed."""
+
+from importlib import import_module
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """What this package offered while it was one file."""
+    if not name.startswith("_"):
+        module = import_module("fastgen.checkpoints.reading")
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 CLASSES = {
-    "StudentSampler": "is RenoiseSampler now, or JumpSampler where it said 'stochastic: false'",
     "frechet": "is FrechetDistance now",
     "floor": "is FrechetRatio now",
     "kid": "is KernelDistance now",

@@ -17,6 +17,7 @@ from fastgen.processes.flow import RectifiedFlow
 from fastgen.processes.prediction import PREDICTION_KINDS, Prediction, PredictionKind
 from fastgen.processes.trig import TrigFlow
 from fastgen.processes.vp import VP, betas_of
+from fastgen.shapes import expand
 
 __all__ = [
     "EDM",
@@ -28,4 +29,5 @@ __all__ = [
     "RectifiedFlow",
     "TrigFlow",
     "betas_of",
+    "expand",
 ]

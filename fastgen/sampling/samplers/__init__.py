@@ -9,6 +9,7 @@ from fastgen.sampling.samplers.phased import PhasedSampler
 from fastgen.sampling.samplers.policy import PolicySampler
 from fastgen.sampling.samplers.renoise import RenoiseSampler
 from fastgen.sampling.samplers.simulation import BackwardSimulation
+from fastgen.sampling.samplers.student import StudentSampler
 from fastgen.sampling.samplers.trajectory import TrajectorySampler
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "PolicySampler",
     "RenoiseSampler",
     "Sampler",
+    "StudentSampler",
     "TrajectorySampler",
 ]
