@@ -7,6 +7,8 @@ from torch import Tensor
 from fastgen.errors import UserError
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
+from fastgen.sampling.rollout import Rollout
+from fastgen.sampling.scores import Renoise
 from fastgen.times import (
     AnnealedLevel,
     Chain,
@@ -185,3 +187,12 @@ def test_levels_by_step_by_batch_and_by_update():
     for law in (of_step, annealed):
         with pytest.raises(UserError, match="use it for renoise_time"):
             law.sample(draws, process)
+
+
+def test_levels_below_a_noisy_anchor_stay_at_the_anchor():
+    """A kernel only adds noise: below its start it would scale the sample up, without a word."""
+    process, anchor = EDM(), torch.full((4,), 3.0, dtype=torch.float64)
+    x = torch.ones(4, 2, dtype=torch.float64)
+    rollout = Rollout(x, {}, 2 * anchor, 0, x, anchor)
+    inputs = Renoise(UniformTime(0.0, 0.1))(process, rollout, Draws(0, range(4), "train"))
+    assert torch.equal(inputs.t, anchor) and torch.equal(inputs.x_t, x)

@@ -62,7 +62,7 @@ class Renoise:
     def __call__(self, process: Process, rollout: Rollout, draws: Draws, update: int = 0) -> ScoreInputs:
         """The samples at drawn levels of ``process``, after ``update`` student updates."""
         chain = Chain(rollout.t, rollout.t_anchor, rollout.step, update)
-        t = self.law.given(chain).sample(draws, process)
+        t = torch.maximum(self.law.given(chain).sample(draws, process), rollout.t_anchor)  # noise is only added
         noise = draws.normal("noise", rollout.x0.shape[1:], rollout.x0.dtype)
         return ScoreInputs(rollout, process.renoise(rollout.anchor, rollout.t_anchor, t, noise), t, noise)
 
