@@ -12,6 +12,7 @@ from toys import StirredLoRA, ToyData, build, trainer
 import fastgen.methods  # noqa: F401
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
+from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.extras import GAN, DistributionMatching
 from fastgen.methods import SCM, Distiller
 from fastgen.sampling.samplers import GridSampler, PhasedSampler, PolicySampler, TrajectorySampler
@@ -23,6 +24,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     # The toys' random networks make steep policies, whose gradients are large and lose digits in fp32.
     "PiFlow": {"loss_scale": 0.6, "sampler": PolicySampler(substeps=16)},
     "Progressive": {"stage_updates": 2},
+    "SiDA": {"gan_start": 0, "schedule": UpdateSchedule()},
 }
 """Constructor arguments by class name, for methods that the defaults of ``toys.build`` do not fit."""
 

@@ -31,6 +31,7 @@ class MicroBatch:
         rollouts: The student's samples by the role in whose turn they were made; see ``Distiller.rollout``.
         score_inputs: Where scores are compared, by the critic's role.
         comparisons: What teacher and critic answered there, by the critic's role.
+        denoised: Where critics learn, by role.
         features: What a network showed while its scores were compared, by who watched it.
     """
 
@@ -43,6 +44,7 @@ class MicroBatch:
     rollouts: dict[str, Rollout] = field(default_factory=dict)
     score_inputs: dict[str, ScoreInputs] = field(default_factory=dict)
     comparisons: dict[str, Comparison] = field(default_factory=dict)
+    denoised: dict[str, ScoreInputs] = field(default_factory=dict)
     features: dict[nn.Module, dict[str, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -88,6 +90,7 @@ class MicroBatch:
         """Let go of what was compared, and where."""
         self.score_inputs.clear()
         self.comparisons.clear()
+        self.denoised.clear()
         self.features.clear()
 
 

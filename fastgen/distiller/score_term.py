@@ -149,7 +149,7 @@ class ScoreTerm(ABC):
         own = self.method.role_condition(part, role, part.condition)
         condition = critic_condition(critic, own, self.guidance, part.draws, role)
         rollout = self.method.rollout(part, role, condition)
-        inputs = Renoise(self.critic_time)(
+        inputs = part.denoised[role] = Renoise(self.critic_time)(
             student.process, rollout, part.draws.scoped(role), self.method.student_updates
         )
         asked = self.seen(self.critic_of(rollout))

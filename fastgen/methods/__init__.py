@@ -18,7 +18,10 @@ from fastgen.methods.flow_maps.scm import SCM
 from fastgen.methods.flow_maps.self_distillation import LSD, PSD
 from fastgen.methods.flow_maps.shortcut import Shortcut
 from fastgen.methods.score_identity.few_step_sid import FewStepSiD
+from fastgen.methods.score_identity.real_uid import RealUID
 from fastgen.methods.score_identity.sid import SiD
+from fastgen.methods.score_identity.sida import SiDA
+from fastgen.methods.score_identity.sim import SIM
 from fastgen.methods.solvers.optimal_steps import OptimalSteps
 from fastgen.methods.teachers.teacher import TeacherTraining
 from fastgen.methods.trajectories.base import TrajectoryDistiller
@@ -36,6 +39,7 @@ __all__ = [
     "LSD",
     "PSD",
     "SCM",
+    "SIM",
     "TDM",
     "DecoupledDMD",
     "DiffInstruct",
@@ -48,10 +52,12 @@ __all__ = [
     "PhasedDMD",
     "PiFlow",
     "Progressive",
+    "RealUID",
     "Reflow",
     "ScoreDistiller",
     "Shortcut",
     "SiD",
+    "SiDA",
     "SwiftBrush",
     "TeacherTraining",
     "TrajectoryDistiller",

@@ -108,13 +108,14 @@ class SiDForm(ScoreForm):
 
 @dataclass(frozen=True)
 class SIMForm(ScoreForm):
-    """``mean_B sum (mu_real - mu_fake) (mu_fake - x) / sqrt(|mu_fake - mu_real|^2 + c^2)``.
+    """``mean_B sum (mu_real - mu_fake) (mu_fake - x) / sqrt(|mu_fake - mu_real|^2 + c^2 D)`` for D elements.
 
     Score Implicit Matching (Luo et al. 2024, arXiv 2410.16794) with its pseudo-Huber distance, in terms of x0; the
     gradient runs through both networks and through the root, without which it would not be that of the distance.
 
     Args:
-        c: Where the distance turns from squares to absolute values; the norms grow with the root of the dimension.
+        c: Where the distance turns from squares to absolute values, per root of the number of elements, with which the
+            norms grow.
     """
 
     differentiates: ClassVar[frozenset[Network]] = frozenset({"teacher", "critic"})
@@ -125,7 +126,7 @@ class SIMForm(ScoreForm):
 
     def __call__(self, x: Tensor, real: Prediction, fake: Prediction, weight: Tensor | None = None) -> Tensor:
         gap = (real.x0 - fake.x0).flatten(1)
-        length = (gap.square().sum(1) + self.c**2).sqrt()
+        length = (gap.square().sum(1) + self.c**2 * gap.shape[1]).sqrt()
         return weighted((gap * (fake.x0 - x).flatten(1)).sum(1) / length, weight).mean()
 
 
