@@ -98,6 +98,21 @@ def f_distill(problem: Problem, updates: int) -> Config:
     return scores(problem, schedule={"critic_updates": 1}, extras=[gan])
 
 
+def sida(problem: Problem, updates: int) -> Config:
+    start = updates // 10
+    return scores(problem, critic_objective=summed(problem)) | {
+        "discriminator_weight": 0.1 if problem.sigma_data > 0.8 else 4.0,  # beside a sum over 2 or 64 elements
+        "gan_start": start,
+        "schedule": {"critic_first": True, "student_start": start},
+    }
+
+
+def real_uid(problem: Problem, updates: int) -> Config:
+    given = scores(problem, alpha=0.94, beta=0.96, schedule={"critic_updates": 1})
+    del given["critic_objective"]
+    return given | {"renoise_time": part("LogNormalLevel", mean=-0.5), "critic_time": part("LogNormalLevel", mean=-0.5)}
+
+
 def gdd(problem: Problem, updates: int) -> Config:
     own: Config = {}
     if problem.network["class_path"] == "UNet":
@@ -267,6 +282,9 @@ RECIPES: dict[str, Recipe] = {
         ),
         levels=own_levels,
     ),
+    "SiDA": Recipe("SiDA", sida, steps=(1,), without=NO_GUIDANCE),
+    "SIM": Recipe("SIM", lambda p, n: scores(p, critic_objective=summed(p)), steps=(1,)),
+    "RealUID": Recipe("RealUID", real_uid, steps=(1,), without=NO_GUIDANCE),
     "TDM": Recipe("TDM", tdm, steps=(4,)),
     "PhasedDMD": Recipe(
         "PhasedDMD",
