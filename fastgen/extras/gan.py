@@ -19,7 +19,7 @@ from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher, FromTeacher
 from fastgen.denoisers.wrappers.on_process import on_process
 from fastgen.distiller.extra import Extra
 from fastgen.errors import UserError
-from fastgen.objectives.adversarial import discriminator_loss, generator_loss, gradient_penalty, smoothness_penalty
+from fastgen.objectives.adversarial import AdversarialLoss, NonSaturating, gradient_penalty, smoothness_penalty
 from fastgen.randomness import Draws
 from fastgen.times import TimeLaw, UniformTime
 
@@ -39,7 +39,7 @@ class GAN(Extra):
     turn then follows the critic's, or the student's if there is no critic.
 
     Args:
-        weight: Factor of the student's loss, ``softplus(-D(fake))``.
+        weight: Factor of the student's loss, by default ``softplus(-D(fake))``.
         discriminator_weight: Factor of the discriminator's loss. On the critic's features, more than about 1e-2
             destroys the critic.
         start: Student update from which all terms are active.
@@ -59,6 +59,7 @@ class GAN(Extra):
         r1_gamma: Factor of the exact R1 penalty at real samples, ``1/2 |grad D|^2`` (Mescheder et al. 2018, arXiv
             1801.04406), beside ``discriminator_weight``; 0 for none. It differentiates the features twice.
         r1_interval: Updates between two exact penalties, whose factor grows by as much (lazy regularisation).
+        objective: The two losses of the logits.
     """
 
     reads_others = True
@@ -79,6 +80,7 @@ class GAN(Extra):
         r1_noise: float = 0.1,
         r1_gamma: float = 0.0,
         r1_interval: int = 16,
+        objective: AdversarialLoss = NonSaturating(),
     ) -> None:
         checks.not_negative(self, discriminator_weight=discriminator_weight, r1_weight=r1_weight, r1_noise=r1_noise)
         checks.not_negative(self, r1_gamma=r1_gamma)
@@ -98,6 +100,7 @@ class GAN(Extra):
         self.r1_noise = r1_noise
         self.r1_gamma = r1_gamma
         self.r1_interval = r1_interval
+        self.objective = objective
 
     def build(self, method: Distiller) -> None:
         if self.role not in (*method.built_roles, ROLE):
@@ -204,7 +207,7 @@ class GAN(Extra):
         else:
             rollout = method.rollout(part, "student")
             (logits,) = self.logits(method, (rollout.x0, rollout.condition, part.draws.scoped("student/gan")))
-        return {"gan": self.weight * generator_loss(logits)}
+        return {"gan": self.weight * self.objective.generator(logits)}
 
     def own_losses(self, method: Distiller, part: MicroBatch) -> dict[str, Tensor]:
         """What the discriminator learns."""
@@ -222,7 +225,7 @@ class GAN(Extra):
             judged.append((part.x0 + self.r1_noise * move, part.condition, at_real))
         penalised = self.r1_gamma > 0 and part.draws.step % self.r1_interval == 0
         real, fake, *moved = self.logits(method, *judged)
-        losses = {"gan": self.discriminator_weight * discriminator_loss(real, fake)}
+        losses = {"gan": self.discriminator_weight * self.objective.discriminator(real, fake)}
         if moved:
             losses["r1"] = self.discriminator_weight * self.r1_weight * smoothness_penalty(real, *moved)
         if penalised:

@@ -1,10 +1,75 @@
-"""Non-saturating adversarial losses on logits; positive means real (Goodfellow et al. 2014, arXiv 1406.2661)."""
+"""Adversarial losses on logits; positive means real."""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fastgen.configuration.components import Component
+from fastgen.objectives.divergences import WEIGHTS, Divergence, density_ratio
+
+
+class AdversarialLoss(Component, ABC):
+    """What generator and discriminator lose by their logits, (B, heads)."""
+
+    @abstractmethod
+    def generator(self, fake: Tensor) -> Tensor:
+        """The scalar loss of who made the samples."""
+
+    @abstractmethod
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        """The scalar loss of who tells them apart."""
+
+
+@dataclass(frozen=True)
+class NonSaturating(AdversarialLoss):
+    """``mean softplus(-D(fake))``; ``mean softplus(-D(real)) + mean softplus(D(fake))``.
+
+    Goodfellow et al. 2014, arXiv 1406.2661: the best D is the log of the ratio of the densities.
+    """
+
+    def generator(self, fake: Tensor) -> Tensor:
+        return generator_loss(fake)
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return discriminator_loss(real, fake)
+
+
+@dataclass(frozen=True)
+class Hinge(AdversarialLoss):
+    """``-mean D(fake)``; ``mean relu(1 - D(real)) + mean relu(1 + D(fake))`` (Lim & Ye 2017, arXiv 1705.02894)."""
+
+    def generator(self, fake: Tensor) -> Tensor:
+        return -fake.mean()
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean()
+
+
+@dataclass(frozen=True)
+class LogRatio(AdversarialLoss):
+    """``-mean sg[h(r)] D(fake)``, with ``r = exp D`` in bounds; D learns as in :class:`NonSaturating`.
+
+    D is the log of the density ratio then, and ``-h(r) grad D`` is the gradient of an f-divergence along the samples,
+    ``h(r) = r^2 f''(r)`` (the identity of f-distill, arXiv 2502.15681, with ``grad D`` in place of a difference of two
+    scores). No derivative of h is missing.
+
+    Args:
+        divergence: Which one; ``reverse_kl`` has h = 1.
+    """
+
+    divergence: Divergence = "reverse_kl"
+
+    def generator(self, fake: Tensor) -> Tensor:
+        weight = WEIGHTS[self.divergence](density_ratio(fake)).to(fake.dtype)
+        return -(weight[:, None] * fake.flatten(1)).mean()
+
+    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        return discriminator_loss(real, fake)
 
 
 def generator_loss(fake_logits: Tensor) -> Tensor:

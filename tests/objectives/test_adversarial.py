@@ -1,13 +1,18 @@
 import math
 
+import pytest
 import torch
 
 from fastgen.objectives.adversarial import (
+    Hinge,
+    LogRatio,
+    NonSaturating,
     discriminator_loss,
     generator_loss,
     gradient_penalty,
     smoothness_penalty,
 )
+from fastgen.objectives.divergences import GENERATORS, WEIGHTS, Divergence
 
 
 def softplus(value: float) -> float:
@@ -65,3 +70,45 @@ def test_r1_has_a_gradient_for_the_discriminator():
     torch.testing.assert_close(penalty.detach(), torch.tensor(2 * 1.5**2 * (5.0 + 1.0) / 2))
     (slope,) = torch.autograd.grad(penalty, a)
     torch.testing.assert_close(slope, torch.tensor(4 * 1.5 * (5.0 + 1.0) / 2))
+
+
+def test_hinge_by_hand():
+    real = torch.tensor([[-0.5], [0.3], [2.0]], dtype=torch.float64, requires_grad=True)
+    fake = torch.tensor([[-2.0], [0.1], [0.7]], dtype=torch.float64, requires_grad=True)
+    loss = Hinge().discriminator(real, fake)
+    assert abs(loss.item() - ((1.5 + 0.7) / 3 + (1.1 + 1.7) / 3)) < 1e-12
+    slopes = torch.autograd.grad(loss, (real, fake))
+    assert [slope.flatten().mul(3).tolist() for slope in slopes] == [[-1.0, -1.0, 0.0], [0.0, 1.0, 1.0]]
+    assert torch.autograd.grad(Hinge().generator(fake), fake)[0].mul(3).flatten().tolist() == [-1.0, -1.0, -1.0]
+
+
+def test_the_default_is_what_it_was():
+    real, fake = torch.randn(2, 5, 3, dtype=torch.float64)
+    assert torch.equal(NonSaturating().generator(fake), generator_loss(fake))
+    assert torch.equal(NonSaturating().discriminator(real, fake), discriminator_loss(real, fake))
+
+
+@pytest.mark.parametrize("divergence", ["reverse_kl", "jensen_shannon", "forward_kl", "jeffreys"])
+def test_the_log_ratio_of_two_gaussians_gives_the_gradient_of_the_divergence(divergence: Divergence):
+    """Samples x = m + s z against N(0, 1), by quadrature over z: E -h(r) D'(x) dx is the derivative of D_f in m, s.
+
+    The ratio stays within its bounds for the m, s chosen, up to tails that weigh nothing.
+    """
+    z = torch.linspace(-9.0, 9.0, 40001, dtype=torch.float64)
+    density = torch.exp(-0.5 * z.square())
+    density = density / density.sum()
+
+    def log_ratio(x: torch.Tensor, m: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+        return -0.5 * x.square() + 0.5 * ((x - m) / s).square() + s.log()
+
+    values = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.2, 1.1)]
+    m, s = values
+    whole = (density * GENERATORS[divergence](log_ratio(m + s * z, m, s).exp())).sum()
+    expected = torch.autograd.grad(whole, values)
+    logits = log_ratio(m + s * z, m.detach(), s.detach())  # the discriminator's own parameters are constants
+    weight = WEIGHTS[divergence](logits.detach().exp())
+    found = torch.autograd.grad(-(density * weight * logits).sum(), values)
+    for one, other in zip(found, expected, strict=True):
+        assert abs(one - other) < 1e-6 * abs(other) + 1e-9
+    bounded = LogRatio(divergence).generator(logits[15000:25001, None])
+    torch.testing.assert_close(bounded, -(weight * logits)[15000:25001].mean())
