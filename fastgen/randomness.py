@@ -20,6 +20,8 @@ from torch import Tensor
 from fastgen.errors import UserError
 
 WORD = 0xFFFFFFFF
+COPY = 1 << 48
+"""What the number of a sample differs by from that of its first copy."""
 
 
 def derive_seed(*keys: int | str) -> int:
@@ -104,7 +106,7 @@ class Draws:
     def repeated(self, count: int) -> Draws:
         """Every sample ``count`` times in a row, each with numbers of its own; the first with those of the sample."""
         return Draws(
-            self.seed, [i ^ (k << 48) for i in self.indices for k in range(count)], self.scope, self.device, self.step
+            self.seed, [i ^ (k * COPY) for i in self.indices for k in range(count)], self.scope, self.device, self.step
         )
 
     def _words(self, name: str, blocks: int) -> tuple[Tensor, ...]:

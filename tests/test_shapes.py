@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from fastgen.distiller.groups import group_numbers
 from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.processes import RectifiedFlow
@@ -60,3 +61,5 @@ def test_a_group_of_samples_for_every_condition():
     numbers = group.draws.uniform("noise")
     assert len(numbers.unique()) == 6 and torch.equal(numbers[::3], part.draws.uniform("noise"))
     assert torch.equal(part.draws.part(1, 2).repeated(3).uniform("noise"), numbers[3:])
+    assert group_numbers(group.draws, 1).tolist() == [3, 3, 3, 9, 9, 9]
+    assert group_numbers(group.draws, 4).tolist() == [0, 0, 0, 2, 2, 2]

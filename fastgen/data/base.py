@@ -89,6 +89,7 @@ class InfiniteSampler(DistributedSampler[tuple[int, int]]):
         start: Global number of the first sample, or what tells it when an iterator begins.
         rank: Number of this process.
         world_size: Number of processes.
+        repeats: How many samples in a row have the same index.
     """
 
     def __init__(
@@ -99,12 +100,14 @@ class InfiniteSampler(DistributedSampler[tuple[int, int]]):
         start: int | Callable[[], int] = 0,
         rank: int = 0,
         world_size: int = 1,
+        repeats: int = 1,
     ) -> None:
         super().__init__(range(size or 0), num_replicas=world_size, rank=rank)  # type: ignore[arg-type]
         self.size = size
         self.batch_size = batch_size
         self.seed = seed
         self.start = start
+        self.repeats = repeats
         self._permuted_epoch = -1
         self._permutation = torch.empty(0)
 
@@ -121,6 +124,7 @@ class InfiniteSampler(DistributedSampler[tuple[int, int]]):
 
     def index(self, number: int) -> int:
         """The dataset index of global sample ``number``."""
+        number //= self.repeats
         if self.size is None:
             return number
         epoch, position = divmod(number, self.size)
@@ -274,7 +278,9 @@ class DistillationData(LightningDataModule, ABC):
         def used() -> int:
             return self.samples_seen
 
-        sampler = InfiniteSampler(source.size, self.batch_size, self.seed, used, rank, world_size)
+        method = None if self.trainer is None else self.trainer.lightning_module
+        repeats = int(getattr(method, "samples_per_condition", 1))
+        sampler = InfiniteSampler(source.size, self.batch_size, self.seed, used, rank, world_size, repeats)
         return self._loader(source, sampler)
 
     def val_dataloader(self) -> DataLoader[Any]:

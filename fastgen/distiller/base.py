@@ -35,6 +35,7 @@ class Distiller(Generation):
     - ``make_rollout``, ``rollout_sampler``: how the samples are made that losses and extras judge;
     - ``student_condition``, ``role_condition``: what the student is told when it generates, and what roles know;
     - ``before_update``, ``after_update``: what an update needs of its whole batch, and what follows it;
+    - ``samples_per_condition``: how large the groups are that are judged together, see ``group_advantages``;
     - ``generate``, ``evaluations``: how the student generates, and in how many calls;
     - ``without_effect``: options that do nothing in a run.
 

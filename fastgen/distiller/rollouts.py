@@ -25,9 +25,12 @@ class Rollouts(Networks):
 
     Attributes:
         seed: Seed of all random numbers of the training.
+        samples_per_condition: How many samples in a row the data module gives of each condition, on whatever ranks;
+            methods that judge groups say more than 1.
     """
 
     seed: int
+    samples_per_condition: int = 1
 
     def parts(self, scope: str, batch: Mapping[str, Any], number: int, pieces: int = 1) -> list[MicroBatch]:
         """A rank's batch ``number`` as ``pieces`` micro-batches.

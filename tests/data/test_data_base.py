@@ -70,6 +70,20 @@ def test_global_sample_n_goes_to_rank_n_over_b_modulo_world() -> None:
     assert later == [(n, index) for n, index in alone if n >= 12 and (n // 3) % 2 == 1][:6]
 
 
+def test_samples_in_a_row_share_an_index_across_ranks() -> None:
+    """Groups of four and batches of three: numbers go on, and a resumed order continues within a group."""
+    once = [index for _, index in itertools.islice(iter(InfiniteSampler(10, 6, seed=0)), 12)]
+    alone = list(itertools.islice(iter(InfiniteSampler(10, 6, seed=0, repeats=4)), 48))
+    assert alone == [(n, once[n // 4]) for n in range(48)]
+    own = [iter(InfiniteSampler(10, 3, 0, start=6, rank=rank, world_size=2, repeats=4)) for rank in range(2)]
+    both = sorted(pair for order in own for pair in itertools.islice(order, 21))
+    assert both == alone[6:]
+    data = as_rank(Numbers(batch_size=6), 0, 1)
+    data.trainer.lightning_module.samples_per_condition = 3
+    first, second = data.train_dataloader().sampler.index(4), data.train_dataloader().sampler.index(5)
+    assert first == second != data.train_dataloader().sampler.index(6)
+
+
 def test_the_endless_order_has_no_length_and_large_numbers_are_cheap() -> None:
     with pytest.raises(TypeError):
         len(InfiniteSampler(10, 4, 0))
