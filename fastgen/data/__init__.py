@@ -2,9 +2,10 @@
 
 from fastgen.data.base import DistillationData
 from fastgen.data.digits import Digits
+from fastgen.data.emoji import Emoji
 from fastgen.data.images import ImageFolder
 from fastgen.data.mixture import Mixture
 from fastgen.data.pairs import Pairs
 from fastgen.data.prompts import Prompts
 
-__all__ = ["Digits", "DistillationData", "ImageFolder", "Mixture", "Pairs", "Prompts"]
+__all__ = ["Digits", "DistillationData", "Emoji", "ImageFolder", "Mixture", "Pairs", "Prompts"]

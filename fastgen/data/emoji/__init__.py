@@ -1,0 +1,5 @@
+"""Colour drawings of an emoji font on coloured backgrounds, and captions that name them."""
+
+from fastgen.data.emoji.module import Emoji
+
+__all__ = ["Emoji"]
