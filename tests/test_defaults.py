@@ -151,6 +151,13 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "gradient_clip": 1.0,
         "schedule": TURNS.format(True, 5, False).replace("exclusive=False", "exclusive=True"),
     },
+    "IBMD": {  # 2502.01362, ngushchin/IBMD
+        "sampler": ONE_CALL.format("Renoise"),
+        "renoise_time": ALL_LEVELS,
+        "critic_time": ALL_LEVELS,
+        "critic_objective": "DenoisingLoss(reduction=sum, sigma_data=0.5, target=x0, weight=one)",
+        "schedule": TURNS.format(True, 5, False),
+    },
     "FewStepSiD": {  # 2505.12674, ml-sid-dit
         "form": "SiDForm(alpha=1.0, omega=1-sigma, scale=100.0)",
         "schedule": TURNS.format(True, 1, False),

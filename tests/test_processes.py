@@ -10,7 +10,7 @@ import torch
 
 from fastgen.denoisers.exact.mixtures import RingMixture
 from fastgen.errors import UserError
-from fastgen.processes import EDM, PREDICTION_KINDS, VP, Prediction, RectifiedFlow, TrigFlow
+from fastgen.processes import EDM, PREDICTION_KINDS, VP, BrownianBridge, Prediction, RectifiedFlow, TrigFlow
 
 PROCESSES = {
     "edm": EDM(),
@@ -20,6 +20,7 @@ PROCESSES = {
     "flow_shifted": RectifiedFlow(shift=3.0),
     "trig": TrigFlow(),
     "trig_unit": TrigFlow(sigma_data=1.0),
+    "bridge": BrownianBridge(variance=1.3),
 }
 PAIRS = list(permutations(PROCESSES, 2))
 

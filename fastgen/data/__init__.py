@@ -1,6 +1,7 @@
 """Data modules: what a method is fed with and what its samples are compared with."""
 
 from fastgen.data.base import DistillationData
+from fastgen.data.degraded import AddedNoise, Degradation, Degraded, MaskedCentre, Pooled
 from fastgen.data.digits import Digits
 from fastgen.data.emoji import Emoji
 from fastgen.data.images import ImageFolder
@@ -8,4 +9,17 @@ from fastgen.data.mixture import Mixture
 from fastgen.data.pairs import Pairs
 from fastgen.data.prompts import Prompts
 
-__all__ = ["Digits", "DistillationData", "Emoji", "ImageFolder", "Mixture", "Pairs", "Prompts"]
+__all__ = [
+    "AddedNoise",
+    "Degradation",
+    "Degraded",
+    "Digits",
+    "DistillationData",
+    "Emoji",
+    "ImageFolder",
+    "MaskedCentre",
+    "Mixture",
+    "Pairs",
+    "Pooled",
+    "Prompts",
+]

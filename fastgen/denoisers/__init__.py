@@ -12,6 +12,7 @@ from fastgen.denoisers.exact.mixtures import EmpiricalDenoiser, ImageMixture, Lo
 from fastgen.denoisers.networks.dit import DiT
 from fastgen.denoisers.networks.mlp import MLP
 from fastgen.denoisers.networks.unet import UNet
+from fastgen.denoisers.wrappers.bridge import Bridge
 from fastgen.denoisers.wrappers.experts import Experts
 from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
 from fastgen.denoisers.wrappers.lora import AdaptedDenoiser, LoRA
@@ -19,6 +20,7 @@ from fastgen.denoisers.wrappers.lora import AdaptedDenoiser, LoRA
 __all__ = [
     "MLP",
     "AdaptedDenoiser",
+    "Bridge",
     "Codec",
     "CopyOfTeacher",
     "Denoiser",

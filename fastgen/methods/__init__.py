@@ -18,6 +18,7 @@ from fastgen.methods.flow_maps.scm import SCM
 from fastgen.methods.flow_maps.self_distillation import LSD, PSD
 from fastgen.methods.flow_maps.shortcut import Shortcut
 from fastgen.methods.score_identity.few_step_sid import FewStepSiD
+from fastgen.methods.score_identity.ibmd import IBMD
 from fastgen.methods.score_identity.real_uid import RealUID
 from fastgen.methods.score_identity.sid import SiD
 from fastgen.methods.score_identity.sida import SiDA
@@ -34,6 +35,7 @@ __all__ = [
     "DMD2",
     "ECT",
     "GDD",
+    "IBMD",
     "KD",
     "LCM",
     "LSD",

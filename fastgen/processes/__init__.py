@@ -7,11 +7,15 @@
 | RectifiedFlow | 0-1                   | 1 - t | t                 | Liu et al. 2022, 2209.03003; Lipman 2210.02747 |
 | TrigFlow      | angle, 0-pi/2         | cos t | sigma_data sin t  | Lu & Song 2024, arXiv 2410.11081               |
 
+``BrownianBridge`` is the bridge to a degraded sample (Liu et al. 2023, I2SB, arXiv 2302.05872) without that sample's
+share: alpha = 1 - t, sigma = sqrt(V t (1 - t)).
+
 Shapes: samples ``(B, ...)``, times ``(B,)`` in fp32 or fp64 (never half precision). Conversions run in fp32 or better,
 whatever the dtype of the network.
 """
 
 from fastgen.processes.base import Process
+from fastgen.processes.bridge import BrownianBridge
 from fastgen.processes.edm import EDM
 from fastgen.processes.flow import RectifiedFlow
 from fastgen.processes.prediction import PREDICTION_KINDS, Prediction, PredictionKind
@@ -23,6 +27,7 @@ __all__ = [
     "EDM",
     "PREDICTION_KINDS",
     "VP",
+    "BrownianBridge",
     "Prediction",
     "PredictionKind",
     "Process",
