@@ -41,6 +41,7 @@ from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.methods import Distiller, SiD
 from fastgen.methods.recipes import RecipeParser
 from fastgen.objectives.score_forms import SiDForm
+from fastgen.objectives.weights import UniformWeight
 from fastgen.pictures.grids import CELL, GAP
 from fastgen.randomness import Draws
 from fastgen.sampling.samplers import RenoiseSampler
@@ -220,7 +221,7 @@ def test_stable_diffusion_has_the_numbers_of_the_paper(pipeline: Path):
     assert method.schedule == UpdateSchedule(critic_updates=1, critic_first=True, reuse_rollout=False)
     assert method.sampler == RenoiseSampler([625.0])
     objective = method.critic_objective
-    assert (objective.target, objective.weight, objective.reduction) == ("noise", "one", "sum")
+    assert (objective.target, objective.weight, objective.reduction) == ("noise", UniformWeight(), "sum")
     method.configure_model()
     process = method.student.process
     for law in (method.renoise_time, method.critic_time):

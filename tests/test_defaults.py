@@ -66,7 +66,7 @@ DMD_LAW = "UniformTime(high=0.98, low=0.02)"
 ALL_LEVELS = "UniformTime(high=1.0, low=0.0)"
 ONE_CALL = "{}Sampler(gradient_calls=1, level=max, steps=1, stop=random, times=grid)"
 AT = "RenoiseSampler(gradient_calls=1, level={}, steps=1, stop=random, times=grid)"
-EDM_LOSS = "DenoisingLoss(reduction={}, sigma_data=0.5, target=x0, weight=edm)"
+EDM_LOSS = "DenoisingLoss(reduction={}, target=x0, weight=EDMWeight(sigma_data=0.5))"
 TURNS = "UpdateSchedule(critic_first={}, critic_updates={}, exclusive=False, reuse_rollout={}, student_start=0)"
 SCALES = "Guidance(condition_dropout={}, critic={}, critic_training={}, teacher={})"
 UNGUIDED = SCALES.format(0.0, 1.0, 1.0, 1.0)
@@ -118,7 +118,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "schedule": TURNS.format(True, 1, False),
     },
     "SiD": {  # 2404.04057, mingyuanzhou/SiD
-        "form": "SiDForm(alpha=1.2, omega=distance, scale=100.0)",
+        "form": "SiDForm(alpha=1.2, omega=InverseDistance(floor=1e-05), scale=100.0)",
         "sampler": AT.format(2.5),
         "renoise_time": "KarrasLevel(high=0.8, low=0.0, rho=7.0, sigma_max=80.0, sigma_min=0.002)",
         "critic_time": EDM_LAW,
@@ -159,13 +159,13 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "schedule": TURNS.format(True, 5, False),
     },
     "FewStepSiD": {  # 2505.12674, ml-sid-dit
-        "form": "SiDForm(alpha=1.0, omega=1-sigma, scale=100.0)",
+        "form": "SiDForm(alpha=1.0, omega=FlowWeight(floor=1e-05, noise_power=0.0, signal_power=1.0), scale=100.0)",
         "schedule": TURNS.format(True, 1, False),
     },
     "SwiftBrush": {  # 2312.05239, VinAIResearch/SwiftBrush
         "renoise_time": DMD_LAW,
         "critic_time": ALL_LEVELS,
-        "critic_objective": "DenoisingLoss(reduction=mean, sigma_data=0.5, target=noise, weight=vp_alpha2)",
+        "critic_objective": "DenoisingLoss(reduction=mean, target=noise, weight=VPSignalWeight())",
         "guidance": SCALES.format(0.1, 4.5, 1.0, 4.5),
         "schedule": TURNS.format(False, 1, True),
     },
@@ -182,7 +182,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "sampler": "PhasedSampler(level=max, phases=2, steps=4, times=grid)",
         "renoise_time": SEGMENT.format(1.0, "anchor"),
         "critic_time": SEGMENT.format(1.0, "anchor"),
-        "critic_objective": "DenoisingLoss(reduction=mean, sigma_data=0.5, target=velocity, weight=one)",
+        "critic_objective": "DenoisingLoss(reduction=mean, target=velocity, weight=UniformWeight())",
         "guidance": UNGUIDED,
         "schedule": TURNS.format(False, 5, True),
         "weight_cap": 10.0,
@@ -192,7 +192,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "times": EASY,
         "transition": "SameNoise()",
         "metric": "PseudoHuber(c=0.0)",
-        "weight": "step",
+        "weight": "StepWeight()",
         "sampler": ONE_CALL.format("Renoise"),
     },
     "LCM": MAP
@@ -200,7 +200,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "times": "GridTimes(skip=1, steps=50)",
         "transition": "TeacherStep(solver=Euler(guidance=1.0, steps=18))",
         "metric": "ElementwiseHuber(c=0.001)",
-        "weight": "one",
+        "weight": "UniformWeight()",
         "guidance": "TeacherGuidance(embedded=True, high=16.0, low=6.0, sampling=middle)",
     },
     "SCM": SCM,  # 2410.11081
@@ -215,7 +215,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "PSD": JUMP | {"times": UNIFORM_PAIRS, "learned_weight": True},
     "KD": PAIRS | {"loss": REGRESSION},  # 2101.02388
     "Reflow": PAIRS | {"loss": REGRESSION, "time": "FlowTime(high=1.0, low=0.001, shift=1.0)"},  # 2209.03003
-    "Progressive": {"steps": [4, 2, 1], "weight": "truncated_snr"},  # 2202.00512
+    "Progressive": {"steps": [4, 2, 1], "weight": "TruncatedSNRWeight()"},  # 2202.00512
     "PiFlow": {  # 2510.14974
         "window": 3 / 128,
         "policy": "GMFlow(components=8, offset=0.05, shift=1.0, std=0.05)",

@@ -54,7 +54,10 @@ def sid_on_sd15(inputs: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         "teacher": {"class_path": "StableDiffusion", "init_args": {"pretrained": str(inputs / "sd15")}},
         "guidance": {"teacher": 2.0, "critic": 2.0, "critic_training": 2.0},
         "sampler": {"class_path": "RenoiseSampler", "init_args": {"times": [625.0]}},
-        "critic_objective": {"class_path": "DenoisingLoss", "init_args": {"target": "noise", "weight": "one"}},
+        "critic_objective": {
+            "class_path": "DenoisingLoss",
+            "init_args": {"target": "noise", "weight": "UniformWeight"},
+        },
     }
     data = {"class_path": "Prompts", "init_args": {"path": "asset:prompts_toy.txt"}}
     return {"class_path": "SiD", "init_args": model}, data
@@ -67,7 +70,10 @@ def dmd2_on_sd3(inputs: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         "teacher": {"class_path": "StableDiffusion3", "init_args": teacher},
         "guidance": {"teacher": 2.0},
         "sampler": {"class_path": "RenoiseSampler", "init_args": {"times": [1.0, 0.5]}},
-        "critic_objective": {"class_path": "DenoisingLoss", "init_args": {"target": "velocity", "weight": "one"}},
+        "critic_objective": {
+            "class_path": "DenoisingLoss",
+            "init_args": {"target": "velocity", "weight": "UniformWeight"},
+        },
         "schedule": {"critic_updates": 1},
         "extras": [{"class_path": "GAN", "init_args": {"weight": 1.0, "discriminator_weight": 1.0, "time": UNIFORM}}],
     }

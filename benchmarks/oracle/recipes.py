@@ -78,7 +78,7 @@ def scores(problem: Problem, lr: float = 1.0, critic_lr: float = 2.0, **more: An
     return {
         "sampler": one_call(problem),
         "critic_time": part("LogNormalLevel"),
-        "critic_objective": part("DenoisingLoss", sigma_data=problem.sigma_data),
+        "critic_objective": part("DenoisingLoss", weight=part("EDMWeight", sigma_data=problem.sigma_data)),
         "guidance": {"teacher": problem.guidance, "critic": 1.0, "critic_training": 1.0, "condition_dropout": 0.0},
         "student_optimizer": adam(lr * unit, 0.0, 0.999),
         "critic_optimizer": adam(critic_lr * unit, 0.0, 0.999),
@@ -86,7 +86,7 @@ def scores(problem: Problem, lr: float = 1.0, critic_lr: float = 2.0, **more: An
 
 
 def summed(problem: Problem) -> Config:
-    return part("DenoisingLoss", sigma_data=problem.sigma_data, reduction="sum")
+    return part("DenoisingLoss", weight=part("EDMWeight", sigma_data=problem.sigma_data), reduction="sum")
 
 
 def four_calls(problem: Problem) -> Config:
@@ -159,7 +159,7 @@ def lcm(problem: Problem, updates: int) -> Config:
         # The default, nearly the absolute error, finds medians instead of means.
         "metric": part("ElementwiseHuber", c=1.0),
         "times": part("GridTimes", steps=18),
-        "weight": "step",  # with 1 the low levels of EDM's grid hardly learn
+        "weight": part("StepWeight"),  # with 1 the low levels of EDM's grid hardly learn
         "guidance": teacher_guidance(problem),
         "target": part("EMATarget", rule=part("ConstantEMA", decay=0.95)),
         "student_optimizer": adam(5e-4),
@@ -235,7 +235,7 @@ RECIPES: dict[str, Recipe] = {
     "TeacherTraining": Recipe(
         "TeacherTraining",
         lambda p, n: {
-            "objective": part("DenoisingLoss", sigma_data=p.sigma_data),
+            "objective": part("DenoisingLoss", weight=part("EDMWeight", sigma_data=p.sigma_data)),
             "solver": part("Euler", guidance=p.guidance),
             "student_optimizer": adam(1e-3),
             "student_lr_scheduler": cosine(n),
@@ -275,7 +275,7 @@ RECIPES: dict[str, Recipe] = {
         lambda p, n: scores(
             p,
             lr=0.5,
-            weight="distance",
+            weight=part("InverseDistance"),
             sampler=four_calls(p),
             renoise_time=part("KarrasLevel", low=0.0, high=0.8),
             critic_objective=summed(p),

@@ -284,7 +284,7 @@ def make_start(problem: Problem, path: Path) -> None:
         part(
             "TeacherTraining",
             student=problem.student(None),
-            objective=part("DenoisingLoss", sigma_data=problem.sigma_data),
+            objective=part("DenoisingLoss", weight=part("EDMWeight", sigma_data=problem.sigma_data)),
             time=part("LogNormalLevel", mean=-0.6, std=1.6),
             student_optimizer=adam(2e-3),
             student_lr_scheduler=cosine(problem.start_updates),

@@ -23,6 +23,7 @@ OF_MODES = (
     "is ModeCoverage's now: write metrics: [WassersteinDistance, LawKernelDistance, LawLikelihood, {class_path: "
     "ModeCoverage, init_args: {radius: R, found_share: S}}, LawAccuracy]"
 )
+OF_WEIGHT = "is the weight's now: write weight: {class_path: EDMWeight, init_args: {sigma_data: NUMBER}}"
 OPTIONS = {
     ("GAN", "critic_weight"): "is discriminator_weight now",
     ("ImageMetrics", "neighbours"): (
@@ -53,17 +54,38 @@ OPTIONS = {
     ("PiFlow", "last_segment"): (
         "is the sampler's now: write sampler: {class_path: PolicySampler, init_args: {last_segment: LENGTH}}"
     ),
+    ("DenoisingLoss", "sigma_data"): OF_WEIGHT,
+    ("DiscreteConsistency", "sigma_data"): OF_WEIGHT,
     ("OptimalSteps", "steps"): "is the sampler's now: write sampler: {class_path: GridSampler, init_args: {steps: N}}",
 }
 """Options by class and old name."""
 
-VALUES = {
+SID_WEIGHTS = {
+    "distance": "InverseDistance",
+    "snr": "{class_path: FlowWeight, init_args: {signal_power: 2, noise_power: -2}}",
+    "root_snr": "{class_path: FlowWeight, init_args: {signal_power: 1, noise_power: -1}}",
+    "1/sigma": "{class_path: FlowWeight, init_args: {signal_power: 0, noise_power: -1}}",
+    "1/sigma^2": "{class_path: FlowWeight, init_args: {signal_power: 0, noise_power: -2}}",
+    "1-sigma": "FlowWeight",
+    "(1-sigma)^2": "{class_path: FlowWeight, init_args: {signal_power: 2}}",
+}
+VALUES: dict[tuple[str, str], str | dict[str, str]] = {
+    ("DenoisingLoss", "weight"): {"edm": "EDMWeight", "one": "UniformWeight", "vp_alpha2": "VPSignalWeight"},
+    ("DiscreteConsistency", "weight"): {"step": "StepWeight", "output": "EDMWeight", "one": "UniformWeight"},
+    ("Progressive", "weight"): {
+        "truncated_snr": "TruncatedSNRWeight",
+        "snr_plus_one": "SNRPlusOneWeight",
+        "snr": "SNRWeight",
+        "one": "UniformWeight",
+    },
+    ("SiD", "weight"): SID_WEIGHTS,
+    ("SiDForm", "omega"): SID_WEIGHTS,
     ("FlowMapDistiller", "target"): (
         "names no EMA callback any more; write target: {class_path: EMATarget, init_args: {rule: RULE}} with the rule "
         "of that callback"
     ),
 }
-"""Options by class and name that used to be a text."""
+"""Options by class and name that used to be a text: what became of it, or of each word the class that it is now."""
 
 
 def class_now(name: str) -> str | None:
@@ -81,5 +103,7 @@ def value_now(kind: type, name: str, value: object) -> str | None:
     """What became of a text that an option used to take."""
     if not isinstance(value, str):
         return None
-    found = (VALUES.get((parent.__name__, name)) for parent in kind.__mro__)
-    return next((said for said in found if said), None)
+    found = next((VALUES[key] for parent in kind.__mro__ if (key := (parent.__name__, name)) in VALUES), None)
+    if isinstance(found, dict):
+        return f"is a class now; write {name}: {found[value]} in place of '{value}'" if value in found else None
+    return found

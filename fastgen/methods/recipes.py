@@ -20,12 +20,12 @@ from fastgen.distiller.extra import Extra
 from fastgen.errors import UserError
 from fastgen.extras.reward import RewardModel
 from fastgen.messages import one_sentence
-from fastgen.objectives.score_forms import ScoreForm
+from fastgen.objectives.base import Objective
 
 if TYPE_CHECKING:
     from fastgen.distiller.base import Distiller
 
-FOR_TRAINING = (Optimizer, LRScheduler, Extra, RewardModel, ScoreForm)
+FOR_TRAINING = (Optimizer, LRScheduler, Extra, RewardModel, Objective)
 """What samples never need."""
 
 

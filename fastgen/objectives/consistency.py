@@ -76,13 +76,3 @@ def easy_ratio(level: Tensor, stage: int, q: float = 2.0, k: float = 8.0, b: flo
     """
     n = 1.0 + k * torch.sigmoid(-b * level)
     return (1.0 - n * q ** -(stage + 1)).clamp(min=0.0)
-
-
-def step_weight(level: Tensor, next_level: Tensor) -> Tensor:
-    """``1 / (t - r)`` (iCT, ECT)."""
-    return 1.0 / (level - next_level)
-
-
-def output_weight(level: Tensor, sigma_data: float) -> Tensor:
-    """``1 / c_out^2 = 1 / t^2 + 1 / sigma_data^2`` (ECT on ImageNet)."""
-    return level.pow(-2) + sigma_data**-2

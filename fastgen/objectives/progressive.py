@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor
 
+from fastgen.objectives.weights import LevelWeight
 from fastgen.processes import Process
 from fastgen.shapes import expand
-
-SNRWeight = Literal["truncated_snr", "snr_plus_one", "snr", "one"]
 
 
 def ddim_target(process: Process, x_t: Tensor, t: Tensor, x_s: Tensor, s: Tensor) -> Tensor:
@@ -31,17 +28,14 @@ def ddim_target(process: Process, x_t: Tensor, t: Tensor, x_s: Tensor, s: Tensor
     return (x_s - expand(ratio, x_t) * x_t) / expand(alpha_s - ratio * alpha_t, x_t)
 
 
-def snr_loss(process: Process, t: Tensor, x0: Tensor, target: Tensor, weight: SNRWeight = "truncated_snr") -> Tensor:
-    """``mean w(SNR) (x0 - target)^2`` with SNR = (alpha / sigma)^2 (Salimans & Ho 2022, section 4).
+def halving_loss(process: Process, t: Tensor, x0: Tensor, target: Tensor, weight: LevelWeight) -> Tensor:
+    """``mean w(t) (x0 - target)^2`` (Salimans & Ho 2022, arXiv 2202.00512, section 4).
 
     Args:
         process: The process of ``t``.
         t: Times at which ``x0`` was predicted, (B,).
         x0: Predictions, (B, ...).
         target: Targets, (B, ...).
-        weight: ``truncated_snr``: max(SNR, 1), the larger of the errors of x0 and of the noise; ``snr_plus_one``: the
-            error of v; ``snr``: of the noise; ``one``: of x0.
+        weight: Weight of the noise level; evaluated in fp64.
     """
-    snr = process.ratio(t.double()).pow(-2)
-    factor = {"truncated_snr": snr.clamp(min=1.0), "snr_plus_one": snr + 1.0, "snr": snr, "one": snr.new_ones(len(snr))}
-    return (expand(factor[weight], x0) * (x0 - target).square()).mean()
+    return (expand(weight(process.ratio(t.double())), x0) * (x0 - target).square()).mean()

@@ -9,16 +9,17 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from fastgen import checks
-from fastgen.configuration.components import Component
+from fastgen.objectives.base import Objective
 from fastgen.objectives.distribution_matching import dmd_gradient, pseudo_huber_loss, pseudo_loss, vsd_gradient
-from fastgen.objectives.score_identity import FlowWeight, flow_weight, sid_loss
+from fastgen.objectives.score_identity import InverseDistance, sid_loss
+from fastgen.objectives.weights import LevelWeight
 from fastgen.processes import Prediction
 from fastgen.shapes import expand
 
 Network = Literal["teacher", "critic"]
 
 
-class ScoreForm(Component, ABC):
+class ScoreForm(Objective, ABC):
     """A loss of the student's samples from the predictions of teacher and critic at noisy copies of them.
 
     Attributes:
@@ -89,21 +90,24 @@ class SiDForm(ScoreForm):
     Args:
         alpha: 1 drops the derivative of the sampling distribution, 1/2 is the exact Fisher divergence, 1.2 is SiD's.
         scale: Factor of the loss.
-        omega: ``distance`` for ``1 / mean |x - mu_real|`` (SiD), or a weight of the noise level (SiD-DiT).
+        omega: Weight of a sample by its distance (SiD), or of the noise level (SiD-DiT).
     """
 
     differentiates: ClassVar[frozenset[Network]] = frozenset({"teacher", "critic"})
     alpha: float = 1.2
     scale: float = 100.0
-    omega: FlowWeight | Literal["distance"] = "distance"
+    omega: LevelWeight | InverseDistance = InverseDistance()
 
     def __post_init__(self) -> None:
         checks.finite(self, alpha=self.alpha)
         checks.positive(self, scale=self.scale)
 
     def __call__(self, x: Tensor, real: Prediction, fake: Prediction, weight: Tensor | None = None) -> Tensor:
-        omega = None if self.omega == "distance" else flow_weight(self.omega, real.process.ratio(real.t))
-        return self.scale * sid_loss(x, real.x0, fake.x0, self.alpha, omega=omega, weight=weight)
+        if isinstance(self.omega, LevelWeight):
+            omega = self.omega(real.process.ratio(real.t))
+        else:
+            omega = self.omega(x, real.x0)
+        return self.scale * sid_loss(x, real.x0, fake.x0, self.alpha, omega, weight)
 
 
 @dataclass(frozen=True)

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from fastgen import checks
+from fastgen.objectives.base import Objective
 from fastgen.objectives.distribution_matching import mean_absolute_gap
 from fastgen.shapes import expand
 
-FlowWeight = Literal["snr", "root_snr", "1/sigma", "1/sigma^2", "1-sigma", "(1-sigma)^2"]
-"""Weights of a noise level in terms of sigma, the time of rectified flow."""
 
+@dataclass(frozen=True)
+class InverseDistance(Objective):
+    """``1 / max(mean |x - mu_real|, floor)``: SiD's weight of a sample.
 
-def flow_weight(kind: FlowWeight, ratio: Tensor, floor: float = 1e-5) -> Tensor:
-    """The weight (B,) of noise levels sigma / alpha (B,); sigma is ``ratio / (1 + ratio)``, from ``floor`` on.
-
-    Zhou et al. 2025, SiD-DiT, arXiv 2509.25127 and its code (github.com/apple-aiml-research/ml-sid-dit), whose
-    ``snr_sqrt`` is ``root_snr``.
+    Args:
+        floor: Lower bound of the distance.
     """
-    sigma = torch.where(torch.isinf(ratio), torch.ones_like(ratio), ratio / (1.0 + ratio)).clamp(min=floor)
-    match kind:
-        case "snr":
-            return ((1.0 - sigma) / sigma).square()
-        case "root_snr":
-            return (1.0 - sigma) / sigma
-        case "1/sigma":
-            return 1.0 / sigma
-        case "1/sigma^2":
-            return sigma.pow(-2)
-        case "1-sigma":
-            return 1.0 - sigma
-        case "(1-sigma)^2":
-            return (1.0 - sigma).square()
+
+    floor: float = 1e-5
+
+    def __post_init__(self) -> None:
+        checks.positive(self, floor=self.floor)
+
+    def __call__(self, x: Tensor, real: Tensor) -> Tensor:
+        """Weights (B,) of student samples (B, ...) by what the teacher predicts, (B, ...); without gradient."""
+        return mean_absolute_gap(x, real).flatten().clamp(min=self.floor).reciprocal()
 
 
 def sid_loss(
@@ -41,11 +35,10 @@ def sid_loss(
     real: Tensor,
     fake: Tensor,
     alpha: float,
-    floor: float = 1e-5,
     omega: Tensor | None = None,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """``mean_B sum omega (real - fake) [(real - x) - alpha (real - fake)]``, omega = 1 / max(mean |x - real|, floor).
+    """``mean_B sum omega (real - fake) [(real - x) - alpha (real - fake)]``.
 
     Zhou et al. 2024, SiD, arXiv 2404.04057, eq. 23 with the L1-normalised weight of section 4. Nothing but ``omega``
     is cut from the graph: ``real`` and ``fake`` must carry gradients to the noisy sample that they were made from.
@@ -57,12 +50,10 @@ def sid_loss(
         fake: x0 prediction of the critic there, (B, ...).
         alpha: 1 drops the derivative of the sampling distribution, 1/2 is the exact Fisher divergence, 1.2 is SiD's
             over-correction.
-        floor: Lower bound of the normaliser.
-        omega: Another weight, (B,).
+        omega: Weight of each sample, (B,); default :class:`InverseDistance`.
         weight: Constant factor of each sample, (B,).
     """
-    distance = mean_absolute_gap(x, real).clamp(min=floor)
-    omega = distance.reciprocal() if omega is None else expand(omega, x)
+    omega = expand(InverseDistance()(x, real) if omega is None else omega, x)
     gap = real - fake
     loss = (omega * gap * ((real - x) - alpha * gap)).flatten(1).sum(1)
     return (loss if weight is None else weight.to(loss.dtype) * loss).mean()

@@ -22,6 +22,7 @@ from fastgen.methods import DMD2, LCM, SCM, DiffInstruct, Distiller, MeanFlow
 from fastgen.methods.flow_maps.guidance import TeacherGuidance
 from fastgen.objectives.flow_maps import normalised
 from fastgen.objectives.score_matching import DenoisingLoss
+from fastgen.objectives.weights import EDMWeight
 from fastgen.processes import EDM, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.samplers import AnytimeSampler, RenoiseSampler
@@ -31,7 +32,7 @@ LABEL = torch.arange(6) % CLASSES
 LAWS: dict[str, Any] = {
     "renoise_time": FlowTime(shift=5.0),
     "critic_time": LogNormalLevel(-0.5, 1.0),
-    "critic_objective": DenoisingLoss(sigma_data=1.0),
+    "critic_objective": DenoisingLoss(weight=EDMWeight(1.0)),
     "guidance": Guidance(teacher=2.5, condition_dropout=0.5),
 }
 SAMPLER = RenoiseSampler([5.0, 0.8])
@@ -105,7 +106,9 @@ def test_the_weight_of_edm_is_that_of_rcm():
     x, x0, noise = torch.randn(3, 3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     prediction = double(3, process=trig)(x, t, {"label": LABEL[:3]})
     expected = ((prediction.x0 - x0).square() / torch.sin(t)[:, None].square()).mean()
-    torch.testing.assert_close(DenoisingLoss(sigma_data=1.0)(prediction, x0, noise), expected, rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(
+        DenoisingLoss(weight=EDMWeight(1.0))(prediction, x0, noise), expected, rtol=1e-12, atol=0.0
+    )
 
 
 def test_the_loss_of_rcm():

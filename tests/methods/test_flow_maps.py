@@ -30,6 +30,7 @@ from fastgen.methods.flow_maps.transition import TeacherStep, Transition
 from fastgen.methods.flow_maps.velocity import DataVelocity, MixedVelocity, TeacherVelocity
 from fastgen.objectives.consistency import PseudoHuber, SquaredError
 from fastgen.objectives.tangents import Derivative, FiniteDifference, ForwardMode
+from fastgen.objectives.weights import UniformWeight
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.samplers import JumpSampler, RenoiseSampler
@@ -81,7 +82,7 @@ def loss_and_gradient(method: FlowMapDistiller, part: MicroBatch | None = None) 
 @pytest.mark.parametrize("cls", [ECT, LCM])
 def test_bootstrap_residual(cls: type[FlowMapDistiller], process: Process):
     times = EasyTimes(LEVELS, double=1) if cls is ECT else GridTimes(10)
-    settings = {"times": times, "transition": ExactStep(), "to_data": True, "weight": "one"}
+    settings = {"times": times, "transition": ExactStep(), "to_data": True, "weight": UniformWeight()}
     if cls is LCM:
         settings["guidance"] = TeacherGuidance()
     loss, _ = loss_and_gradient(made(cls, process, metric=PseudoHuber(), **settings))
@@ -192,7 +193,7 @@ def test_ect_by_hand():
 
 def test_ect_begins_as_denoising():
     """R = 0: the target is the datum, whatever the network says there."""
-    method = made(ECT, EDM(), 1.3, True, times=Fixed(1.5, 0.0, 0.0), metric=SquaredError(), weight="one")
+    method = made(ECT, EDM(), 1.3, True, times=Fixed(1.5, 0.0, 0.0), metric=SquaredError(), weight=UniformWeight())
     state = method.state(micro_batch())
     assert torch.equal(method.bootstrap(state), state.x0)
     t = state.times.t

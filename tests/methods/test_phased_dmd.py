@@ -31,6 +31,7 @@ from fastgen.errors import UserError
 from fastgen.methods import DMD2, PhasedDMD
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.objectives.trajectory import sub_interval_truth
+from fastgen.objectives.weights import UniformWeight
 from fastgen.processes import EDM, Prediction, Process, RectifiedFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.samplers import PhasedSampler, RenoiseSampler
@@ -96,7 +97,7 @@ def test_factors_multiply_the_samples_of_a_denoising_loss():
     t, x, x0, noise = levels(EDM(), 0.5, 2.0), numbers(2), numbers(2, 1), numbers(2, 2)
     prediction, factor = Prediction(EDM(), x, t, numbers(2, 3), "x0"), torch.tensor([0.3, 2.0], dtype=torch.float64)
     for reduction in ("mean", "sum"):
-        loss = DenoisingLoss("noise", "one", reduction)
+        loss = DenoisingLoss("noise", UniformWeight(), reduction)
         rows = [slice(i, i + 1) for i in range(2)]
         each = [loss(Prediction(EDM(), x[i], t[i], prediction.value[i], "x0"), x0[i], noise[i]) for i in rows]
         expected = (0.3 * each[0] + 2.0 * each[1]) / 2

@@ -7,6 +7,7 @@ from fastgen.denoisers.networks.mlp import MLP
 from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.methods import TeacherTraining
 from fastgen.objectives.score_matching import DenoisingLoss
+from fastgen.objectives.weights import UniformWeight
 from fastgen.processes import EDM, Process, RectifiedFlow
 from fastgen.randomness import Draws
 from fastgen.times import UniformTime
@@ -34,7 +35,7 @@ def test_edm_loss_by_hand():
 
 def test_flow_matching_by_hand():
     """The velocity of x_t = (1 - t) x0 + t noise is noise - x0 = (x_t - x0) / t."""
-    objective = DenoisingLoss("velocity", "one")
+    objective = DenoisingLoss("velocity", UniformWeight())
     loss, (x_t, t), label, x0, student = step(
         8, RectifiedFlow(), condition_dropout=0.0, objective=objective, time=UniformTime(0.2, 0.9)
     )

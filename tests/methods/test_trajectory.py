@@ -19,6 +19,7 @@ from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.methods import KD, Distiller, Progressive, Reflow
 from fastgen.objectives.progressive import ddim_target
+from fastgen.objectives.weights import UniformWeight
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.samplers import JumpSampler, RenoiseSampler
@@ -200,7 +201,7 @@ def test_progressive_regresses_the_target_of_two_teacher_steps(process: Process)
         teacher=teacher(process),
         student=partial(GaussianDenoiserWithParameter, process, 0.1),
         steps=[4, 2],
-        weight="one",
+        weight=UniformWeight(),
         solver=Euler(),
     )
     x0 = torch.randn(64, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

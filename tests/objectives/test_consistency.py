@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from fastgen.objectives.consistency import ElementwiseHuber, PseudoHuber, SquaredError, easy_ratio, output_weight
+from fastgen.objectives.consistency import ElementwiseHuber, PseudoHuber, SquaredError, easy_ratio
+from fastgen.objectives.weights import EDMWeight, StepWeight
 from fastgen.processes import EDM, VP
 from fastgen.randomness import Draws
 from fastgen.times import EasyTimes, GridTimes
@@ -37,7 +38,8 @@ def test_easy_ratio():
     late = easy_ratio(level, 3)
     expected = 1 - (1 + 8 * torch.sigmoid(-level)) / 2**4
     assert torch.allclose(late, expected)
-    assert torch.allclose(output_weight(torch.tensor([2.0]), 0.5), torch.tensor([4.25]))
+    assert torch.allclose(EDMWeight(0.5).between(torch.tensor([2.0]), torch.tensor([1.0])), torch.tensor([4.25]))
+    assert StepWeight().between(torch.tensor([2.0]), torch.tensor([1.5])).item() == 2.0
 
 
 def test_easy_times_on_any_process():

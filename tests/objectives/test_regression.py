@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from fastgen.objectives.progressive import ddim_target, snr_loss
+from fastgen.objectives.progressive import ddim_target, halving_loss
 from fastgen.objectives.regression import RegressionLoss, flow_velocity
+from fastgen.objectives.weights import LevelWeight, SNRPlusOneWeight, SNRWeight, TruncatedSNRWeight, UniformWeight
 from fastgen.processes import EDM, VP, Prediction, Process, RectifiedFlow, TrigFlow
 
 PROCESSES = {"edm": EDM(), "vp": VP(), "flow": RectifiedFlow(), "trig": TrigFlow()}
@@ -58,14 +59,16 @@ def test_snr_weights_are_errors_of_other_parametrisations(process: Process):
     noise_error = (one.noise - other.noise).square().mean(1)
     x0_error = (x0 - target).square().mean(1)
     snr = process.ratio(t).pow(-2)
-    expected = {
-        "one": x0_error,
-        "snr": noise_error,
-        "truncated_snr": torch.maximum(x0_error, noise_error),
-        "snr_plus_one": x0_error + noise_error,
+    expected: dict[LevelWeight, torch.Tensor] = {
+        UniformWeight(): x0_error,
+        SNRWeight(): noise_error,
+        TruncatedSNRWeight(): torch.maximum(x0_error, noise_error),
+        SNRPlusOneWeight(): x0_error + noise_error,
     }
     for weight, error in expected.items():
-        torch.testing.assert_close(snr_loss(process, t, x0, target, weight), error.mean(), rtol=1e-9, atol=0)
+        torch.testing.assert_close(halving_loss(process, t, x0, target, weight), error.mean(), rtol=1e-9, atol=0)
     assert (snr < 1).any() and (snr > 1).any()
     if isinstance(process, VP):  # v of a variance-preserving process
-        torch.testing.assert_close((one.v - other.v).square().mean(1), expected["snr_plus_one"], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(
+            (one.v - other.v).square().mean(1), expected[SNRPlusOneWeight()], rtol=1e-9, atol=1e-12
+        )

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fastgen.denoisers.exact.gaussians import GaussianDenoiser
-from fastgen.objectives.score_identity import sid_loss
+from fastgen.objectives.score_identity import InverseDistance, sid_loss
+from fastgen.objectives.weights import FlowWeight
 from fastgen.processes import EDM, VP, Prediction, Process, RectifiedFlow, TrigFlow
 
 
@@ -43,7 +44,9 @@ def test_floor_of_the_normaliser():
     by_hand = ((real - fake) * ((real - x) - (real - fake)) / 1e-5).sum() / 3
     torch.testing.assert_close(sid_loss(x, real, fake, 1.0), by_hand, rtol=1e-10, atol=0.0)
     by_hand = ((real - fake) * ((real - x) - (real - fake)) / 0.5).sum() / 3
-    torch.testing.assert_close(sid_loss(x, real, fake, 1.0, floor=0.5), by_hand, rtol=1e-10, atol=0.0)
+    torch.testing.assert_close(
+        sid_loss(x, real, fake, 1.0, InverseDistance(0.5)(x, real)), by_hand, rtol=1e-10, atol=0.0
+    )
 
 
 def test_non_finite_samples_are_not_hidden():
@@ -116,9 +119,11 @@ def test_expected_gradient_is_that_of_the_fisher_divergence(process: Process, t:
     x = a * z + b
     x_t = process.add_noise(x, noise, time)
     floor = 1e9  # above every gap: the weight is the constant 1 / floor
+    omega = InverseDistance(floor)(x, real(x_t, time).x0)
     losses = torch.stack(
         [
-            floor * sid_loss(x[i : i + 1], real(x_t, time).x0[i : i + 1], critic(x_t, time).x0[i : i + 1], alpha, floor)
+            floor
+            * sid_loss(*(v[i : i + 1] for v in (x, real(x_t, time).x0, critic(x_t, time).x0)), alpha, omega[i : i + 1])
             for i in range(len(z))
         ]
     )
@@ -136,20 +141,18 @@ def test_expected_gradient_is_that_of_the_fisher_divergence(process: Process, t:
 
 def test_weights_of_the_noise_level_by_hand():
     """Sigma = ratio / (1 + ratio) is the time of rectified flow; 3 means sigma = 3/4."""
-    from fastgen.objectives.score_identity import flow_weight
-
     ratio = torch.tensor([3.0, 1.0], dtype=torch.float64)
     wanted = {
-        "snr": [1 / 9, 1.0],
-        "root_snr": [1 / 3, 1.0],
-        "1/sigma": [4 / 3, 2.0],
-        "1/sigma^2": [16 / 9, 4.0],
-        "1-sigma": [0.25, 0.5],
-        "(1-sigma)^2": [1 / 16, 0.25],
+        (2, -2): [1 / 9, 1.0],
+        (1, -1): [1 / 3, 1.0],
+        (0, -1): [4 / 3, 2.0],
+        (0, -2): [16 / 9, 4.0],
+        (1, 0): [0.25, 0.5],
+        (2, 0): [1 / 16, 0.25],
     }
-    for kind, values in wanted.items():
-        torch.testing.assert_close(flow_weight(kind, ratio), torch.tensor(values, dtype=torch.float64))
+    for powers, values in wanted.items():
+        torch.testing.assert_close(FlowWeight(*powers)(ratio), torch.tensor(values, dtype=torch.float64))
     x, real, fake = (torch.randn(2, 3, generator=torch.Generator().manual_seed(i)).double() for i in range(3))
     gap = real - fake
     by_hand = (torch.tensor([[0.25], [0.5]]).double() * gap * (real - x - 0.5 * gap)).sum(1).mean()
-    torch.testing.assert_close(sid_loss(x, real, fake, 0.5, omega=flow_weight("1-sigma", ratio)), by_hand)
+    torch.testing.assert_close(sid_loss(x, real, fake, 0.5, omega=FlowWeight()(ratio)), by_hand)

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from fastgen.objectives.score_matching import DenoisingLoss, edm_weight
+from fastgen.objectives.score_matching import DenoisingLoss
+from fastgen.objectives.weights import EDMWeight, LevelWeight, UniformWeight
 from fastgen.processes import EDM, PREDICTION_KINDS, VP, Prediction, PredictionKind, Process, RectifiedFlow, TrigFlow
 
 PROCESSES = [EDM(), VP(), RectifiedFlow(), TrigFlow()]
@@ -31,27 +32,31 @@ def truth(
 
 
 def test_edm_weight_by_hand():
-    weight = edm_weight(torch.tensor([0.002, 0.5, 80.0], dtype=torch.float64), 0.5)
+    weight = EDMWeight(0.5)(torch.tensor([0.002, 0.5, 80.0], dtype=torch.float64))
     expected = torch.tensor([1 / 0.002**2 + 4.0, 8.0, 4.0 + 1 / 6400.0], dtype=torch.float64)
     torch.testing.assert_close(weight, expected, rtol=1e-12, atol=0.0)
     # SiD and EDM write it as (sigma^2 + s^2) / (sigma s)^2.
     sigma = torch.linspace(0.01, 80, 7, dtype=torch.float64)
-    torch.testing.assert_close(edm_weight(sigma, 0.3), (sigma**2 + 0.09) / (sigma * 0.3) ** 2, rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(EDMWeight(0.3)(sigma), (sigma**2 + 0.09) / (sigma * 0.3) ** 2, rtol=1e-12, atol=0.0)
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize("target", PREDICTION_KINDS)
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("weight", ["edm", "one"])
-def test_value_and_gradient_of_every_target(process: Process, target: PredictionKind, reduction: str, weight: str):
+@pytest.mark.parametrize("weight", [EDMWeight(0.7), UniformWeight()], ids=lambda w: type(w).__name__)
+def test_value_and_gradient_of_every_target(
+    process: Process, target: PredictionKind, reduction: str, weight: LevelWeight
+):
     x0, noise, value, t = problem(process)
     value.requires_grad_()
-    loss = DenoisingLoss(target, weight, reduction, sigma_data=0.7)  # type: ignore[arg-type]
+    loss = DenoisingLoss(target, weight, reduction)  # type: ignore[arg-type]
     result = loss(Prediction(process, process.add_noise(x0, noise, t), t, value, target), x0, noise)
     result.backward()
     error = value.detach() - truth(process, target, x0, noise, t)
     alpha, sigma = process.coefficients(t)
-    factor = (alpha / sigma).square() + 1 / 0.49 if weight == "edm" else torch.ones(3, dtype=torch.float64)
+    factor = (
+        (alpha / sigma).square() + 1 / 0.49 if isinstance(weight, EDMWeight) else torch.ones(3, dtype=torch.float64)
+    )
     factor = factor.reshape(3, 1, 1, 1) / (120 if reduction == "mean" else 3)
     torch.testing.assert_close(result, (factor * error.square()).sum(), rtol=1e-10, atol=0.0)
     torch.testing.assert_close(value.grad, 2 * factor * error, rtol=1e-10, atol=1e-12)
@@ -70,7 +75,7 @@ def test_the_target_may_differ_from_what_the_network_predicts(
     alpha, sigma = (c.reshape(3, 1, 1, 1) for c in process.coefficients(t))
     error = prediction.x0 - x0
     expected = {"x0": error, "noise": -alpha / sigma * error, "v": -(alpha**2 + sigma**2) / sigma * error}[target]
-    result = DenoisingLoss(target, "one")(prediction, x0, noise)
+    result = DenoisingLoss(target, UniformWeight())(prediction, x0, noise)
     torch.testing.assert_close(result, expected.square().mean(), rtol=1e-8, atol=0.0)
 
 
@@ -80,4 +85,4 @@ def test_the_truth_costs_nothing_at_the_smallest_noise():
     x0, noise = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0)).unbind(0)
     t = torch.full((3,), 1e-4)
     prediction = Prediction(process, process.add_noise(x0, noise, t), t, noise, "noise")
-    assert DenoisingLoss("noise", "one")(prediction, x0, noise).item() == 0.0
+    assert DenoisingLoss("noise", UniformWeight())(prediction, x0, noise).item() == 0.0

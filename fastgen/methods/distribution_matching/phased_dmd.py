@@ -17,6 +17,7 @@ from fastgen.errors import UserError
 from fastgen.methods.distribution_matching.dmd2 import DMD2
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.objectives.trajectory import sub_interval_truth
+from fastgen.objectives.weights import UniformWeight
 from fastgen.optimizers import BetasAdamW
 from fastgen.processes import Prediction
 from fastgen.sampling.rollout import Rollout
@@ -59,7 +60,7 @@ class PhasedDMD(DMD2):
         sampler: PhasedSampler = PhasedSampler(),
         renoise_time: TimeLaw = WithinChain("anchor", 1.0),
         critic_time: TimeLaw = WithinChain("anchor", 1.0),
-        critic_objective: DenoisingLoss = DenoisingLoss("velocity", "one"),
+        critic_objective: DenoisingLoss = DenoisingLoss("velocity", UniformWeight()),
         weight_cap: float = 10.0,
         student_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=2e-6, beta1=0.0),
         critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=4e-7, beta1=0.0),

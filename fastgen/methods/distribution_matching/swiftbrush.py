@@ -15,6 +15,7 @@ from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.methods.distribution_matching.base import ScoreDistiller
 from fastgen.objectives.score_forms import VSDForm
 from fastgen.objectives.score_matching import DenoisingLoss
+from fastgen.objectives.weights import VPSignalWeight
 from fastgen.optimizers import BetasAdam
 from fastgen.times import TimeLaw, UniformTime
 
@@ -42,7 +43,7 @@ class SwiftBrush(ScoreDistiller):
         self,
         critic: Callable[[], Denoiser] | FromTeacher = LoRA(rank=64, alpha=108.0, layers="*.to_[qv]"),
         critic_time: TimeLaw = UniformTime(0.0, 1.0),
-        critic_objective: DenoisingLoss = DenoisingLoss("noise", "vp_alpha2"),
+        critic_objective: DenoisingLoss = DenoisingLoss("noise", VPSignalWeight()),
         guidance: Guidance = Guidance(teacher=4.5, critic=4.5, condition_dropout=0.1),
         schedule: UpdateSchedule = UpdateSchedule(critic_first=False, reuse_rollout=True),
         student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-6),

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastgen import checks
 from fastgen.methods.flow_maps.base import FlowMapDistiller
 from fastgen.methods.flow_maps.state import MapState
 from fastgen.methods.flow_maps.transition import SameNoise, Transition
-from fastgen.objectives.consistency import Metric, PseudoHuber, output_weight, step_weight
+from fastgen.objectives.consistency import Metric, PseudoHuber
 from fastgen.objectives.tangents import same_randomness
+from fastgen.objectives.weights import JumpWeight, StepWeight
 from fastgen.times import EasyTimes, JumpLaw
 
 
@@ -27,8 +27,7 @@ class DiscreteConsistency(FlowMapDistiller, ABC):
         times: Law of t, r and s.
         transition: How ``x_r`` follows from ``x_t``.
         metric: d.
-        weight: ``step``: 1 / (t - r) in noise levels; ``output``: 1 / t^2 + 1 / sigma_data^2; ``one``.
-        sigma_data: Standard deviation of the data, for the weight ``output``.
+        weight: w, by the noise levels of t and r.
     """
 
     def __init__(
@@ -36,26 +35,20 @@ class DiscreteConsistency(FlowMapDistiller, ABC):
         times: JumpLaw = EasyTimes(),
         transition: Transition = SameNoise(),
         metric: Metric = PseudoHuber(),
-        weight: Literal["step", "output", "one"] = "step",
-        sigma_data: float = 0.5,
+        weight: JumpWeight = StepWeight(),
         **kwargs: Any,
     ) -> None:
-        checks.positive(self, sigma_data=sigma_data)
         super().__init__(times=times, **kwargs)
         self.transition = transition
         self.metric = metric
         self.weight = weight
-        self.sigma_data = sigma_data
 
     def needs_teacher(self) -> bool:
         return self.transition.needs_teacher or self.states.needs_teacher
 
     def loss_weight(self, state: MapState) -> Tensor:
         """The weight w (B,), fp64."""
-        level, following = (self.coordinates.ratio(t) for t in (state.times.t, state.times.r))
-        if self.weight == "step":
-            return step_weight(level, following)
-        return output_weight(level, self.sigma_data) if self.weight == "output" else torch.ones_like(level)
+        return self.weight.between(*(self.coordinates.ratio(t) for t in (state.times.t, state.times.r)))
 
     @torch.no_grad()
     def bootstrap(self, state: MapState) -> Tensor:

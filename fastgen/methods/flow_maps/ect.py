@@ -16,7 +16,7 @@ class ECT(DiscreteConsistency):
     ``L = |D(x_t, t) - sg D(x_r, r)| / (t - r)`` with the same noise, r / t = 1 - n(t) / q^(stage + 1) (``EasyTimes``);
     where r = 0 the target is the datum, so the first stage begins as denoising and the last is consistency. The student
     starts from a pretrained denoiser: give ``student`` with weights (or ``teacher``, which is copied and not asked).
-    ECD, its distillation, is ``transition: TeacherStep``; ImageNet recipes use ``weight: output`` and ``q: 4``.
+    ECD, its distillation, is ``transition: TeacherStep``; ImageNet recipes use ``weight: EDMWeight`` and ``q: 4``.
 
     Differs from the code: r / t is at most 0.999, and a metric constant of 0 has the gradient 0 where outputs agree.
     """

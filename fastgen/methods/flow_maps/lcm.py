@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch.cli import OptimizerCallable
 
@@ -10,6 +10,7 @@ from fastgen.methods.flow_maps.discrete_consistency import DiscreteConsistency
 from fastgen.methods.flow_maps.guidance import TeacherGuidance
 from fastgen.methods.flow_maps.transition import TeacherStep, Transition
 from fastgen.objectives.consistency import ElementwiseHuber, Metric
+from fastgen.objectives.weights import JumpWeight, UniformWeight
 from fastgen.optimizers import BetasAdamW
 from fastgen.times import GridTimes, JumpLaw
 
@@ -29,8 +30,8 @@ class LCM(DiscreteConsistency):
         times: Law of t and r: neighbours on the process's grid of 50 times.
         transition: One Euler (DDIM) step of the teacher.
         metric: Elementwise Huber with c = 1e-3.
-        weight: As in DiscreteConsistency. Grids that go down to almost clean levels, such as EDM's, need
-            ``step``: with 1 their low levels hardly learn, and every level inherits the errors of those below it.
+        weight: None. Grids that go down to almost clean levels, such as EDM's, need ``StepWeight``: with 1 their low
+            levels hardly learn, and every level inherits the errors of those below it.
         guidance: Default scales from 6 to 16, embedded (w from 5 to 15 in the paper), for Stable Diffusion.
     """
 
@@ -39,7 +40,7 @@ class LCM(DiscreteConsistency):
         times: JumpLaw = GridTimes(),
         transition: Transition = TeacherStep(),
         metric: Metric = ElementwiseHuber(),
-        weight: Literal["step", "output", "one"] = "one",
+        weight: JumpWeight = UniformWeight(),
         guidance: TeacherGuidance = TeacherGuidance(low=6.0, high=16.0, embedded=True),
         student_optimizer: OptimizerCallable = lambda parameters: BetasAdamW(parameters, lr=1e-6, decay=0.0),
         **kwargs: Any,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch.cli import OptimizerCallable
 
 from fastgen.conditions import Guidance
 from fastgen.methods.score_identity.sid import SiD
-from fastgen.objectives.score_identity import FlowWeight
+from fastgen.objectives.score_identity import InverseDistance
 from fastgen.objectives.score_matching import DenoisingLoss
+from fastgen.objectives.weights import FlowWeight, LevelWeight, UniformWeight
 from fastgen.optimizers import BetasAdam
 from fastgen.sampling.samplers import RenoiseSampler, Sampler
 from fastgen.times import LogNormalLevel, TimeLaw
@@ -43,8 +44,7 @@ class FewStepSiD(SiD):
         critic_time: Law of the noise levels at which the critic learns: the same.
         critic_objective: The critic's loss: the squared error of the noise, summed over a sample, as in SiD-LSG.
         guidance: Guidance scales of teacher and critic.
-        weight: ``1-sigma``, another :data:`~fastgen.objectives.score_identity.FlowWeight`, or ``distance``,
-            SiD's ``1 / mean |x - mu_real|``.
+        weight: Weight of the noise level: ``1 - sigma`` of rectified flow. SiD's own is ``InverseDistance``.
         alpha: Here 1.
     """
 
@@ -53,9 +53,9 @@ class FewStepSiD(SiD):
         sampler: Sampler = RenoiseSampler(level=2.5, steps=4),
         renoise_time: TimeLaw = LogNormalLevel(LOG_LEVEL, 1.6),
         critic_time: TimeLaw = LogNormalLevel(LOG_LEVEL, 1.6),
-        critic_objective: DenoisingLoss = DenoisingLoss("noise", "one", "sum"),
+        critic_objective: DenoisingLoss = DenoisingLoss("noise", UniformWeight(), "sum"),
         guidance: Guidance = Guidance(teacher=4.5, critic=4.5, critic_training=4.5),
-        weight: FlowWeight | Literal["distance"] = "1-sigma",
+        weight: LevelWeight | InverseDistance = FlowWeight(),
         alpha: float = 1.0,
         student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=5e-6, beta1=0.0),
         critic_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=5e-6, beta1=0.0),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from lightning.pytorch.cli import OptimizerCallable
 
@@ -10,8 +10,9 @@ from fastgen import checks
 from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.methods.distribution_matching.base import ScoreDistiller
 from fastgen.objectives.score_forms import SiDForm
-from fastgen.objectives.score_identity import FlowWeight
+from fastgen.objectives.score_identity import InverseDistance
 from fastgen.objectives.score_matching import DenoisingLoss
+from fastgen.objectives.weights import LevelWeight
 from fastgen.optimizers import BetasAdam
 from fastgen.sampling.samplers import RenoiseSampler, Sampler
 from fastgen.times import KarrasLevel, TimeLaw
@@ -28,7 +29,7 @@ class SiD(ScoreDistiller):
     Args:
         alpha: 1.2 is the paper's default; 1.0 and 0.5 are the unbiased choices. If samples turn to noise, lower it.
         loss_scale: Factor of the loss. With Adam it only matters beside extras and epsilon.
-        weight: ``distance``, SiD's ``1 / mean |x - mu_real|``, or another weight of the noise level.
+        weight: SiD's ``1 / mean |x - mu_real|``, or a weight of the noise level.
         sampler: How the student generates: one call at noise level (sigma / alpha) 2.5, step 625 of Stable Diffusion.
         renoise_time: Law of the noise levels at which the scores are compared; position 0.8 of EDM's grid is level 24.
         critic_objective: The critic's loss: EDM's, summed over the elements of a sample.
@@ -39,7 +40,7 @@ class SiD(ScoreDistiller):
         self,
         alpha: float = 1.2,
         loss_scale: float = 100.0,
-        weight: FlowWeight | Literal["distance"] = "distance",
+        weight: LevelWeight | InverseDistance = InverseDistance(),
         sampler: Sampler = RenoiseSampler(level=2.5),
         renoise_time: TimeLaw = KarrasLevel(0.0, 0.8),
         critic_objective: DenoisingLoss = DenoisingLoss(reduction="sum"),

@@ -28,7 +28,7 @@ class TeacherTraining(Distiller):
 
     Args:
         student: Builds the network; with ``weights`` it is fine-tuned.
-        objective: The loss: EDM's. Flow matching: target ``velocity``, weight ``one``.
+        objective: The loss: EDM's. Flow matching: target ``velocity``, weight ``UniformWeight``.
         time: Law of the noise levels: EDM's log-normal.
         condition_dropout: Probability of training on the null condition, which makes the teacher guidable.
     """

@@ -18,7 +18,8 @@ from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.distiller.stages import Staged, overwrite, snapshot_of
 from fastgen.errors import UserError
 from fastgen.methods.trajectories.base import TrajectoryDistiller
-from fastgen.objectives.progressive import SNRWeight, ddim_target, snr_loss
+from fastgen.objectives.progressive import ddim_target, halving_loss
+from fastgen.objectives.weights import LevelWeight, TruncatedSNRWeight
 from fastgen.optimizers import BetasAdam
 from fastgen.sampling.samplers import JumpSampler
 
@@ -37,7 +38,7 @@ class Progressive(Staged, TrajectoryDistiller):
         steps: The student's steps in each stage; each is half of the one before.
         stage_updates: Student updates per stage, one number for all or one per stage; ``trainer.max_steps`` should be
             their sum. Training beyond goes on with the last stage.
-        weight: Weight of the x0 error; default the paper's truncated SNR.
+        weight: Weight of the x0 error at a noise level: the paper's truncated SNR.
     """
 
     teacher: Denoiser
@@ -46,7 +47,7 @@ class Progressive(Staged, TrajectoryDistiller):
         self,
         steps: Sequence[int] = (4, 2, 1),
         stage_updates: int | Sequence[int] = 1000,
-        weight: SNRWeight = "truncated_snr",
+        weight: LevelWeight = TruncatedSNRWeight(),
         student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=5e-5),
         **kwargs: Any,
     ) -> None:
@@ -65,7 +66,7 @@ class Progressive(Staged, TrajectoryDistiller):
             )
         if self.sampler != JumpSampler():
             raise UserError("Progressive samples at the times of its stages; give 'steps' and leave 'sampler' out.")
-        self.weight: SNRWeight = weight
+        self.weight = weight
         self.have_stages(list(accumulate(updates)))
 
     def build_roles(self) -> None:
@@ -120,4 +121,4 @@ class Progressive(Staged, TrajectoryDistiller):
         x_t = process.add_noise(part.x0, draws.normal("noise", part.x0.shape[1:], part.x0.dtype), t)
         target = ddim_target(process, x_t, t, self.two_steps(x_t, t, r, s, part), s)
         x0 = self.student(x_t, t, part.condition).x0
-        return {"halving": snr_loss(process, t, x0, target.to(x0.dtype), self.weight)}
+        return {"halving": halving_loss(process, t, x0, target.to(x0.dtype), self.weight)}
