@@ -127,7 +127,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "schedule": TURNS.format(True, 1, False),
     },
     "SiDA": {  # 2410.14919, mingyuanzhou/SiD, branch sida
-        "form": "SiDForm(alpha=1.0, omega=distance, scale=50.0)",
+        "form": "SiDForm(alpha=1.0, omega=InverseDistance(floor=1e-05), scale=50.0)",
         "extras.0.weight": 0.005,
         "extras.0.discriminator_weight": 200.0,
         "extras.0.student_start": 391,
@@ -155,7 +155,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "sampler": ONE_CALL.format("Renoise"),
         "renoise_time": ALL_LEVELS,
         "critic_time": ALL_LEVELS,
-        "critic_objective": "DenoisingLoss(reduction=sum, sigma_data=0.5, target=x0, weight=one)",
+        "critic_objective": "DenoisingLoss(reduction=sum, target=x0, weight=UniformWeight())",
         "schedule": TURNS.format(True, 5, False),
     },
     "FewStepSiD": {  # 2505.12674, ml-sid-dit

@@ -58,7 +58,7 @@ LONG_FILES: dict[str, str] = {
     "cli.commands.pairs": "options, source and loop of one command; the options are a third",
     "cli.commands.stats": "options, data and loop of one command; the options are a third",
     "configuration.diagnosis": "one walk over declared types; its branches call each other",
-    "configuration.renamed": "one table of old names after the other",
+    "objectives.score_forms": "a few lines for every form; half of it is text",
     "storage.documents": "JSON, YAML and text, each with what may be wrong with it",
     "extras.gan": "discriminator, its objective and R1 are one recipe",
     "times.jumps": "every law of two times in one file, until times is a room",

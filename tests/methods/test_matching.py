@@ -44,6 +44,7 @@ from fastgen.methods import (
 )
 from fastgen.objectives.distribution_matching import dmd_gradient, guidance_gradient, normalised, vsd_gradient
 from fastgen.objectives.divergences import WEIGHTS
+from fastgen.objectives.score_identity import InverseDistance
 from fastgen.processes import EDM, VP, Process, RectifiedFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.samplers import RenoiseSampler, TrajectorySampler
@@ -170,7 +171,7 @@ def test_few_step_sid_is_sid_on_a_random_step(process: Process):
             process,
             sampler=RenoiseSampler(times),
             renoise_time=law,
-            weight="distance",
+            weight=InverseDistance(),
             guidance=Guidance(teacher=1.0, critic=0.0, critic_training=0.0),
         )
         asked = Asked(few.teacher)
@@ -188,7 +189,7 @@ def test_few_step_sid_is_sid_on_a_random_step(process: Process):
 @by_process
 def test_one_step_with_a_conditional_critic_is_sid(process: Process):
     same = {"sampler": RenoiseSampler(level=2.5), "renoise_time": UniformTime(0.1, 0.9), "guidance": Guidance()}
-    one = gradients(on_two_gaussians(FewStepSiD, process, weight="distance", **same), labelled())
+    one = gradients(on_two_gaussians(FewStepSiD, process, weight=InverseDistance(), **same), labelled())
     other = gradients(on_two_gaussians(SiD, process, alpha=1.0, **same), labelled())
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 

@@ -66,7 +66,7 @@ def test_the_levels_of_sid():
 
 def test_the_constants_of_sid():
     sid = SiD(teacher=nothing)
-    assert sid.form == SiDForm(alpha=1.2, scale=100.0, omega="distance")
+    assert sid.form == SiDForm(alpha=1.2, scale=100.0)
     assert isinstance(sid.critic_time, LogNormalLevel) and (sid.critic_time.mean, sid.critic_time.std) == (-1.2, 1.2)
 
 

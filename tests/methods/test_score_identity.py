@@ -81,7 +81,7 @@ def test_sim_with_a_large_c_is_sid_with_alpha_one():
     omega = (x - real.x0).detach().abs().flatten(1).mean(1).clamp(min=1e-5)
     large = 1e6
     (one,) = torch.autograd.grad(2**0.5 * large * SIMForm(large)(x, real, fake), x, retain_graph=True)  # 2 elements
-    (other,) = torch.autograd.grad(SiDForm(1.0, 1.0, "distance")(x, real, fake, omega), x)
+    (other,) = torch.autograd.grad(SiDForm(1.0, 1.0)(x, real, fake, omega), x)
     torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
 
 

@@ -25,6 +25,7 @@ from fastgen.methods import DMD2, Distiller
 from fastgen.objectives.distribution_matching import normalised, pseudo_loss
 from fastgen.objectives.score_forms import ScoreForm, weighted
 from fastgen.objectives.score_matching import DenoisingLoss
+from fastgen.objectives.weights import UniformWeight
 from fastgen.processes import Prediction, RectifiedFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.samplers import JumpSampler, Sampler
@@ -89,7 +90,7 @@ class DPDMD(DMD2):
         form: ScoreForm = NoisyGapForm(),
         renoise_time: TimeLaw = SharedLevel(UniformTime(0.0, 1.0)),
         critic_time: TimeLaw = SharedLevel(UniformTime(0.0, 1.0)),
-        critic_objective: DenoisingLoss = DenoisingLoss("velocity", "one"),
+        critic_objective: DenoisingLoss = DenoisingLoss("velocity", UniformWeight()),
         guidance: Guidance = Guidance(teacher=3.5),
         schedule: UpdateSchedule = UpdateSchedule(critic_updates=5, exclusive=True),
         extras: Sequence[Extra] | None = None,

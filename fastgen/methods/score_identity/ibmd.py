@@ -12,6 +12,7 @@ from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.methods.distribution_matching.base import ScoreDistiller
 from fastgen.objectives.score_forms import SiDForm
 from fastgen.objectives.score_matching import DenoisingLoss
+from fastgen.objectives.weights import UniformWeight
 from fastgen.optimizers import BetasAdam
 from fastgen.sampling.samplers import RenoiseSampler, Sampler
 from fastgen.times import TimeLaw, UniformTime
@@ -46,7 +47,7 @@ class IBMD(ScoreDistiller):
         sampler: Sampler = RenoiseSampler(),
         renoise_time: TimeLaw = UniformTime(0.0, 1.0),
         critic_time: TimeLaw = UniformTime(0.0, 1.0),
-        critic_objective: DenoisingLoss = DenoisingLoss(weight="one", reduction="sum"),
+        critic_objective: DenoisingLoss = DenoisingLoss(weight=UniformWeight(), reduction="sum"),
         schedule: UpdateSchedule = UpdateSchedule(critic_updates=5),
         student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=5e-5),
         critic_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=5e-5),
