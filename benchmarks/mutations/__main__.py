@@ -13,7 +13,8 @@ import os
 import platform
 import random
 import sys
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def outcome(
 ) -> dict[str, Any]:
     """One mutation's row; tests that noticed it before come ``first``, ``broken`` ones fail anyway."""
     row: dict[str, Any] = {"digest": mutation.digest(source), "room": mutation.room, "name": mutation.name}
-    row |= {"file": mutation.file, "tests": digest_of_tests(tests), "equivalent": mutation.equivalent}
+    row |= {"file": mutation.file, "tests": digest_of_tests(sorted(tests)), "equivalent": mutation.equivalent}
     mutated = mutation.applied(source)
     if mutated is None:
         return row | {"outcome": "stale"}
@@ -62,6 +63,12 @@ def outcome(
     if found["by"] == "time":
         return row | {"outcome": "slow", **found}
     return row | {"outcome": "alive" if found["passed"] else "killed", **found}
+
+
+def by_experience(tests: list[str], file: str, known: Iterable[dict[str, Any]]) -> list[str]:
+    """Those that noticed the most of a file's mutations first."""
+    noticed = Counter(row.get("by", "").partition("::")[0] for row in known if row["file"] == file)
+    return sorted(tests, key=lambda test: -noticed[test.partition("::")[0]])
 
 
 def exists(test: str) -> bool:
@@ -107,8 +114,10 @@ def work(mutations: list[Mutation], path: Path, seconds: int) -> None:
                     print(f"{test} fails without any mutation and is left out", file=sys.stderr)
                 sound, broken = sound | (new - failing), broken | failing
                 again = [mutation for mutation, row in waiting if row.get("by") in broken]
+                rows = [row for _, row in waiting if row.get("by") not in broken]
+                known |= {row["digest"]: row for row in rows}
                 with path.open("a", encoding="utf-8") as file:
-                    file.writelines(json.dumps(row) + "\n" for _, row in waiting if row.get("by") not in broken)
+                    file.writelines(json.dumps(row) + "\n" for row in rows)
                 waiting.clear()
                 queue.extendleft(again)
                 continue
@@ -116,9 +125,10 @@ def work(mutations: list[Mutation], path: Path, seconds: int) -> None:
             source = (copy.tree / mutation.file).read_text(encoding="utf-8")
             tests = files_for(mutation.file)
             old = known.get(mutation.digest(source), {})
-            if old.get("outcome") == "killed" or old.get("tests") == digest_of_tests(tests):
+            if old.get("outcome") == "killed" or old.get("tests") == digest_of_tests(sorted(tests)):
                 continue
             first = [test] if exists(test := noticed.get((mutation.file, mutation.name), "")) else []
+            tests = by_experience(tests, mutation.file, [*known.values(), *(row for _, row in waiting)])
             row = outcome(mutation, copy, source, tests, first, sorted(broken))
             waiting.append((mutation, row))
             print(f"{row['outcome']:7} {row.get('seconds', 0):6} {mutation.room}: {mutation.name}", flush=True)

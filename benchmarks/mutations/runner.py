@@ -95,7 +95,8 @@ def _test(copy: Path, tests: Sequence[str], options: Sequence[str], note: Path, 
         del sys.modules[name]
     import pytest
 
-    options = ["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", *options]
+    # In this very process: workers of their own would import everything again.
+    options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--assert=plain", *options]
     for test in tests:
         code = int(pytest.main([*options, test], plugins=[_First(note)]))
         if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
