@@ -65,6 +65,11 @@ def outcome(
     return row | {"outcome": "alive" if found["passed"] else "killed", **found}
 
 
+def text_of(path: Path) -> str:
+    """What stands in a file; nothing if it is gone."""
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
 def by_experience(tests: list[str], file: str, known: Iterable[dict[str, Any]]) -> list[str]:
     """Those that noticed the most of a file's mutations first."""
     noticed = Counter(row.get("by", "").partition("::")[0] for row in known if row["file"] == file)
@@ -122,7 +127,7 @@ def work(mutations: list[Mutation], path: Path, seconds: int) -> None:
                 queue.extendleft(again)
                 continue
             mutation = queue.popleft()
-            source = (copy.tree / mutation.file).read_text(encoding="utf-8")
+            source = text_of(copy.tree / mutation.file)
             tests = files_for(mutation.file)
             old = known.get(mutation.digest(source), {})
             if old.get("outcome") == "killed" or old.get("tests") == digest_of_tests(sorted(tests)):
@@ -167,7 +172,7 @@ def main() -> int:
     before = {(row["file"], row["name"]) for row in known.values() if row["outcome"] == "killed"}
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for mutation in chosen:
-        source = (ROOT / mutation.file).read_text(encoding="utf-8")
+        source = text_of(ROOT / mutation.file)
         earlier = "noticed before" if (mutation.file, mutation.name) in before else "not run"
         unknown = {"outcome": earlier, "name": mutation.name, "file": mutation.file}
         row = known.get(mutation.digest(source), unknown)
