@@ -95,6 +95,8 @@ GIVEN: dict[str, Any] = {
     "times": EasyTimes(),
     "root": "photos",
     "path": "prompts.txt",
+    "tokenizer": "tokens",
+    "encoder": lambda: RingMixture(EDM()),
     "resolution": 8,
     "means": [[0.0], [1.0]],
     "std": 0.1,

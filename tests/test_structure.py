@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("distiller",),
     ("extras",),
     ("methods",),
-    ("pictures", "report"),
+    ("pictures", "report", "miniatures"),
     ("metrics",),
     ("data",),
     ("layouts", "export"),
@@ -40,6 +40,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 ROOM_OF: dict[str, str] = {
     "strategies": "methods",
     "api": "cli",
+    "miniatures.__main__": "cli",
     "__main__": "cli",
 }
 """Files and folders that belong to another room than where they lie; other files at the top are basics.

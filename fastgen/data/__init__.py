@@ -4,6 +4,7 @@ from fastgen.data.base import DistillationData
 from fastgen.data.degraded import AddedNoise, Degradation, Degraded, MaskedCentre, Pooled
 from fastgen.data.digits import Digits
 from fastgen.data.emoji import Emoji
+from fastgen.data.encoded import Encoded
 from fastgen.data.images import ImageFolder
 from fastgen.data.mixture import Mixture
 from fastgen.data.pairs import Pairs
@@ -16,6 +17,7 @@ __all__ = [
     "Digits",
     "DistillationData",
     "Emoji",
+    "Encoded",
     "ImageFolder",
     "MaskedCentre",
     "Mixture",

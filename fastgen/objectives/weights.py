@@ -95,6 +95,26 @@ class SNRPlusOneWeight(LevelWeight):
 
 
 @dataclass(frozen=True)
+class MinSNRWeight(LevelWeight):
+    """``min(alpha^2 / sigma^2, cap)`` of the error of x0 (Hang et al. 2023, Min-SNR, arXiv 2303.09556).
+
+    With the target x0 it trains networks of any prediction as the paper does: to one that predicts noise it is
+    ``min(SNR, cap) / SNR`` of the noise's error.
+
+    Args:
+        cap: Largest weight, the paper's gamma.
+    """
+
+    cap: float = 5.0
+
+    def __post_init__(self) -> None:
+        checks.positive(self, cap=self.cap)
+
+    def __call__(self, ratio: Tensor) -> Tensor:
+        return ratio.pow(-2).clamp(max=self.cap)
+
+
+@dataclass(frozen=True)
 class FlowWeight(LevelWeight):
     """``(1 - sigma)^signal_power sigma^noise_power`` in the time sigma of rectified flow.
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fastgen.objectives.score_matching import DenoisingLoss
-from fastgen.objectives.weights import EDMWeight, LevelWeight, UniformWeight
+from fastgen.objectives.weights import EDMWeight, LevelWeight, MinSNRWeight, UniformWeight
 from fastgen.processes import EDM, PREDICTION_KINDS, VP, Prediction, PredictionKind, Process, RectifiedFlow, TrigFlow
 
 PROCESSES = [EDM(), VP(), RectifiedFlow(), TrigFlow()]
@@ -86,3 +86,14 @@ def test_the_truth_costs_nothing_at_the_smallest_noise():
     t = torch.full((3,), 1e-4)
     prediction = Prediction(process, process.add_noise(x0, noise, t), t, noise, "noise")
     assert DenoisingLoss("noise", UniformWeight())(prediction, x0, noise).item() == 0.0
+
+
+@pytest.mark.parametrize("process", PROCESSES, ids=lambda p: type(p).__name__)
+def test_min_snr_is_the_papers_weight_of_the_noise(process: Process):
+    x0, noise, value, t = problem(process)
+    prediction = Prediction(process, process.add_noise(x0, noise, t), t, value, "noise")
+    alpha, sigma = process.coefficients(t)
+    snr = (alpha / sigma).square()
+    weight = (torch.minimum(snr, torch.tensor(5.0)) / snr).reshape(3, 1, 1, 1)
+    expected = (weight * (value - noise).square()).mean()
+    torch.testing.assert_close(DenoisingLoss("x0", MinSNRWeight())(prediction, x0, noise), expected, rtol=1e-9, atol=0)

@@ -1,0 +1,1 @@
+"""Miniatures: small teachers in the released formats, and what trains their parts."""

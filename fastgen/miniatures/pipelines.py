@@ -1,0 +1,84 @@
+"""Pipeline folders out of configurations: what has weights is taken over, what has none begins at random."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastgen.denoisers.diffusers.pipeline_files import VOCABULARIES, read_json
+from fastgen.denoisers.diffusers.pipelines import only_errors
+from fastgen.errors import UserError
+
+LIBRARIES = ("diffusers", "transformers")
+"""Whose classes an index may name; nothing else is imported."""
+
+
+def class_of(part: str, entry: Any, source: Path) -> Any:
+    """The class that an entry of ``model_index.json`` names, ``None`` if it names none.
+
+    Raises:
+        UserError: If it is not one of diffusers or transformers.
+    """
+    if not isinstance(entry, list) or not any(entry):
+        return None
+    import diffusers
+    import transformers
+
+    library, name = entry
+    found = getattr({"diffusers": diffusers, "transformers": transformers}.get(library), str(name), None)
+    if found is None:
+        raise UserError(
+            f"'{source / 'model_index.json'}' makes '{part}' a {library}.{name}; name a class of "
+            f"{' or '.join(LIBRARIES)}."
+        )
+    return found
+
+
+def at_random(kind: Any, folder: Path) -> Any:
+    """A network of the class ``kind`` by the ``config.json`` of a folder, with random weights."""
+    config = read_json(folder / "config.json")
+    with only_errors():
+        if hasattr(kind, "config_class") and kind.config_class is not None:  # of transformers
+            return kind(kind.config_class(**config))
+        return kind.from_config(config)
+
+
+def make_pipeline(like: Path, out: Path, parts: Mapping[str, Path], seed: int = 0) -> None:
+    """Write a folder in a released format.
+
+    Args:
+        like: A folder with ``model_index.json`` and a folder per part: its configuration alone, or with weights.
+        out: Where to write.
+        parts: Folders that stand for parts of ``like``, by name; they are brought to the class that its index names.
+        seed: Of the random weights. The global generator is left as it was.
+
+    Raises:
+        UserError: If a part is missing or is no part of this pipeline.
+    """
+    index = read_json(like / "model_index.json")
+    kinds = {part: class_of(part, entry, like) for part, entry in index.items() if not part.startswith("_")}
+    kinds = {part: kind for part, kind in kinds.items() if kind is not None}
+    if unknown := set(parts) - set(kinds):
+        raise UserError(f"'{like}' has no part '{min(unknown)}', but {', '.join(sorted(kinds))}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for part, kind in sorted(kinds.items()):
+            source = parts.get(part, like / part)
+            if not source.is_dir():
+                raise UserError(f"'{source}' is missing; give the folder of '{part}', or its configuration.")
+            if not hasattr(kind, "parameters"):  # tokenizers, schedulers
+                if "tokenizer" in part and not any((source / name).is_file() for name in VOCABULARIES):
+                    raise UserError(f"'{source}' has no vocabulary; give the folder of a tokenizer.")
+                shutil.copytree(source, out / part, dirs_exist_ok=True)
+                continue
+            if any(source.glob("*.safetensors")):
+                with only_errors():
+                    network = kind.from_pretrained(source, use_safetensors=True)
+            else:
+                network = at_random(kind, source)
+            network.save_pretrained(out / part)
+    shutil.copy(like / "model_index.json", out / "model_index.json")

@@ -1,0 +1,97 @@
+"""Pipeline folders out of configurations."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from denoisers.tiny_sd import write_tiny_pipeline
+from denoisers.tiny_sd3 import write_tiny_sd3
+
+from fastgen.denoisers import StableDiffusion, StableDiffusion3
+from fastgen.errors import UserError
+from fastgen.miniatures.__main__ import main
+from fastgen.miniatures.pipelines import make_pipeline
+
+ROOT = Path(__file__).parents[2]
+
+
+def without_weights(folder: Path) -> Path:
+    """A pipeline of which only configurations are left."""
+    for file in folder.rglob("*.safetensors"):
+        file.unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("write", "family"), [(write_tiny_pipeline, StableDiffusion), (write_tiny_sd3, StableDiffusion3)]
+)
+def test_from_configurations_alone(tmp_path: Path, write, family) -> None:
+    like = without_weights(write(tmp_path / "like"))
+    before = torch.random.get_rng_state()
+    make_pipeline(like, tmp_path / "a", {})
+    make_pipeline(like, tmp_path / "b", {})
+    make_pipeline(like, tmp_path / "c", {}, seed=1)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+    def weights(name: str) -> torch.Tensor:
+        network = family(str(tmp_path / name))
+        network.load_weights()
+        return torch.cat([p.flatten() for p in network.parameters()])
+
+    assert torch.equal(weights("a"), weights("b")) and not torch.equal(weights("a"), weights("c"))
+    network = family(str(tmp_path / "a"))
+    condition = network.make_codec().encode_condition({"prompt": ["a cat"]})
+    assert network(torch.zeros(1, *network.sample_shape), torch.tensor([0.5]), condition).x0.isfinite().all()
+
+
+def test_parts_are_taken_over(tmp_path: Path) -> None:
+    other = write_tiny_pipeline(tmp_path / "other", seed=3)
+    like = without_weights(write_tiny_pipeline(tmp_path / "like"))
+    words = ["--like", str(like), "--out", str(tmp_path / "out"), "--part", f"vae={other / 'vae'}"]
+    assert main(["pipeline", *words]) == 0
+    a, b = (StableDiffusion(str(folder)).make_codec() for folder in (tmp_path / "out", other))
+    picture = torch.rand(1, 3, 16, 16)
+    assert torch.equal(a.encode(picture), b.encode(picture))
+    prompt = {"prompt": ["a cat"]}
+    assert not torch.equal(a.encode_condition(prompt)["prompt_embeds"], b.encode_condition(prompt)["prompt_embeds"])
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    like = without_weights(write_tiny_pipeline(tmp_path / "like"))
+    with pytest.raises(UserError, match="no part 'unett'"):
+        make_pipeline(like, tmp_path / "out", {"unett": like / "unet"})
+    (like / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="no vocabulary"):
+        make_pipeline(like, tmp_path / "out", {})
+    shutil.rmtree(like / "unet")
+    with pytest.raises(UserError, match=r"unet' is missing|no vocabulary"):
+        make_pipeline(like, tmp_path / "out", {})
+    index = json.loads((like / "model_index.json").read_text())
+    index["vae"] = ["os", "system"]
+    (like / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"os\.system"):
+        make_pipeline(like, tmp_path / "out", {})
+
+
+def test_the_shipped_configurations(tmp_path: Path) -> None:
+    """They belong together: the miniature's VAE and text encoder of the default arguments fit its U-Net."""
+    from fastgen.miniatures.autoencoder import AutoencoderTraining
+    from fastgen.miniatures.tokens import write_tokenizer
+    from fastgen.miniatures.towers import make_text_tower
+
+    AutoencoderTraining().write(tmp_path / "vae")
+    write_tokenizer(tmp_path / "tokenizer", ["a", "cat"])
+    make_text_tower(600, 20, 96, 2).save_pretrained(tmp_path / "text_encoder")
+    parts = {name: tmp_path / name for name in ("vae", "tokenizer", "text_encoder")}
+    make_pipeline(ROOT / "configs" / "miniatures" / "emoji-sd", tmp_path / "out", parts)
+    network = StableDiffusion(str(tmp_path / "out"))
+    network.load_weights()
+    assert network.sample_shape == (8, 8, 8) and 3e6 < sum(p.numel() for p in network.parameters()) < 5e6
+    codec = network.make_codec()
+    assert codec.encode(torch.zeros(1, 3, 32, 32)).shape == (1, 8, 8, 8)
+    condition = codec.encode_condition({"prompt": ["a cat"]})
+    assert network(torch.zeros(1, 8, 8, 8), torch.tensor([500.0]), condition).value.shape == (1, 8, 8, 8)

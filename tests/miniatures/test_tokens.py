@@ -1,0 +1,40 @@
+"""A tokenizer of few words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import CLIPTokenizer
+
+from fastgen.miniatures.tokens import END, START, make_tokenizer, merges, write_tokenizer
+
+WORDS = ["a", "red", "apple", "on", "green", "t", "-", "shirt", ",", "café"]
+
+
+def test_every_word_is_one_token() -> None:
+    tokenizer = make_tokenizer(WORDS, length=12)
+    assert tokenizer.model_max_length == 12 and (tokenizer.bos_token, tokenizer.eos_token) == (START, END)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1, 1)
+    ids = tokenizer("A red apple, on green t-shirt café").input_ids
+    assert tokenizer.convert_ids_to_tokens(ids[1:-1])[:3] == ["a</w>", "red</w>", "apple</w>"] and len(ids) == 2 + 10
+    padded = tokenizer("red", padding="max_length", truncation=True).input_ids
+    assert len(padded) == 12 and padded[3:] == [1] * 9
+    unknown = tokenizer("grapple").input_ids
+    assert len(unknown) > 3 and tokenizer.decode(unknown, skip_special_tokens=True) == "grapple"
+
+
+def test_merges_end_when_words_are_whole() -> None:
+    found = list(merges(["hug", "pug", "hugs"]))
+    assert found[:3] == [("h", "u"), ("hu", "g"), ("hu", "g</w>")] and ("hug", "s</w>") in found
+    assert len(found) == len(set(found))
+    assert list(merges(["a", ""])) == []
+
+
+def test_old_and_new_files_hold_the_same(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, WORDS, 12)
+    new = CLIPTokenizer.from_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    old = CLIPTokenizer.from_pretrained(tmp_path)
+    for text in ("a red apple", "grapple, café", ""):
+        assert new(text).input_ids == old(text).input_ids
+    assert old.model_max_length == 12
