@@ -25,8 +25,8 @@ def test_every_word_is_one_token() -> None:
 
 def test_merges_end_when_words_are_whole() -> None:
     found = list(merges(["hug", "pug", "hugs"]))
-    assert found[:3] == [("h", "u"), ("hu", "g"), ("hu", "g</w>")] and ("hug", "s</w>") in found
-    assert len(found) == len(set(found))
+    assert found[0] == ("h", "u"), "the first of the frequent ones"
+    assert {"hug</w>", "pug</w>", "hugs</w>"} <= set(map("".join, found)) and len(found) == len(set(found))
     assert list(merges(["a", ""])) == []
 
 
