@@ -25,6 +25,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "PiFlow": {"loss_scale": 0.6, "sampler": PolicySampler(substeps=16)},
     "Progressive": {"stage_updates": 2},
     "SiDA": {"gan_start": 0, "schedule": UpdateSchedule()},
+    "UniInstruct": {"gan_start": 0, "schedule": UpdateSchedule()},
 }
 """Constructor arguments by class name, for methods that the defaults of ``toys.build`` do not fit."""
 

@@ -134,6 +134,13 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "extras.0.limit": 10.0,
         "schedule": TURNS.format(True, 1, False).replace("student_start=0", "student_start=391"),
     },
+    "UniInstruct": {  # 2505.20755, a-little-hoof/Uni_Instruct
+        "divergence": "forward_kl",
+        "memory": 0.0,
+        "loss_scale": 50.0,
+        "extras.0.weight": 0.005,
+        "extras.0.student_start": 391,
+    },
     "SIM": {  # 2410.16794 has no training code: SiD's setup
         "form": "SIMForm(c=0.03)",
         "sampler": AT.format(2.5),

@@ -283,6 +283,7 @@ RECIPES: dict[str, Recipe] = {
         levels=own_levels,
     ),
     "SiDA": Recipe("SiDA", sida, steps=(1,), without=NO_GUIDANCE),
+    "UniInstruct": Recipe("UniInstruct", sida, steps=(1,), without=NO_GUIDANCE),
     "SIM": Recipe("SIM", lambda p, n: scores(p, critic_objective=summed(p)), steps=(1,)),
     "RealUID": Recipe("RealUID", real_uid, steps=(1,), without=NO_GUIDANCE),
     "TDM": Recipe("TDM", tdm, steps=(4,)),

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from fastgen.distiller.micro_batch import MicroBatch
     from fastgen.distiller.score_term import ScoreTerm
 
-FLOOR = 1e-5
-"""Of ``mean |x - mu_real|``, as in SiD."""
-
 
 class SharedEncoder(GAN):
     """SiDA's discriminator (Zhou et al. 2024, arXiv 2410.14919; github.com/mingyuanzhou/SiD, branch sida).
@@ -30,8 +27,9 @@ class SharedEncoder(GAN):
     The critic's encoder is the discriminator: logits are the mean over channels of its narrowest features, a map of
     them per sample. It learns with the critic, at the levels and under the noise at which the critic denoises, and the
     real samples get the same noise as the student's: ``[mean softplus(-D(y_t)) + mean softplus(D(x_t))] / 2``.
-    The student's term is at the samples whose scores are compared and has SiD's scale of each sample and its size:
-    ``mean_B D mean softplus(-D(x_t)) / mean |x - mu_real|`` for D elements, logits within ``limit``.
+    The student's term is at the samples whose scores are compared and has the size of a sample and the scale that the
+    method's form gives it, SiD's ``1 / mean |x - mu_real|`` or a weight of the noise level:
+    ``mean_B scale D mean softplus(-D(x_t))`` for D elements, logits within ``limit``.
 
     Differs from the code: there the mean over the batch of the logits' losses is multiplied by each sample's scale (by
     EDM's weight of its level in the discriminator's loss), so that micro-batches would not add up to a batch. Here each
@@ -41,8 +39,8 @@ class SharedEncoder(GAN):
     Args:
         weight: Factor of the student's loss.
         discriminator_weight: Factor of the discriminator's loss; 200 is the mean of EDM's weight over SiD's law of the
-            critic's levels. Beside it the critic's error is summed over a sample: with few elements it needs to be
-            small, or the critic forgets to denoise.
+            critic's levels, SiD-DiT has the number of elements. Beside it the critic's
+            error is summed over a sample: with few elements it needs to be small, or the critic forgets to denoise.
         start: Student update from which the discriminator learns.
         student_start: Student update from which the student learns from it.
         layer: Module path of the features; ``bottleneck`` is where the network is narrowest.
@@ -67,7 +65,8 @@ class SharedEncoder(GAN):
     def build(self, method: Distiller) -> None:
         if method.score_term() is None:
             raise UserError(f"SharedEncoder needs a critic and its scores, which {type(method).__name__} has not.")
-        super().build(method)
+        self.follows = self.role
+        self.layers = self.layers or [self.network(method).feature_path]
         self.heads = nn.ModuleList()
 
     def read(self, features: Mapping[str, Tensor]) -> Tensor:
@@ -80,8 +79,8 @@ class SharedEncoder(GAN):
             return {}
         logits = self.logits_at_scores(method, part).clamp(-self.limit, self.limit)
         term = self.term(method)
-        x, real = term.score_inputs(part).rollout.x0, term.comparison(part).real.x0
-        scale = (x - real).detach().float().abs().flatten(1).mean(1).clamp(min=FLOOR).reciprocal()
+        x = term.score_inputs(part).rollout.x0
+        scale = term.form.scale_of(x, term.comparison(part).real)
         return {"gan": self.weight * x[0].numel() * (F.softplus(-logits).mean(1) * scale).mean()}
 
     def own_losses(self, method: Distiller, part: MicroBatch) -> dict[str, Tensor]:

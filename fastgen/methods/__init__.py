@@ -23,6 +23,7 @@ from fastgen.methods.score_identity.real_uid import RealUID
 from fastgen.methods.score_identity.sid import SiD
 from fastgen.methods.score_identity.sida import SiDA
 from fastgen.methods.score_identity.sim import SIM
+from fastgen.methods.score_identity.uni_instruct import UniInstruct
 from fastgen.methods.solvers.optimal_steps import OptimalSteps
 from fastgen.methods.teachers.teacher import TeacherTraining
 from fastgen.methods.trajectories.base import TrajectoryDistiller
@@ -63,4 +64,5 @@ __all__ = [
     "SwiftBrush",
     "TeacherTraining",
     "TrajectoryDistiller",
+    "UniInstruct",
 ]

@@ -65,7 +65,7 @@ class LogRatio(AdversarialLoss):
     divergence: Divergence = "reverse_kl"
 
     def generator(self, fake: Tensor) -> Tensor:
-        weight = WEIGHTS[self.divergence](density_ratio(fake)).to(fake.dtype)
+        weight = WEIGHTS[self.divergence](density_ratio(fake.detach())).to(fake.dtype)
         return -(weight[:, None] * fake.flatten(1)).mean()
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 Divergence = Literal[
-    "reverse_kl", "softened_reverse_kl", "jensen_shannon", "squared_hellinger", "forward_kl", "jeffreys", "neyman"
+    "reverse_kl",
+    "softened_reverse_kl",
+    "jensen_shannon",
+    "squared_hellinger",
+    "forward_kl",
+    "jeffreys",
+    "neyman",
+    "chi_square",
 ]
 
 GENERATORS: dict[Divergence, Callable[[Tensor], Tensor]] = {
@@ -25,6 +32,7 @@ GENERATORS: dict[Divergence, Callable[[Tensor], Tensor]] = {
     "forward_kl": lambda r: r * r.log(),
     "jeffreys": lambda r: (r - 1.0) * r.log(),
     "neyman": lambda r: 0.5 * (1.0 - r).square() / r,  # half of that of the table
+    "chi_square": lambda r: 0.5 * (r - 1.0).square(),
 }
 """f(r) of each divergence."""
 
@@ -36,10 +44,17 @@ WEIGHTS: dict[Divergence, Callable[[Tensor], Tensor]] = {
     "forward_kl": lambda r: r,
     "jeffreys": lambda r: 1.0 + r,
     "neyman": lambda r: 1.0 / r.clamp(min=1e-8),
+    "chi_square": torch.square,
 }
 """h(r) = r^2 f''(r) of each divergence; mode-seeking where it falls with r, mass-covering where it grows."""
 
 
 def density_ratio(logits: Tensor, limit: float = 10.0, low: float = 0.1, high: float = 20.0) -> Tensor:
-    """``real / fake`` (B,) from a discriminator's logits (B, heads), without gradient, with the bounds of f-distill."""
-    return logits.detach().flatten(1).mean(1).clamp(-limit, limit).exp().clamp(low, high)
+    """``real / fake`` (B,) from a discriminator's logits (B, heads), with the bounds of f-distill."""
+    return logits.flatten(1).mean(1).clamp(-limit, limit).exp().clamp(low, high)
+
+
+def weight_and_slope(divergence: Divergence, ratio: Tensor) -> tuple[Tensor, Tensor]:
+    """``h(r)`` and ``r h'(r)`` (B,) at ratios (B,); both differentiable."""
+    found = torch.func.jvp(WEIGHTS[divergence], (ratio,), (ratio,))
+    return found[0], found[1]

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from fastgen import checks
@@ -39,6 +40,15 @@ class ScoreForm(Objective, ABC):
             fake: What the (guided) critic predicts.
             weight: Factor of each sample, (B,), constant; default 1.
         """
+
+    def scale_of(self, x: Tensor, real: Prediction) -> Tensor:
+        """The scale (B,) that the form gives each sample, without gradient; other terms about the samples may share it.
+
+        Args:
+            x: Student samples, (B, ...).
+            real: What the (guided) teacher predicts.
+        """
+        return torch.ones_like(real.t)
 
 
 def weighted(value: Tensor, weight: Tensor | None) -> Tensor:
@@ -102,12 +112,13 @@ class SiDForm(ScoreForm):
         checks.finite(self, alpha=self.alpha)
         checks.positive(self, scale=self.scale)
 
-    def __call__(self, x: Tensor, real: Prediction, fake: Prediction, weight: Tensor | None = None) -> Tensor:
+    def scale_of(self, x: Tensor, real: Prediction) -> Tensor:
         if isinstance(self.omega, LevelWeight):
-            omega = self.omega(real.process.ratio(real.t))
-        else:
-            omega = self.omega(x, real.x0)
-        return self.scale * sid_loss(x, real.x0, fake.x0, self.alpha, omega, weight)
+            return self.omega(real.process.ratio(real.t))
+        return self.omega(x, real.x0)
+
+    def __call__(self, x: Tensor, real: Prediction, fake: Prediction, weight: Tensor | None = None) -> Tensor:
+        return self.scale * sid_loss(x, real.x0, fake.x0, self.alpha, self.scale_of(x, real), weight)
 
 
 @dataclass(frozen=True)

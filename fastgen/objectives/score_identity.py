@@ -9,6 +9,7 @@ from torch import Tensor
 from fastgen import checks
 from fastgen.objectives.base import Objective
 from fastgen.objectives.distribution_matching import mean_absolute_gap
+from fastgen.objectives.divergences import Divergence, weight_and_slope
 from fastgen.shapes import expand
 
 
@@ -57,3 +58,26 @@ def sid_loss(
     gap = real - fake
     loss = (omega * gap * ((real - x) - alpha * gap)).flatten(1).sum(1)
     return (loss if weight is None else weight.to(loss.dtype) * loss).mean()
+
+
+def expansion_loss(
+    x: Tensor, real: Tensor, fake: Tensor, ratio: Tensor, divergence: Divergence, omega: Tensor
+) -> Tensor:
+    """``mean_B omega {1/2 (h - r h') |D|^2 + h D . (fake - x)}`` with ``D = real - fake`` and ``h = r^2 f''(r)``.
+
+    An f-divergence expanded over noise levels (Wang et al. 2025, Uni-Instruct, arXiv 2505.20755), in x0. Its gradient
+    is the divergence's if ``real``, ``fake`` and ``ratio`` all carry theirs to the noisy sample that they were made
+    from. With reverse KL it is :func:`sid_loss` with alpha = 1/2.
+
+    Args:
+        x: Student samples, (B, ...).
+        real: x0 prediction of the teacher at the re-noised samples, (B, ...).
+        fake: x0 prediction of the critic there, (B, ...).
+        ratio: r of the teacher's density to the student's there, (B,).
+        divergence: Which f-divergence.
+        omega: Weight of each sample, (B,).
+    """
+    h, slope = weight_and_slope(divergence, ratio)
+    gap = (real - fake).flatten(1)
+    sides = 0.5 * (h - slope) * gap.square().sum(1) + h * (gap * (fake - x).flatten(1)).sum(1)
+    return (omega * sides).mean()

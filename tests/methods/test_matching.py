@@ -17,6 +17,7 @@ from methods.test_closed_form import (
     Generator,
     TwoGaussians,
     assert_generator_gradient,
+    built,
     by_process,
     micro_batch,
     on_gaussians,
@@ -230,6 +231,20 @@ def test_anti_cfg_extrapolates_away_from_the_condition():
         torch.testing.assert_close(anti.uncond.x0, uncond.x0)
     assert guided(critic, x, t, {"label": LABEL}, 0.0).cond is None
     assert guided(critic, x, t, {"label": LABEL}, 1.0).uncond is None
+
+
+@pytest.mark.parametrize("kappa", [0.0, -1.0, 0.5])
+def test_a_critic_s_scale_beside_an_unguided_teacher_guides_by_two_minus_it(kappa: float):
+    """Where the critic is the teacher, ``mu_real - mu_fake`` is that of a guided teacher and a critic at scale 1."""
+    both = partial(TwoGaussians, EDM(), LAWS["teacher"])
+    student = partial(Generator, EDM())
+
+    def gap(guidance: Guidance) -> Tensor:
+        method, part = built(FewStepSiD, both, both, student, guidance=guidance), labelled()
+        found = method.comparison(part)
+        return found.real.x0 - found.fake.x0
+
+    torch.testing.assert_close(gap(Guidance(1.0, kappa)), gap(Guidance(2.0 - kappa, 1.0)))
 
 
 # ---------------------------------------------------------------------- SwiftBrush

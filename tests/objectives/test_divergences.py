@@ -28,4 +28,6 @@ def test_density_ratios_by_hand():
     logits = torch.tensor([[0.0, 0.0], [1.0, 2.0], [50.0, 50.0], [-50.0, -50.0]], requires_grad=True)
     ratio = density_ratio(logits)
     torch.testing.assert_close(ratio, torch.tensor([1.0, 4.4816890703, 20.0, 0.1]))
-    assert not ratio.requires_grad
+    (slope,) = torch.autograd.grad(ratio.sum(), logits)
+    torch.testing.assert_close(slope[:2].sum(1), ratio[:2].detach())  # d exp D = r dD
+    assert not slope[2:].any()

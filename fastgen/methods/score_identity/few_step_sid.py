@@ -33,8 +33,9 @@ class FewStepSiD(SiD):
     github.com/apple-aiml-research/ml-sid-dit), whose code is public; its calls are at t = 1, 0.75, 0.5 and 0.25.
     Guidance is a policy of the teacher's and the critic's scales: SiD-LSG's (the default), Zero-CFG (the critic never
     sees the condition, so that the difference of the scores carries it) or Anti-CFG (``critic`` below zero; the paper's
-    scale is not verified); see ``Guidance``. The adversarial variant adds ``extras: [GAN]`` on the critic's features,
-    which keep the condition; in that code it starts after 40,000 images.
+    scale is not verified); see ``Guidance``. Beside an unguided teacher, a critic's scale kappa leads where a teacher
+    with the scale ``2 - kappa`` would. The adversarial variant adds ``extras: [SharedEncoder]``, whose features keep
+    the condition and whose scale is this loss's; in that code it starts after 40,000 images.
 
     Args:
         sampler: How the student generates: four calls from noise level 2.5 (step 625 of Stable Diffusion) evenly down

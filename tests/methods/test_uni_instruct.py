@@ -17,54 +17,19 @@ from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.exact.gaussians import GaussianDenoiser
 from fastgen.distiller.micro_batch import MicroBatch
-from fastgen.extras import GAN
-from fastgen.methods import SiD
+from fastgen.distiller.schedule import UpdateSchedule
+from fastgen.methods import UniInstruct
+from fastgen.methods.distribution_matching.density_ratios import EPSILON
 from fastgen.objectives.distribution_matching import mean_absolute_gap
 from fastgen.objectives.divergences import WEIGHTS, Divergence
 from fastgen.objectives.score_forms import SiDForm
+from fastgen.objectives.score_identity import expansion_loss
 from fastgen.processes import EDM, Prediction
 from fastgen.randomness import Draws
 from fastgen.sampling.samplers import RenoiseSampler
 from fastgen.times import LogNormalLevel
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def expansion_loss(
-    x: Tensor, real: Prediction, fake: Prediction, ratio: Tensor, divergence: Divergence, omega: Tensor
-) -> Tensor:
-    """``mean_B sum omega {(h - r h') |D|^2 + 2 h D (mu_fake - x)}`` with ``D = mu_real - mu_fake``.
-
-    ``h = r^2 f''`` of the divergence. ``ratio`` r (B,) of the teacher's density to the student's at ``x_t``, like both
-    predictions, must carry gradients to ``x_t``: the networks are frozen, and what they are asked about is not.
-    """
-    h, slope = torch.func.jvp(WEIGHTS[divergence], (ratio,), (ratio,))  # slope = r h'
-    gap = (real.x0 - fake.x0).flatten(1)
-    sides = (h - slope) * gap.square().sum(1) + 2.0 * h * (gap * (fake.x0 - x).flatten(1)).sum(1)
-    return (omega * sides).mean()
-
-
-class UniInstruct(SiD):
-    """Uni-Instruct (arXiv 2505.20755, github.com/a-little-hoof/Uni_Instruct): SiD for any f-divergence.
-
-    The ratio is ``exp D(x_t)`` of a discriminator where the scores are compared, and differentiated there. Reverse KL
-    is twice SiD with alpha = 1/2. (The published code's ratio is 1 to three digits whatever the samples are.)
-    """
-
-    def __init__(self, divergence: Divergence = "forward_kl", **kwargs: Any) -> None:
-        extras = kwargs.pop("extras", [GAN(features="critic", weight=0.01, at_scores=True)])
-        super().__init__(extras=extras, **kwargs)
-        self.divergence = divergence
-
-    def ratio(self, part: MicroBatch) -> Tensor:
-        """Of densities, (B,), with its graph to ``x_t``."""
-        (gan,) = self.each_extra()
-        return gan.logits_at_scores(self, part).mean(1).clamp(-10.0, 10.0).exp()
-
-    def matching_losses(self, part: MicroBatch) -> dict[str, Tensor]:
-        x, found, ratio = self.score_inputs(part).rollout.x0, self.comparison(part), self.ratio(part)
-        omega = mean_absolute_gap(x, found.real.x0).clamp(min=1e-5).flatten().reciprocal()
-        return {"match": expansion_loss(x, found.real, found.fake, ratio, self.divergence, omega)}
 
 
 # ---------------------------------------------------------------------- the gradient of the divergence
@@ -110,8 +75,8 @@ def test_it_is_the_gradient_of_the_divergence(divergence: Divergence):
     x_t = x + SIGMA * noise
     real, log_p = gaussian(x_t, 0.0, 1.0)
     frozen, log_q = gaussian(x_t, 0.4, 0.64)
-    omega = len(z) * weights / SIGMA**4
-    loss = expansion_loss(x[:, None], real, frozen, (log_p - log_q).exp(), divergence, omega)
+    omega = 2 * len(z) * weights / SIGMA**4
+    loss = expansion_loss(x[:, None], real.x0, frozen.x0, (log_p - log_q).exp(), divergence, omega)
     found = torch.autograd.grad(loss, (mean, scale))
     for one, other in zip(found, exact, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
@@ -134,36 +99,50 @@ class Affine(Denoiser):
         return self.mean + self.scale * x_t
 
 
+class Law(GaussianDenoiser):
+    """A Gaussian that shows its answer as a feature."""
+
+    feature_path = "seen"
+
+    def __init__(self, mean: list[float], covariance: Tensor) -> None:
+        super().__init__(EDM(), mean, covariance)
+        self.seen = nn.Identity()
+
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
+        return self.seen(super().predict(x_t, t, condition, s))
+
+
 class Exact(UniInstruct):
     """With the densities themselves in place of a discriminator."""
 
-    def ratio(self, part: MicroBatch) -> Tensor:
+    def ratio_at_scores(self, part: MicroBatch) -> Tensor:
         inputs = self.score_inputs(part)
         return (self.teacher.log_density(inputs.x_t, inputs.t) - self.critic.log_density(inputs.x_t, inputs.t)).exp()
 
 
 def method_and_part(divergence: Divergence) -> tuple[UniInstruct, MicroBatch]:
-    law = partial(GaussianDenoiser, EDM())
     method = Exact(
         divergence,
-        teacher=partial(law, [0.0, 0.0], torch.eye(2)),
-        critic=partial(law, [0.4, -0.1], 0.64 * torch.eye(2)),
+        teacher=partial(Law, [0.0, 0.0], torch.eye(2)),
+        critic=partial(Law, [0.4, -0.1], 0.64 * torch.eye(2)),
         student=Affine,
         sampler=RenoiseSampler(level=1.0),
         renoise_time=LogNormalLevel(-0.5, 0.5),
-        extras=[],
+        loss_scale=1.0,
     )
     method.configure_model()
+    for mean in (method.ratio_means, method.weight_mean):
+        mean.sub_(EPSILON)  # so that nothing is normalised
     return method, MicroBatch(None, {}, Draws(1, range(8), "train"))
 
 
-def test_reverse_kl_is_twice_sid_with_alpha_one_half():
+def test_reverse_kl_is_sid_with_alpha_one_half():
     method, part = method_and_part("reverse_kl")
     parameters = list(method.student.parameters())
     found = torch.autograd.grad(method.matching_losses(part)["match"], parameters, retain_graph=True)
     both, x = part.comparisons["critic"], part.score_inputs["critic"].rollout.x0
-    twice = 2.0 * SiDForm(0.5, 1.0)(x, both.real, both.fake)
-    for one, other in zip(found, torch.autograd.grad(twice, parameters), strict=True):
+    expected = SiDForm(0.5, 1.0)(x, both.real, both.fake)
+    for one, other in zip(found, torch.autograd.grad(expected, parameters), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
@@ -174,9 +153,9 @@ def test_the_ratio_is_differentiated_in_both_factors(divergence: Divergence):
     parameters = list(method.student.parameters())
     found = torch.autograd.grad(method.matching_losses(part)["match"], parameters, retain_graph=True)
     inputs, both = part.score_inputs["critic"], part.comparisons["critic"]
-    x, x_t, ratio = inputs.rollout.x0, inputs.x_t, method.ratio(part).detach()
+    x, x_t, ratio = inputs.rollout.x0, inputs.x_t, method.ratio_at_scores(part).detach()
     omega = mean_absolute_gap(x, both.real.x0).flatten().reciprocal()
-    constant = expansion_loss(x, both.real, both.fake, ratio, divergence, omega)
+    constant = expansion_loss(x, both.real.x0, both.fake.x0, ratio, divergence, omega)
 
     def first(r: Tensor) -> Tensor:
         h, slope = torch.func.jvp(WEIGHTS[divergence], (r,), (r,))
@@ -185,7 +164,7 @@ def test_the_ratio_is_differentiated_in_both_factors(divergence: Divergence):
     _, first_slope = torch.func.jvp(first, (ratio,), (ratio,))
     _, h_slope = torch.func.jvp(WEIGHTS[divergence], (ratio,), (ratio,))
     gap = (both.real.x0 - both.fake.x0).detach()
-    factor = first_slope * gap.square().sum(1) + 2.0 * h_slope * (gap * (both.fake.x0 - x).detach()).sum(1)
+    factor = 0.5 * first_slope * gap.square().sum(1) + h_slope * (gap * (both.fake.x0 - x).detach()).sum(1)
     scores = gap / inputs.t[:, None].square()  # s_real - s_fake
     missing = ((omega * factor)[:, None] * scores * x_t).sum(1).mean()
     parts = [torch.autograd.grad(one, parameters, retain_graph=True) for one in (constant, missing)]
@@ -194,12 +173,24 @@ def test_the_ratio_is_differentiated_in_both_factors(divergence: Divergence):
         assert (b.abs() > 1e-3 * a.abs()).all(), "the pieces count"
 
 
-@pytest.mark.parametrize("divergence", ["forward_kl", "jensen_shannon"])
+def test_ratios_and_weights_are_normalised_over_the_batch():
+    method, part = method_and_part("forward_kl")
+    method.ratio_means.fill_(2.0).sub_(EPSILON)
+    method.weight_mean.fill_(3.0).sub_(EPSILON)
+    inputs, both = method.score_inputs(part), method.comparison(part)
+    x, omega = inputs.rollout.x0, mean_absolute_gap(inputs.rollout.x0, both.real.x0).flatten().reciprocal() / 3
+    gap = both.real.x0 - both.fake.x0
+    expected = (omega * method.ratio_at_scores(part) / 2 * (gap * (both.fake.x0 - x)).sum(1)).mean()
+    torch.testing.assert_close(method.matching_losses(part)["match"], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "chi_square"])
 def test_uni_instruct_trains_with_a_discriminator(divergence: Divergence):
-    method = build(UniInstruct, divergence=divergence)
+    method = build(UniInstruct, divergence=divergence, gan_start=0, schedule=UpdateSchedule())
     fit(method, 2)
+    assert not torch.equal(method.ratio_means, torch.ones(10)) and method.weight_mean != 1.0
     with method.only("student"):
         part = MicroBatch(None, {"label": torch.arange(4) % CLASSES}, Draws(1, range(4), "train"))
         x0 = method.score_inputs(part).rollout.x0
-        (slope,) = torch.autograd.grad(method.ratio(part).sum(), x0)
+        (slope,) = torch.autograd.grad(method.ratio_at_scores(part).sum(), x0)
     assert bool((slope != 0).any(1).all()), "the discriminator's ratio is live"
