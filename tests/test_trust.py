@@ -19,7 +19,6 @@ from command_line import EDM, checkpoint, fastgen, mixture, write
 from fastgen.checkpoints.reading import method_from_checkpoint, read_checkpoint
 from fastgen.checkpoints.seals import seal
 from fastgen.configuration.masking import masked
-from fastgen.data.pair_files import read_manifest
 from fastgen.data.prompts import read_prompts
 from fastgen.denoisers import MLP, StableDiffusion, StableDiffusion3
 from fastgen.denoisers.diffusers.pipelines import PipelineFolder
@@ -30,6 +29,7 @@ from fastgen.metrics.extractors.weights import read_weights
 from fastgen.metrics.samples.reference import read_reference
 from fastgen.processes import EDM as EDMProcess
 from fastgen.storage.files import load_tensors
+from fastgen.storage.pair_files import read_manifest
 
 STRANGER = """
 from pathlib import Path

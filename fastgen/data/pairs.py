@@ -11,10 +11,9 @@ from torch import Tensor
 from fastgen import checks
 from fastgen.configuration.components import Seed
 from fastgen.data.base import Batch, BatchSource, DistillationData
-from fastgen.data.pair_files import CONDITION, PairFolder
 from fastgen.errors import UserError
-from fastgen.randomness import Draws
 from fastgen.storage.files import resolve
+from fastgen.storage.pair_folder import PairFolder
 
 
 class _PairSource(BatchSource):
@@ -24,10 +23,7 @@ class _PairSource(BatchSource):
         self.folder, self.first, self.size = folder, first, size
 
     def batch(self, indices: Sequence[int]) -> Batch:
-        found = self.folder.read([self.first + i for i in indices])
-        x0, seeds = found["x0"], found["seed"].tolist()
-        noise = found["noise"] if "noise" in found else Draws(0, seeds, "sample").normal("noise", x0.shape[1:])
-        condition = {n.removeprefix(CONDITION): value for n, value in found.items() if n.startswith(CONDITION)}
+        noise, x0, condition = self.folder.pairs([self.first + i for i in indices])
         return {"x0": x0, "noise": noise, "condition": condition, "encoded": True}
 
 

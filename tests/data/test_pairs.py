@@ -17,11 +17,12 @@ from torch import Tensor
 
 from fastgen.checkpoints.reading import method_from_checkpoint
 from fastgen.data import Mixture, Pairs, Prompts
-from fastgen.data.pair_files import PairFolder, read_manifest
 from fastgen.denoisers import RingMixture
 from fastgen.errors import UserError
 from fastgen.processes import EDM as EDMProcess
 from fastgen.randomness import Draws
+from fastgen.storage.pair_files import read_manifest
+from fastgen.storage.pair_folder import PairFolder
 
 MEAN, COVARIANCE = [0.5, -0.3], [[0.9, 0.3], [0.3, 0.5]]
 GAUSSIAN = {"class_path": "GaussianDenoiser", "init_args": {"process": EDM, "mean": MEAN, "covariance": COVARIANCE}}

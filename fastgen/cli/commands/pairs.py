@@ -21,11 +21,11 @@ from fastgen.cli.parser import ConfigParser
 from fastgen.conditions import concatenate
 from fastgen.configuration.constructors import telling
 from fastgen.configuration.diagnosis import diagnosing
-from fastgen.data.pair_files import FORMAT, claim, rows_of, shard_path, write_shard
 from fastgen.errors import ParserError, UserError
 from fastgen.methods import Distiller
 from fastgen.randomness import Draws
 from fastgen.refusals import refuse_unwritable
+from fastgen.storage.pair_files import FORMAT, claim, rows_of, shard_path, write_shard
 from fastgen.storage.writing import remove_leftovers
 
 FIT_OPTIONS = ("trainer", "data", "threads", "seed_everything", "ckpt_path", "init_from")
