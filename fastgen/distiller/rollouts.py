@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from fastgen.conditions import Condition
 from fastgen.distiller.micro_batch import MicroBatch, size_of, split
@@ -15,6 +16,7 @@ from fastgen.errors import UserError
 from fastgen.randomness import Draws
 from fastgen.sampling.rollout import Rollout
 from fastgen.sampling.samplers import Sampler
+from fastgen.sampling.solvers import Solver
 
 if TYPE_CHECKING:
     pass
@@ -27,10 +29,12 @@ class Rollouts(Networks):
         seed: Seed of all random numbers of the training.
         samples_per_condition: How many samples in a row the data module gives of each condition, on whatever ranks;
             methods that judge groups say more than 1.
+        solver: How the teacher generates.
     """
 
     seed: int
     samples_per_condition: int = 1
+    solver: Solver
 
     def parts(self, scope: str, batch: Mapping[str, Any], number: int, pieces: int = 1) -> list[MicroBatch]:
         """A rank's batch ``number`` as ``pieces`` micro-batches.
@@ -104,3 +108,22 @@ class Rollouts(Networks):
     def noise_dtype(self) -> torch.dtype:
         """The dtype of noise in training: fp32, or fp64 for fp64 networks."""
         return torch.promote_types(next(self.student.parameters()).dtype, torch.float32)
+
+    def pair(self, part: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Standard normal noise and the teacher's x0 for it, both (B, ...); made once."""
+        if part.pair is None:
+            part.pair = self.make_pair(part)
+        return part.pair
+
+    @torch.no_grad()
+    def make_pair(self, part: MicroBatch) -> tuple[Tensor, Tensor]:
+        """The pair of the data module, or what the solver makes of drawn noise."""
+        if part.noise is not None and part.x0 is not None:
+            return part.noise, part.x0
+        if self.teacher is None:
+            raise UserError(
+                f"{type(self).__name__} has neither pairs nor a teacher to make them; give the data module Pairs, or "
+                "model.init_args.teacher."
+            )
+        noise = part.draws.normal("pair", self.teacher.sample_shape, self.noise_dtype())
+        return noise, self.solver.solve(self.teacher, noise, part.condition)
