@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from fastgen.errors import UserError
-from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
+from fastgen.processes import EDM, VP, Prediction, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.rollout import Rollout
-from fastgen.sampling.scores import Renoise
+from fastgen.sampling.scores import AlongPrediction, Renoise
 from fastgen.times import (
     AnnealedLevel,
     Chain,
@@ -20,6 +20,7 @@ from fastgen.times import (
     LogNormalLevel,
     SharedLevel,
     SortedTimes,
+    StudentLevels,
     TimeLaw,
     UniformStep,
     UniformTime,
@@ -196,3 +197,39 @@ def test_levels_below_a_noisy_anchor_stay_at_the_anchor():
     rollout = Rollout(x, {}, 2 * anchor, 0, x, anchor)
     inputs = Renoise(UniformTime(0.0, 0.1))(process, rollout, Draws(0, range(4), "train"))
     assert torch.equal(inputs.t, anchor) and torch.equal(inputs.x_t, x)
+
+
+def test_levels_of_a_chain_keep_away_from_its_ends_and_follow_a_shift():
+    """Uniform in the index of a shifted table: sigma = s u / (1 + (s - 1) u)."""
+    process, many = RectifiedFlow(), draws()
+    t, s = (torch.full((COUNT,), value, dtype=torch.float64) for value in (0.9, 0.5))  # 0.75 and 0.25 at shift 3
+    found = WithinChain(floor=0.0, margin=0.05, shift=3.0).given(Chain(t, s)).sample(many, process)
+    even = found / (3.0 - 2.0 * found)
+    assert 0.30 <= even.min() < 0.301 and 0.699 < even.max() <= 0.70 and abs(even.mean() - 0.5) < 0.01
+    narrow = WithinChain(floor=0.0, margin=0.3).given(Chain(t, s)).sample(many, process)
+    torch.testing.assert_close(narrow, torch.full_like(t, 0.7))
+
+
+def test_levels_of_the_student_are_its_own_times():
+    times, many = [1.0, 0.9, 0.5], draws()
+    chain = Chain(torch.ones(COUNT), torch.zeros(COUNT), times=times)
+    found = StudentLevels().given(chain).sample(many, RectifiedFlow())
+    assert sorted(set(found.tolist())) == sorted(times)
+    assert all(abs((found == time).double().mean() - 1 / 3) < 0.03 for time in times)
+    with pytest.raises(UserError, match="use it for renoise_time"):
+        StudentLevels().sample(many, RectifiedFlow())
+
+
+def test_samples_along_the_predicted_noise_are_on_the_students_line():
+    """On rectified flow ``x_t' = x_t + (t' - t) v``; with the exact student of a point they are its noised copies."""
+    flow, few = RectifiedFlow(), Draws(0, range(6), "train")
+    point, noise = torch.tensor([[0.4, -0.2]], dtype=torch.float64), few.normal("z", (2,), torch.float64)
+    t = torch.full((6,), 0.75, dtype=torch.float64)
+    made = Prediction(flow, flow.add_noise(point.expand(6, 2), noise, t), t, noise - point, "velocity")
+    rollout = Rollout(made.x0, {}, t, 0, made.x0, torch.zeros_like(t), (made,))
+    inputs = AlongPrediction(StudentLevels(), 0, [1.0, 0.75, 0.25])(flow, rollout, few)
+    line = made.x_t + (inputs.t - t)[:, None] * made.velocity
+    torch.testing.assert_close(inputs.x_t, line, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(inputs.x_t, flow.add_noise(point.expand(6, 2), noise, inputs.t), rtol=1e-12, atol=1e-12)
+    with pytest.raises(UserError, match="does not tell its calls"):
+        AlongPrediction(UniformTime())(flow, Rollout(made.x0, {}, t, 0, made.x0, t), few)

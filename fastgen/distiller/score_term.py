@@ -33,6 +33,7 @@ class ScoreTerm(ABC):
     :class:`~fastgen.extras.DistributionMatching` is one beside the loss of any method. Subclasses may override
 
     - ``sample_weight``: a factor of each sample;
+    - ``comparing``: how samples become noisy where scores are compared;
     - ``teacher_scores``, ``critic_scores``, ``critic_of``: who is asked and how;
     - ``denoising_loss``: what the critic learns;
     - ``matching_losses``: all of the student's losses.
@@ -91,10 +92,17 @@ class ScoreTerm(ABC):
         if self.critic_role not in part.score_inputs:
             rollout = self.method.rollout(part, "student")
             draws = part.draws.scoped(self.scope("student/renoise"))
-            part.score_inputs[self.critic_role] = Renoise(self.renoise_time)(
-                self.method.student.process, rollout, draws, self.method.student_updates
-            )
+            part.score_inputs[self.critic_role] = self.comparing()(self.method.student.process, rollout, draws)
         return part.score_inputs[self.critic_role]
+
+    def renoise(self, law: TimeLaw) -> Renoise:
+        """How samples are noised whose levels follow ``law``."""
+        times = self.method.rollout_sampler().schedule(self.method.student)
+        return Renoise(law, self.method.student_updates, times)
+
+    def comparing(self) -> Renoise:
+        """How samples are noised where scores are compared."""
+        return self.renoise(self.renoise_time)
 
     def comparison(self, part: MicroBatch) -> Comparison:
         """What teacher and critic see there; asked once."""
@@ -149,9 +157,8 @@ class ScoreTerm(ABC):
         own = self.method.role_condition(part, role, part.condition)
         condition = critic_condition(critic, own, self.guidance, part.draws, role)
         rollout = self.method.rollout(part, role, condition)
-        inputs = part.denoised[role] = Renoise(self.critic_time)(
-            student.process, rollout, part.draws.scoped(role), self.method.student_updates
-        )
+        inputs = self.renoise(self.critic_time)(student.process, rollout, part.draws.scoped(role))
+        part.denoised[role] = inputs
         asked = self.seen(self.critic_of(rollout))
         prediction = guided(asked, inputs.x_t, inputs.t, condition, self.guidance.critic_training)
         return {"denoising": self.denoising_loss(inputs, prediction)}

@@ -58,3 +58,9 @@ def weight_and_slope(divergence: Divergence, ratio: Tensor) -> tuple[Tensor, Ten
     """``h(r)`` and ``r h'(r)`` (B,) at ratios (B,); both differentiable."""
     found = torch.func.jvp(WEIGHTS[divergence], (ratio,), (ratio,))
     return found[0], found[1]
+
+
+def gaussian_kl(mean: Tensor, variance: Tensor, real_mean: float, real_variance: float) -> Tensor:
+    """``1/2 [(s^2 + (m - m*)^2) / s*^2 - 1 - log(s^2 / s*^2)]``: from N(m*, s*^2) to N(m, s^2), elementwise."""
+    ratio = variance / real_variance
+    return 0.5 * (ratio + (mean - real_mean).square() / real_variance - 1.0 - ratio.log())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from fastgen.conditions import Condition, Guidance, where
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.wrappers.guided import GuidedPrediction
+from fastgen.errors import UserError
 from fastgen.processes import Prediction, Process
 from fastgen.randomness import Draws
 from fastgen.sampling.rollout import Rollout
@@ -55,16 +57,55 @@ class Renoise:
 
     Args:
         law: Law of the noise levels.
+        update: Student updates so far.
+        times: The times of the student's calls.
     """
 
     law: TimeLaw
+    update: int = 0
+    times: Sequence[float] = ()
 
-    def __call__(self, process: Process, rollout: Rollout, draws: Draws, update: int = 0) -> ScoreInputs:
-        """The samples at drawn levels of ``process``, after ``update`` student updates."""
-        chain = Chain(rollout.t, rollout.t_anchor, rollout.step, update)
-        t = torch.maximum(self.law.given(chain).sample(draws, process), rollout.t_anchor)  # noise is only added
+    def __call__(self, process: Process, rollout: Rollout, draws: Draws) -> ScoreInputs:
+        """The samples at drawn levels of ``process``."""
+        t = torch.maximum(self.levels(process, rollout, draws), rollout.t_anchor)  # noise is only added
         noise = draws.normal("noise", rollout.x0.shape[1:], rollout.x0.dtype)
         return ScoreInputs(rollout, process.renoise(rollout.anchor, rollout.t_anchor, t, noise), t, noise)
+
+    def levels(self, process: Process, rollout: Rollout, draws: Draws) -> Tensor:
+        """The drawn times, (B,)."""
+        chain = Chain(rollout.t, rollout.t_anchor, rollout.step, self.update, self.times)
+        return self.law.given(chain).sample(draws, process)
+
+
+@dataclass(frozen=True)
+class AlongPrediction(Renoise):
+    """The student's samples at drawn levels of its own straight path: its x0 with the noise that it predicted.
+
+    On rectified flow that is the input moved along the student's own velocity (SD3.5-Flash, arXiv 2509.21318). No fresh
+    noise is drawn, so the scores are compared where the student passes itself.
+    """
+
+    def __call__(self, process: Process, rollout: Rollout, draws: Draws) -> ScoreInputs:
+        """The samples at drawn levels of ``process``; no gradient runs through the predicted noise.
+
+        Raises:
+            UserError: If the sampler does not tell its last call.
+        """
+        noise, t = last_call(rollout).detach().noise, self.levels(process, rollout, draws)
+        return ScoreInputs(rollout, process.add_noise(rollout.x0, noise, t), t, noise)
+
+
+def last_call(rollout: Rollout) -> Prediction:
+    """The student's call that made ``rollout.x0``.
+
+    Raises:
+        UserError: If the sampler does not tell it.
+    """
+    if not rollout.trajectory:
+        raise UserError(
+            "The student's sampler does not tell its calls; take RenoiseSampler, JumpSampler or PhasedSampler."
+        )
+    return rollout.trajectory[-1]
 
 
 def critic_condition(

@@ -1,6 +1,6 @@
 """Laws of times: how often each noise level is visited, and where jumps start and end."""
 
-from fastgen.times.chains import Chain, WithinChain
+from fastgen.times.chains import Chain, StudentLevels, WithinChain
 from fastgen.times.composed import AnnealedLevel, LevelOfStep, SharedLevel
 from fastgen.times.jumps import DyadicTimes, EasyTimes, GridTimes, JumpLaw, JumpTimes, SortedTimes, ToData
 from fastgen.times.levels import (
@@ -29,6 +29,7 @@ __all__ = [
     "LogitNormalTime",
     "SharedLevel",
     "SortedTimes",
+    "StudentLevels",
     "TimeLaw",
     "ToData",
     "UniformStep",

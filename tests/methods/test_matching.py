@@ -119,11 +119,20 @@ def test_the_two_terms_add_up_to_the_guided_gradient():
 
 
 @by_process
-def test_decoupled_terms_by_hand(process: Process):
-    w = 3.5
+@pytest.mark.parametrize("normaliser", ["none", "shared", "per_term"])
+def test_decoupled_terms_by_hand(process: Process, normaliser: Any):
+    """Per term with the floor they are the two losses of CDM's code, up to its factors."""
+    w, floor = 3.5, 0.1 if normaliser == "per_term" else 0.0
     sampler = RenoiseSampler([0.9 * process.t_max, 0.5 * process.t_max])
     method = on_two_gaussians(
-        DecoupledDMD, process, guidance=Guidance(teacher=w), sampler=sampler, matching_weight=0.7, guidance_weight=1.3
+        DecoupledDMD,
+        process,
+        guidance=Guidance(teacher=w),
+        sampler=sampler,
+        matching_weight=0.7,
+        guidance_weight=1.3,
+        normaliser=normaliser,
+        floor=floor,
     )
     asked, part = Asked(method.teacher), labelled()
     gradients(method, part)
@@ -143,10 +152,25 @@ def test_decoupled_terms_by_hand(process: Process):
     assert not torch.isclose(*noise).any(), "each term has its own noise"
     cond, _ = laws("teacher", x_dm, *process.coefficients(t_dm))
     fake, _ = laws("critic", x_dm, *process.coefficients(t_dm))
-    matching = (fake - cond) / oracles.normaliser(x, cond)
+    first, direction = oracles.normaliser(x, cond).clamp(min=floor), fake - cond
     cond, uncond = laws("teacher", x_ca, *process.coefficients(t_ca))
-    guidance = -(w - 1) * (cond - uncond) / oracles.normaliser(x, cond)
+    second = oracles.normaliser(x, cond).clamp(min=floor)
+    one, two = {"none": (1.0, 1.0), "shared": (first, first), "per_term": (first, second)}[normaliser]
+    matching, guidance = direction / one, -(w - 1) * (cond - uncond) / two
     assert_generator_gradient(method, (0.7 * matching + 1.3 * guidance) / x.numel(), z)
+
+
+@by_process
+def test_coupled_without_a_normaliser_it_is_the_guided_difference(process: Process):
+    method = on_two_gaussians(DecoupledDMD, process, guidance=Guidance(teacher=3.5), coupled=True, normaliser="none")
+    asked = Asked(method.teacher)
+    gradients(method, labelled())
+    z, x = output(method)
+    ((x_t, t),) = asked.calls
+    x_t, t = x_t[:8], t[:8]
+    cond, uncond = laws("teacher", x_t, *process.coefficients(t))
+    fake, _ = laws("critic", x_t, *process.coefficients(t))
+    assert_generator_gradient(method, (fake - uncond - 3.5 * (cond - uncond)) / x.numel(), z)
 
 
 def test_without_guidance_matching_is_left():

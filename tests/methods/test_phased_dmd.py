@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import oracles
 import pytest
@@ -139,6 +140,7 @@ def test_the_student_by_hand(process: Process):
     seen = set()
     for step in range(12):
         method, part = made(process), labelled(8, step)
+        method.enter(step % 2)
         asked = Asked(method.teacher)
         with method.only("student"):
             method.student_loss(part)["match"].backward()
@@ -204,6 +206,7 @@ def test_the_critic_by_hand(cap: float):
         teacher, student = partial(TwoGaussians, flow, TEACHER), partial(Generator, flow)
         method = PhasedDMD(teacher=teacher, critic=critic, student=student, sampler=sampler, weight_cap=cap)
         method.configure_model()
+        method.enter(step % 2)
         part = labelled(16, step)
         with method.only("critic"):
             loss = method.critic_loss(part)["denoising"]
@@ -261,9 +264,60 @@ def test_phases_get_copies_and_adapters_their_own_weights():
     for index in range(2):
         mine = method.critic.expert(index).parameters()
         assert all(torch.equal(a, b) for a, b in zip(mine, method.teacher.parameters(), strict=True))
+    method.have_stages([3, 6])
     trainer(30).fit(method, ToyData(batch_size=4))
     apart = [not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)]
     assert all(apart), "every phase learned its own changes"
+
+
+def moved_in(method: PhasedDMD, batches: int) -> list[list[int]]:
+    """The phases of student and critic that move, update by update."""
+    found: list[list[int]] = []
+    original = method.update
+
+    def update(role: str, parts: Any) -> None:
+        experts = [getattr(method, role).expert(index) for index in range(2)]
+        before = [[p.detach().clone() for p in expert.parameters()] for expert in experts]
+        original(role, parts)
+        for index, expert in enumerate(experts):
+            if not all(map(torch.equal, expert.parameters(), before[index])):
+                found.append([role, index])
+
+    method.update = update
+    trainer(batches).fit(method, ToyData(batch_size=4))
+    return found
+
+
+def test_phases_learn_one_after_the_other():
+    """Phase by phase, with fresh optimizers and a critic that begins as it was given; earlier experts rest."""
+    method = build(PhasedDMD, phase_updates=[2, 3], schedule=UpdateSchedule(2, reuse_rollout=True))
+    method.configure_model()
+    given = [p.detach().clone() for p in method.critic.expert(1).parameters()]
+    states: list[int] = []
+    original = method.begin_stage
+
+    def begin_stage(stage: int) -> None:
+        assert all(map(torch.equal, method.critic.expert(1).parameters(), given))
+        original(stage)
+        states.append(len(method.optimizer_of("student").state) + len(method.optimizer_of("critic").state))
+
+    method.begin_stage = begin_stage
+    found = moved_in(method, 10)
+    phases = [phase for role, phase in found if role == "student"]
+    assert phases == [0, 0, 1, 1, 1] and states == [0]
+    assert [phase for role, phase in found if role == "critic"] == [0] * 3 + [1] * 7
+    with pytest.raises(UserError, match="2 phases, but phase_updates"):
+        build(PhasedDMD, phase_updates=[1, 2, 3])
+
+
+def test_phases_may_take_turns():
+    """ModelTC/LightX2V: from student update to student update; the critic updates before each are of its phase."""
+    turns = UpdateSchedule(2, critic_first=False, reuse_rollout=True, student_start=1)
+    found = moved_in(build(PhasedDMD, phases="alternate", schedule=turns), 7)
+    assert [phase for role, phase in found if role == "student"] == [0, 1, 0]
+    assert found[:4] == [["critic", 0], ["student", 0], ["critic", 0], ["critic", 1]]
+    critics = [phase for role, phase in found if role == "critic"]
+    assert critics == [0, 0, 1, 1, 0, 0, 1]
 
 
 def test_wrong_boundaries_are_named():

@@ -56,14 +56,16 @@ class PhasedSampler(Jumps):
         condition: Condition,
         dtype: torch.dtype = torch.float32,
         noise: Tensor | None = None,
+        phase: int | None = None,
     ) -> Rollout:
-        """The chain up to a random step that all ranks share, which jumps to the end of its phase, the anchor.
+        """The chain up to a random step (of ``phase``) that all ranks share, which jumps to the end of its phase.
 
-        Only that step records a graph, for x0; no gradient runs through the anchor (Fan et al. 2025, Phased DMD, arXiv
-        2510.27684, with a random gradient step within the phase).
+        That is the anchor. Only that step records a graph, for x0; no gradient runs through the anchor (Fan et al.
+        2025, Phased DMD, arXiv 2510.27684, with a random gradient step within the phase).
         """
         process, times = denoiser.process, self.schedule(denoiser)
-        step = draws.shared_integer("step", len(times))
+        length = len(times) if phase is None else len(times) // self.phases
+        step = draws.shared_integer("step", length) + length * (phase or 0)
         end = [*self.boundaries(denoiser), process.t_clean][self.phase(step)]
         t = [torch.full((len(draws),), time, dtype=torch.float64, device=draws.device) for time in (*times, end)]
         x_t = process.start(draws.normal("noise", denoiser.sample_shape, dtype) if noise is None else noise, t[0])
