@@ -15,7 +15,13 @@ from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
 from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.extras import GAN, DistributionMatching
 from fastgen.methods import SCM, Distiller
-from fastgen.sampling.samplers import GridSampler, PhasedSampler, PolicySampler, TrajectorySampler
+from fastgen.sampling.samplers import (
+    GridSampler,
+    PhasedSampler,
+    PolicySampler,
+    RandomScheduleSampler,
+    TrajectorySampler,
+)
 
 SPECIAL: dict[str, dict[str, Any]] = {
     "SwiftBrush": {"critic": StirredLoRA(rank=4)},
@@ -30,6 +36,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 """Constructor arguments by class name, for methods that the defaults of ``toys.build`` do not fit."""
 
 FEW_STEPS: dict[str, dict[str, Any]] = {
+    "CDM": {"sampler": RandomScheduleSampler([80.0, 5.0, 0.5], longest=3)},
     "OptimalSteps": {"sampler": GridSampler(3)},
     "PhasedDMD": {"sampler": PhasedSampler([80.0, 5.0, 0.5], phases=3)},
     "PiFlow": {"sampler": PolicySampler([80.0, 5.0, 0.5], substeps=16)},

@@ -26,7 +26,15 @@ from fastgen.conditions import Guidance
 from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
 from fastgen.denoisers.wrappers.policies import DX, GMFlow
 from fastgen.errors import UserError
-from fastgen.extras import GAN, DistributionMatching, Reward
+from fastgen.extras import (
+    GAN,
+    LPIPS,
+    DistributionMatching,
+    ImplicitAlignment,
+    PairedRegression,
+    Reward,
+    StatisticsShield,
+)
 from fastgen.methods.flow_maps.transition import Transition
 from fastgen.methods.flow_maps.velocity import MixedVelocity, Velocity
 from fastgen.metrics import (
@@ -67,11 +75,14 @@ ALL_LEVELS = "UniformTime(high=1.0, low=0.0)"
 ONE_CALL = "{}Sampler(gradient_calls=1, level=max, steps=1, stop=random, times=grid)"
 AT = "RenoiseSampler(gradient_calls=1, level={}, steps=1, stop=random, times=grid)"
 EDM_LOSS = "DenoisingLoss(reduction={}, target=x0, weight=EDMWeight(sigma_data=0.5))"
+FOUR_CALLS = "{0}Sampler(gradient_calls={2}, level=max, steps=4, stop={1}, times=grid)"
+SHIFTED = "SharedLevel(law=FlowTime(high=1.0, low=0.001, shift=3.0))"
+FLOW_LOSS = "DenoisingLoss(reduction=mean, target=velocity, weight=UniformWeight())"
 TURNS = "UpdateSchedule(critic_first={}, critic_updates={}, exclusive=False, reuse_rollout={}, student_start=0)"
 SCALES = "Guidance(condition_dropout={}, critic={}, critic_training={}, teacher={})"
 UNGUIDED = SCALES.format(0.0, 1.0, 1.0, 1.0)
 TEACHER_UNGUIDED = "TeacherGuidance(embedded=False, high=low, low=1.0, sampling=middle)"
-SEGMENT = "WithinChain(floor=0.02, high={}, low={})"
+SEGMENT = "WithinChain(floor=0.02, high={}, low={}, margin=0.0, shift=1.0)"
 CODE = {"renoise_time": DMD_LAW, "critic_time": ALL_LEVELS, "sampler": ONE_CALL.format("Renoise")}
 DMD2 = CODE | {
     "critic_objective": EDM_LOSS.format("mean"),
@@ -107,7 +118,73 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "DMD2": DMD2,  # 2405.14867, tianweiy/DMD2
     "DecoupledDMD": DMD2
     | {"guidance": SCALES.format(0.0, 1.0, 1.0, 4.0), "guidance_weight": 1.0, "matching_weight": 1.0}
-    | {"guidance_time": SEGMENT.format("student", 0.0), "coupled": False},  # 2511.22677
+    | {"guidance_time": SEGMENT.format("student", 0.0), "coupled": False}
+    | {"normaliser": "shared", "floor": 0.0},  # 2511.22677
+    "DMD": DMD2 | {"schedule": TURNS.format(False, 1, True), "extras.0.weight": 0.25},  # 2311.18828
+    "SenseFlow": DMD2  # 2506.00523, XingtongGe/SenseFlow
+    | {
+        "data_share": 0.5,
+        "sampler": FOUR_CALLS.format("Renoise", "random", 1),
+        "critic_objective": FLOW_LOSS,
+        "guidance": SCALES.format(0.0, 1.0, 1.0, 4.0),
+        "schedule": TURNS.format(False, 10, True),
+        "extras.0.decay": 0.98,
+        "extras.0.follows": "student",
+        "extras.1.weight": 0.5,
+        "extras.1.low": 2.0,
+        "extras.1.high": 4.0,
+        "extras.1.time": "WithinChain(floor=0.0, high=student, low=anchor, margin=0.05, shift=1.0)",
+        "extras.1.metric": "ElementwiseHuber(c=0.001)",
+    },
+    "DPDMD": {  # 2602.03139, dpdmd
+        "sampler": FOUR_CALLS.format("Jump", "last", 3),
+        "form": "NoisyGapForm()",
+        "renoise_time": SHIFTED,
+        "critic_time": SHIFTED,
+        "critic_objective": FLOW_LOSS,
+        "guidance": SCALES.format(0.0, 1.0, 1.0, 3.5),
+        "schedule": "UpdateSchedule(critic_first=True, critic_updates=5, exclusive=True, reuse_rollout=False, "
+        "student_start=5)",
+        "extras.0.weight": 0.05,
+        "extras.0.anchor": 10,
+        "extras.0.solver": "Euler(guidance=3.5, steps=30)",
+    },
+    "CDM": {  # 2605.06376, byliutao/cdm
+        "sampler": "RandomScheduleSampler(level=max, longest=28, steps=4, time=UniformTime(high=0.95, low=0.25), "
+        "times=grid)",
+        "off_time": ALL_LEVELS,
+        "off_weight": 2.0,
+        "matching_weight": 2.0,
+        "guidance_weight": 2.0,
+        "normaliser": "per_term",
+        "floor": 0.1,
+        "guidance_time": SEGMENT.format("student", 0.0),
+        "renoise_time": DMD_LAW,
+        "critic_time": DMD_LAW,
+        "critic_objective": FLOW_LOSS,
+        "guidance": SCALES.format(0.0, 1.0, 1.0, 8.0),
+        "schedule": TURNS.format(True, 2, False),
+        "extras.0.decay": 0.999,
+        "extras.0.follows": "critic",
+    },
+    "OneXDistill": {  # 2604.04018, THU-AccDiff/1.x_distill
+        "guided_below": 0.96,
+        "form": "ColumnHuberForm(base=0.001)",
+        "sampler": "TrajectorySampler(level=max, steps=4, times=grid)",
+        "renoise_time": SEGMENT.format("student", "anchor"),
+        "critic_time": SEGMENT.format("student", "anchor"),
+        "critic_objective": FLOW_LOSS,
+        "guidance": SCALES.format(0.0, 1.0, 1.0, 7.0),
+        "schedule": TURNS.format(True, 1, False),
+    },
+    "SD35Flash": DMD2  # 2509.21318
+    | {
+        "sampler": FOUR_CALLS.format("Jump", "random", 1),
+        "renoise_time": "StudentLevels()",
+        "critic_time": "StudentLevels()",
+        "critic_objective": FLOW_LOSS,
+        "guidance": SCALES.format(0.0, 1.0, 1.0, 4.5),
+    },
     "FDistill": DMD2 | {"divergence": "jensen_shannon", "memory": 0.0},  # 2502.15681, NVlabs/FastGen
     "DiffInstruct": {  # 2305.18455, pkulwj1994/diff_instruct
         "renoise_time": EDM_LAW,
@@ -193,6 +270,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "guidance": UNGUIDED,
         "schedule": TURNS.format(False, 5, True),
         "weight_cap": 10.0,
+        "phases": "sequential",
     },
     "ECT": MAP
     | {  # 2406.14548, locuslab/ect
@@ -273,6 +351,10 @@ OTHERS: dict[type, dict[str, Any]] = {
     GAN: {"weight": 3e-3, "discriminator_weight": 1e-2, "features": "critic", "r1_weight": 0.0, "r1_gamma": 0.0},
     DistributionMatching: {"weight": 1.0, "critic_updates": 4},  # 2510.08431
     Reward: {"weight": 0.05, "margin": None},  # 2511.13649
+    ImplicitAlignment: {"decay": 0.97, "follows": "student", "role": "critic"},  # 2506.00523 on FLUX.1
+    PairedRegression: {"weight": 0.25, "loss": RegressionLoss(), "pairs": None, "perceptual": None},  # 2311.18828
+    LPIPS: {"backbone": "vgg", "size": "as is"},
+    StatisticsShield: {"weight": 1.0, "mean": 0.075, "variance": 0.81},  # 2511.22677, CDM's code
     MixedVelocity: {"omega": 1.0, "kappa": 0.0, "low": 0.0, "high": 1.0},
     FiniteDifference: {"step": 5e-3},
     GMFlow: {"components": 8, "std": 0.05, "offset": 0.05},
@@ -355,7 +437,8 @@ LAWS = {
     "KarrasLevel": {"low": 0.0, "high": 1.0, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0},  # 2206.00364, eq. 5
     "LogNormalLevel": {"mean": -1.2, "std": 1.2},  # 2206.00364, table 1
     "LogitNormalTime": {"mean": 0.0, "std": 1.0},  # 2403.03206
-    "WithinChain": {"low": "anchor", "high": "student", "floor": 0.02},
+    "StudentLevels": {},
+    "WithinChain": {"low": "anchor", "high": "student", "floor": 0.02, "margin": 0.0, "shift": 1.0},
     "FlowTime": {"low": 1e-3, "high": 1.0, "shift": 1.0},
     "ToData": {"law": LogNormalLevel(-1.0, 1.4)},
     "EasyTimes": {

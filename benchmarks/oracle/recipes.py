@@ -227,6 +227,64 @@ def tdm(problem: Problem, updates: int) -> Config:
     return given
 
 
+def dmd(problem: Problem, updates: int) -> Config:
+    solver = {"solver": part("Heun", steps=18, guidance=problem.guidance)}
+    return solver | scores(problem, extras=[part("PairedRegression")])
+
+
+def sense_flow(problem: Problem, updates: int) -> Config:
+    guidance = part("IntraSegmentGuidance", low=problem.guidance, high=problem.guidance)
+    return scores(
+        problem,
+        schedule={"critic_updates": 1},
+        sampler=four_calls(problem),
+        data_share=0.5 if problem.guidance == 1.0 else 0.0,  # data know no guidance
+        extras=[part("ImplicitAlignment", decay=0.98), guidance],
+    )
+
+
+def dp_dmd(problem: Problem, updates: int) -> Config:
+    anchor = part("FirstStepAnchor", solver=part("Euler", steps=18, guidance=problem.guidance), anchor=6)
+    sampler = part("JumpSampler", times=list(problem.levels), stop="last", gradient_calls=3)
+    return scores(
+        problem,
+        schedule={"critic_updates": 1},
+        sampler=sampler,
+        renoise_time=part("UniformTime"),
+        extras=[anchor],
+    )
+
+
+def cdm(problem: Problem, updates: int) -> Config:
+    sampler = part("RandomScheduleSampler", times=list(problem.levels), longest=8)
+    return scores(problem, sampler=sampler, critic_time=part("UniformTime"))
+
+
+def one_x_distill(problem: Problem, updates: int) -> Config:
+    form = part("ColumnHuberForm", base=100.0)  # so few elements that c would be nothing
+    given = scores(problem, lr=0.4, sampler=part("TrajectorySampler", times=list(problem.levels)), form=form)
+    del given["critic_time"]
+    return given | {"guided_below": 0.6}
+
+
+def sd35_flash(problem: Problem, updates: int) -> Config:
+    given = scores(problem, schedule={"critic_updates": 1}, sampler=part("JumpSampler", times=list(problem.levels)))
+    del given["critic_time"]
+    return given
+
+
+def phased_dmd(problem: Problem, updates: int) -> Config:
+    first = max(1, updates // 2)
+    given = scores(
+        problem,
+        schedule={"critic_updates": 1},
+        sampler=part("PhasedSampler", times=list(problem.levels), phases=2),
+        phase_updates=[first, max(1, updates - first)],
+    )
+    del given["critic_time"]
+    return given
+
+
 NO_GUIDANCE = (("guided", "learns from data alone, which know no guidance"),)
 UNGUIDED = tuple((name, "is DMD2 where nothing is guided") for name in ("ring", "images", "digits"))
 
@@ -287,17 +345,13 @@ RECIPES: dict[str, Recipe] = {
     "SIM": Recipe("SIM", lambda p, n: scores(p, critic_objective=summed(p)), steps=(1,)),
     "RealUID": Recipe("RealUID", real_uid, steps=(1,), without=NO_GUIDANCE),
     "TDM": Recipe("TDM", tdm, steps=(4,)),
-    "PhasedDMD": Recipe(
-        "PhasedDMD",
-        lambda p, n: {
-            name: value
-            for name, value in scores(
-                p, schedule={"critic_updates": 1}, sampler=part("PhasedSampler", times=list(p.levels), phases=2)
-            ).items()
-            if name != "critic_time"
-        },
-        steps=(4,),
-    ),
+    "PhasedDMD": Recipe("PhasedDMD", phased_dmd, steps=(4,)),
+    "DMD": Recipe("DMD", dmd, steps=(1,), pairs=0.2),
+    "SenseFlow": Recipe("SenseFlow", sense_flow, levels=own_levels),
+    "DPDMD": Recipe("DPDMD", dp_dmd, steps=(4,)),
+    "CDM": Recipe("CDM", cdm, steps=(4,)),
+    "OneXDistill": Recipe("OneXDistill", one_x_distill, steps=(4,)),
+    "SD35Flash": Recipe("SD35Flash", sd35_flash, steps=(4,)),
     "GDD": Recipe("GDD", gdd, steps=(1,), teacher_network=True, without=NO_GUIDANCE),
     "KD": Recipe("KD", regression, steps=(1,), pairs=0.4),
     "Reflow": Recipe("Reflow", regression, process="RectifiedFlow", pairs=0.4),

@@ -3,17 +3,29 @@
 from fastgen.distiller.extra import Extra
 from fastgen.extras.distribution_matching import DistributionMatching
 from fastgen.extras.embedding_loss import EL
+from fastgen.extras.first_step_anchor import FirstStepAnchor
 from fastgen.extras.gan import GAN
+from fastgen.extras.implicit_alignment import ImplicitAlignment
+from fastgen.extras.intra_segment_guidance import IntraSegmentGuidance
+from fastgen.extras.paired_regression import LPIPS, PairedRegression, PerceptualDistance
 from fastgen.extras.reward import DigitLogProbability, Reward, RewardModel
 from fastgen.extras.shared_encoder import SharedEncoder
+from fastgen.extras.statistics_shield import StatisticsShield
 
 __all__ = [
     "EL",
     "GAN",
+    "LPIPS",
     "DigitLogProbability",
     "DistributionMatching",
     "Extra",
+    "FirstStepAnchor",
+    "ImplicitAlignment",
+    "IntraSegmentGuidance",
+    "PairedRegression",
+    "PerceptualDistance",
     "Reward",
     "RewardModel",
     "SharedEncoder",
+    "StatisticsShield",
 ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastgen import checks
 from fastgen.distiller.extra import Extra
 from fastgen.errors import UserError
-from fastgen.precision import built_in_fp32
+from fastgen.extras.frozen import beside, keep_frozen
 
 if TYPE_CHECKING:
     from fastgen.distiller.base import Distiller
@@ -84,17 +84,13 @@ class Reward(Extra):
         self.margin = margin
 
     def build(self, method: Distiller) -> None:
-        with built_in_fp32():  # judges read fp32 samples, also beside networks of another precision
-            model = self.factory().requires_grad_(False).eval()
-        object.__setattr__(self, "model", model)  # no submodule: neither saved nor cast
+        keep_frozen(self, "model", self.factory)
 
     def losses(self, method: Distiller, role: str, part: MicroBatch) -> dict[str, Tensor]:
         if role != "student":
             return {}
         x0 = method.rollout(part, "student").x0
-        if next(self.model.parameters(), x0).device != x0.device:
-            self.model.to(x0.device)
         with torch.autocast(x0.device.type, enabled=False):
-            rewards = self.model(method.codec.decode(x0).float(), part.raw_condition)
+            rewards = beside(self.model, x0)(method.codec.decode(x0).float(), part.raw_condition)
         method.record("health/reward", rewards.mean())
         return {"reward": self.weight * (-rewards if self.margin is None else (self.margin - rewards).relu()).mean()}

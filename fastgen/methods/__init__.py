@@ -5,11 +5,17 @@ from fastgen.methods.adversarial.gdd import GDD
 from fastgen.methods.distribution_matching.base import ScoreDistiller
 from fastgen.methods.distribution_matching.decoupled_dmd import DecoupledDMD
 from fastgen.methods.distribution_matching.diff_instruct import DiffInstruct
+from fastgen.methods.distribution_matching.dmd import DMD
 from fastgen.methods.distribution_matching.dmd2 import DMD2
 from fastgen.methods.distribution_matching.f_distill import FDistill
 from fastgen.methods.distribution_matching.phased_dmd import PhasedDMD
 from fastgen.methods.distribution_matching.swiftbrush import SwiftBrush
 from fastgen.methods.distribution_matching.tdm import TDM
+from fastgen.methods.few_step.cdm import CDM
+from fastgen.methods.few_step.dp_dmd import DPDMD
+from fastgen.methods.few_step.one_x_distill import OneXDistill
+from fastgen.methods.few_step.sd35_flash import SD35Flash
+from fastgen.methods.few_step.sense_flow import SenseFlow
 from fastgen.methods.flow_maps.base import FlowMapDistiller
 from fastgen.methods.flow_maps.ect import ECT
 from fastgen.methods.flow_maps.lcm import LCM
@@ -33,7 +39,10 @@ from fastgen.methods.trajectories.progressive import Progressive
 from fastgen.methods.trajectories.reflow import Reflow
 
 __all__ = [
+    "CDM",
+    "DMD",
     "DMD2",
+    "DPDMD",
     "ECT",
     "GDD",
     "IBMD",
@@ -51,13 +60,16 @@ __all__ = [
     "FewStepSiD",
     "FlowMapDistiller",
     "MeanFlow",
+    "OneXDistill",
     "OptimalSteps",
     "PhasedDMD",
     "PiFlow",
     "Progressive",
     "RealUID",
     "Reflow",
+    "SD35Flash",
     "ScoreDistiller",
+    "SenseFlow",
     "Shortcut",
     "SiD",
     "SiDA",

@@ -30,6 +30,14 @@ SDXL, SD3, FLUX, QWEN, WAN = (
 CONFIGS = {
     "sid_sd15": SD15,
     "lcm_sd15": SD15,
+    "dmd_sd15": SD15,
+    "decoupled_dmd_sdxl": SDXL,
+    "senseflow_sd3": SD3,
+    "dp_dmd_sd3": SD3,
+    "cdm_sd3": SD3,
+    "one_x_distill_sd3": SD3,
+    "sd35_flash_sd3": SD3,
+    "phased_dmd_wan": WAN,
     "dmd2_sdxl": SDXL,
     "dmd2_sd3": SD3,
     "scm_sd3": SD3,
@@ -43,8 +51,8 @@ CONFIGS = {
 ADDED = {"meanflow_flux": "second_time"}
 """Inputs that students get."""
 COPY = {"class_path": "CopyOfTeacher"}
-NOT_EXPORTED = (*ADDED, "rcm_wan")
-"""Students that no pipeline of diffusers can call: for their input, or for their times."""
+NOT_EXPORTED = (*ADDED, "rcm_wan", "phased_dmd_wan")
+"""Students that no pipeline of diffusers can call: for their input, for their times, or because they are several."""
 
 
 def images_with_captions(folder: Path, width: int) -> Path:

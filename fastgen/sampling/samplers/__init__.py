@@ -7,6 +7,7 @@ from fastgen.sampling.samplers.grid import GridSampler
 from fastgen.sampling.samplers.jump import JumpSampler
 from fastgen.sampling.samplers.phased import PhasedSampler
 from fastgen.sampling.samplers.policy import PolicySampler
+from fastgen.sampling.samplers.random_schedule import RandomScheduleSampler
 from fastgen.sampling.samplers.renoise import RenoiseSampler
 from fastgen.sampling.samplers.simulation import BackwardSimulation
 from fastgen.sampling.samplers.student import StudentSampler
@@ -20,6 +21,7 @@ __all__ = [
     "JumpSampler",
     "PhasedSampler",
     "PolicySampler",
+    "RandomScheduleSampler",
     "RenoiseSampler",
     "Sampler",
     "StudentSampler",

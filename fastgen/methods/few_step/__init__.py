@@ -1,0 +1,1 @@
+"""Distribution matching along a student's own few steps."""
