@@ -38,6 +38,8 @@ from fastgen.extras import (
 from fastgen.methods.flow_maps.transition import Transition
 from fastgen.methods.flow_maps.velocity import MixedVelocity, Velocity
 from fastgen.metrics import (
+    AttributeAccuracy,
+    CaptionRetrieval,
     ClassAccuracy,
     FrechetDistance,
     FrechetRatio,
@@ -47,6 +49,7 @@ from fastgen.metrics import (
     LawLikelihood,
     ModeCoverage,
     PrecisionRecall,
+    UnsaidDiversity,
     WassersteinDistance,
 )
 from fastgen.objectives.consistency import Metric
@@ -390,7 +393,12 @@ def _metrics() -> dict[str, dict[str, Any]]:
 
 IMAGE_METRICS = (FrechetDistance(), FrechetRatio(), KernelDistance(), PrecisionRecall(), ClassAccuracy())
 LAW_METRICS = (WassersteinDistance(), LawKernelDistance(), LawLikelihood(), ModeCoverage(), LawAccuracy())
+CAPTION_METRICS = (CaptionRetrieval(), AttributeAccuracy(), UnsaidDiversity())
 METRICS: dict[str, dict[str, Any]] = {
+    "AttributeAccuracy": {"attributes": ("name", "background", "size", "position")},
+    "CaptionRetrieval": {"candidates": 100},
+    "EmojiMetrics": {"metrics": IMAGE_METRICS[:-1], "captions": CAPTION_METRICS, "batch_size": 256},
+    "UnsaidDiversity": {"attributes": ("background", "size", "position")},
     "CentreCrop": {"size": 299},
     "CLIPScore": {"model": "ViT-g-14", "tag": "laion2b_s12b_b42k", "prefix": "", "styles": ()},
     "AestheticScore": {"model": "ViT-L-14-quickgelu", "tag": "openai"},

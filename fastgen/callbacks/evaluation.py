@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -18,15 +19,22 @@ from fastgen import checks
 from fastgen.callbacks.clock import SideWork, TimesTraining
 from fastgen.callbacks.interruption import stop_requested
 from fastgen.callbacks.progress import bar
-from fastgen.callbacks.sampling import conditions, describe, reference, sample_batches
+from fastgen.callbacks.sampling import conditions, describe, groups, real_samples, reference, sample_batches
 from fastgen.callbacks.trainer_access import distiller, log_folder, log_scalars
 from fastgen.callbacks.unfinished import Unfinished, digest, settings_of, weights_digest
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.checkpoints.restoring import restoring
 from fastgen.metrics.base import MetricSuite
-from fastgen.metrics.measuring import TEACHER_SEEDS, compare_with_teacher, give_reference, make_ready, row_of
+from fastgen.metrics.measuring import (
+    TEACHER_SEEDS,
+    compare_with_teacher,
+    give_reference,
+    make_ready,
+    row_of,
+    take_in_real,
+)
 from fastgen.pictures.pixels import are_finite
-from fastgen.results.rows import Row, identity, read_rows, table
+from fastgen.results.rows import REAL, Row, identity, read_rows, table
 from fastgen.storage.files import write_text
 
 if TYPE_CHECKING:
@@ -66,6 +74,8 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         roles: Whose samples: ``average``, ``student`` or names of EMAs.
         teacher: Measure the teacher's own samples too, once in a run.
         teacher_once: Measure the teacher called once too: the student before training.
+        real: Measure real samples of the same conditions too, once in a run, if the data module has them: what a
+            perfect sampler would get, by the same metrics from equally many samples.
         save_every_minutes: Time between writes of what was measured so far; ``null`` for none.
         name: Begins the names of logged numbers; a second ``Evaluate`` needs another.
     """
@@ -81,6 +91,7 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         roles: Sequence[str] = ("average",),
         teacher: bool = True,
         teacher_once: bool = True,
+        real: bool = True,
         save_every_minutes: float | None = 5.0,
         name: str = "eval",
     ) -> None:
@@ -103,9 +114,12 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         self.roles = list(roles)
         self.teacher = teacher
         self.teacher_once = teacher_once
+        self.real = real
         self.save_every_minutes = save_every_minutes
         self.name = name
         self._has_reference = False
+        self._real_rows: list[Row] = []
+        self._real_key = ""
         self._teacher_rows: list[Row] = []
         self._teacher_key = ""
         self._latest_rows: list[Row] = []
@@ -170,7 +184,7 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
     # ------------------------------------------------------------------ what
 
     def evaluate(self, trainer: Trainer, method: Distiller) -> list[Row] | None:
-        """Measure the current weights and write the rows, before them the teacher's if they are new.
+        """Measure the current weights and write the rows, before them the data's and the teacher's if they are new.
 
         Returns:
             The student's rows, or ``None`` if the run was told to stop.
@@ -179,12 +193,13 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         try:
             with self.side_work():
                 self.prepare(trainer, method)
-                new_rows = self.measure_teacher(trainer, method, seconds)
+                new_rows = [*self.measure_real(trainer, method), *self.measure_teacher(trainer, method, seconds)]
                 student_rows = [
                     self.row(trainer, method, role, steps, seconds) for role in self.roles for steps in self.steps
                 ]
                 if self.teacher and self._teacher_rows:
-                    compare_with_teacher([*self._teacher_rows[1:], *student_rows], self._teacher_rows[0])
+                    others = [*self._real_rows, *self._teacher_rows[1:], *student_rows]
+                    compare_with_teacher(others, self._teacher_rows[0])
                 self._latest_rows = student_rows
                 self.write(trainer, [*new_rows, *student_rows])
                 for unfinished in self._unfinished:
@@ -214,6 +229,23 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
             for number, (samples, _) in enumerate(batches):
                 self.suite.remember_teacher(samples, seeds[number * self.batch_size :][: len(samples)])
         self._has_reference = True
+
+    def measure_real(self, trainer: Trainer, method: Distiller) -> list[Row]:
+        """The row of real samples, if the data module has them and they are not measured yet."""
+        if not self.real or real_samples(trainer, [0]) is None:
+            return []
+        key = digest([*self.settings(trainer, method), f"{self.seed}", self.suite.reference_name])
+        if self._real_key == key:
+            return []
+        own = range(trainer.global_rank, self.count, trainer.world_size)
+        seeds = [self.seed + index for index in own]
+        told = partial(conditions, trainer), partial(groups, trainer)
+        began = time.perf_counter()
+        take_in_real(self.suite, partial(real_samples, trainer), *told, own, seeds, self.batch_size)
+        row = row_of(method, self.suite, REAL, None, self.count, self.seed, 0)
+        self._real_rows = [row | {"evaluation_seconds": round(time.perf_counter() - began, 3)}]
+        self._real_key = key
+        return self._real_rows
 
     def measure_teacher(self, trainer: Trainer, method: Distiller, seconds: float) -> list[Row]:
         """The teacher's rows, if they are wanted and not known yet."""
@@ -334,14 +366,16 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         write_text(folder / "metrics.md", table(read_rows(path)))
 
     def report(self) -> None:
-        """Print the teacher's rows and the student's latest."""
+        """Print the rows of the data, of the teacher and the student's latest."""
         from tqdm import tqdm
 
-        tqdm.write(table([*self._teacher_rows, *self._latest_rows], upright=True), file=sys.stdout)
+        tqdm.write(table([*self._real_rows, *self._teacher_rows, *self._latest_rows], upright=True), file=sys.stdout)
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "training_seconds": self.training_time.seconds,
+            "real_key": self._real_key,
+            "real_rows": json.dumps(self._real_rows),
             "teacher_key": self._teacher_key,
             "teacher_rows": json.dumps(self._teacher_rows),
         }
@@ -349,5 +383,7 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         with restoring("Evaluate"):
             self.training_time.before = float(state_dict["training_seconds"])
+            self._real_key = state_dict.get("real_key", "")  # files before there were such rows
+            self._real_rows = json.loads(state_dict.get("real_rows", "[]"))
             self._teacher_key = state_dict["teacher_key"]
             self._teacher_rows = json.loads(state_dict["teacher_rows"])

@@ -23,7 +23,7 @@ def conditions(trainer: Trainer, indices: Sequence[int]) -> dict[str, Any]:
 
 
 def groups(trainer: Trainer, indices: Sequence[int]) -> dict[str, Any]:
-    """How the data module groups evaluation samples ``indices``; the sampler does not see it."""
+    """What the data module tells metrics alone about evaluation samples ``indices``."""
     data = data_of(trainer)
     return {} if data is None else data.evaluation_groups(indices)
 
@@ -32,6 +32,12 @@ def reference(trainer: Trainer) -> dict[str, Tensor] | None:
     """The data module's real samples, if there are any."""
     data = data_of(trainer)
     return None if data is None else data.reference()
+
+
+def real_samples(trainer: Trainer, indices: Sequence[int]) -> Tensor | None:
+    """Real samples of the conditions of evaluation samples ``indices``, if the data module has them."""
+    data = data_of(trainer)
+    return None if data is None else data.evaluation_samples(indices)
 
 
 def sample_batches(

@@ -239,9 +239,19 @@ class DistillationData(LightningDataModule, ABC):
             return {}
         return {"label": torch.as_tensor(indices, dtype=torch.int64) % self.num_classes}
 
-    def evaluation_groups(self, indices: Sequence[int]) -> dict[str, list[str]]:
-        """By what metrics group evaluation samples ``indices``, e.g. ``{"style": [...]}``; samplers do not see it."""
+    def evaluation_groups(self, indices: Sequence[int]) -> dict[str, list[Any]]:
+        """What metrics are told about evaluation samples ``indices`` and samplers are not.
+
+        ``{"style": [...]}`` names groups; ``{"said": [{"background": "red"}, ...]}`` is what captions say by attribute.
+        """
         return {}
+
+    def evaluation_samples(self, indices: Sequence[int]) -> Tensor | None:
+        """Real samples of the conditions of evaluation samples ``indices``, drawn anew, as in :meth:`reference`.
+
+        They are measured as a perfect sampler's would be. ``None`` if the module has none but those of the reference.
+        """
+        return None
 
     def reference(self) -> dict[str, Tensor] | None:
         """What samples are compared with, equal on all ranks.

@@ -145,9 +145,13 @@ class Encoded(DistillationData):
         """Those of the other module, not encoded."""
         return self.data.evaluation_conditions(indices)
 
-    def evaluation_groups(self, indices: Sequence[int]) -> dict[str, list[str]]:
+    def evaluation_groups(self, indices: Sequence[int]) -> dict[str, list[Any]]:
         """Those of the other module."""
         return self.data.evaluation_groups(indices)
+
+    def evaluation_samples(self, indices: Sequence[int]) -> Tensor | None:
+        """Those of the other module."""
+        return self.data.evaluation_samples(indices)
 
     def reference(self) -> dict[str, Tensor] | None:
         """That of the other module."""

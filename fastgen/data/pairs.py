@@ -104,6 +104,14 @@ class Pairs(DistillationData):
             raise UserError("These pairs were made from prompts; give data.like, e.g. Prompts with those to evaluate.")
         return super().evaluation_conditions(indices)
 
+    def evaluation_groups(self, indices: Sequence[int]) -> dict[str, list[Any]]:
+        """Those of ``like``."""
+        return {} if self.like is None else self.like.evaluation_groups(indices)
+
+    def evaluation_samples(self, indices: Sequence[int]) -> Tensor | None:
+        """Those of ``like``."""
+        return None if self.like is None else self.like.evaluation_samples(indices)
+
     def reference(self) -> dict[str, Tensor] | None:
         """The real samples of ``like``."""
         return None if self.like is None else self.like.reference()

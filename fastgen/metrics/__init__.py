@@ -8,6 +8,13 @@ from fastgen.metrics.extractors.open_clip_features import OpenClipFeatures
 from fastgen.metrics.extractors.timm_features import DinoV2, TimmFeatures
 from fastgen.metrics.extractors.toy_features import Pixels, RandomConvolutions
 from fastgen.metrics.extractors.wrappers import CentreCrop, Resized
+from fastgen.metrics.judge.base import CaptionJudge
+from fastgen.metrics.judge.captions import (
+    AttributeAccuracy,
+    CaptionMetric,
+    CaptionRetrieval,
+    UnsaidDiversity,
+)
 from fastgen.metrics.laws.law_metric import LawMetric
 from fastgen.metrics.laws.mixture import (
     LawAccuracy,
@@ -28,6 +35,7 @@ from fastgen.metrics.samples.precision_recall import PrecisionRecall
 from fastgen.metrics.samples.reference import Reference, read_reference, write_reference
 from fastgen.metrics.samples.vendi import VendiScore
 from fastgen.metrics.suites.combined_suite import CombinedMetrics
+from fastgen.metrics.suites.emoji_suite import EmojiMetrics
 from fastgen.metrics.suites.image_suite import ImageMetrics
 from fastgen.metrics.suites.mixture_suite import MixtureMetrics
 from fastgen.metrics.suites.text_suite import TextImageMetrics
@@ -37,13 +45,18 @@ from fastgen.metrics.text.text_image import AestheticScore, CLIPScore, HPSv2, Pi
 __all__ = [
     "CMMD",
     "AestheticScore",
+    "AttributeAccuracy",
     "CLIPScore",
+    "CaptionJudge",
+    "CaptionMetric",
+    "CaptionRetrieval",
     "CentreCrop",
     "ClassAccuracy",
     "CombinedMetrics",
     "DigitsClassifier",
     "DinoV2",
     "DuplicateRate",
+    "EmojiMetrics",
     "FeatureExtractor",
     "FeatureMetric",
     "Features",
@@ -76,6 +89,7 @@ __all__ = [
     "TeacherAlignment",
     "TextImageMetrics",
     "TimmFeatures",
+    "UnsaidDiversity",
     "VendiScore",
     "WassersteinDistance",
     "frechet_distance",

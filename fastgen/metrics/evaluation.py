@@ -21,9 +21,10 @@ from fastgen.metrics.measuring import (
     make_ready,
     row_of,
     sample_batches,
+    take_in_real,
 )
 from fastgen.pictures.pixels import are_finite
-from fastgen.results.rows import Row
+from fastgen.results.rows import REAL, Row
 
 
 def evaluate(
@@ -35,6 +36,7 @@ def evaluate(
     role: str = "average",
     steps: Sequence[int | None] = (None,),
     teacher: bool = False,
+    real: bool = False,
     seed: int = 10_000,
     batch_size: int = 500,
 ) -> list[Row]:
@@ -51,6 +53,7 @@ def evaluate(
         role: ``average`` (the EMA), ``student`` or an EMA's name.
         steps: Network calls of the student, a row for each; ``None`` is as trained.
         teacher: Measure the teacher first, and give every row its ratios to it.
+        real: Measure real samples of the same conditions before all, if the data module has them.
         seed: Sample i is made from seed ``seed + i``.
         batch_size: Samples per network call.
 
@@ -95,8 +98,12 @@ def evaluate(
             batches = sample_batches(method, *told, range(wanted), seeds, batch_size, "teacher", None)
             for number, (samples, _) in enumerate(batches):
                 suite.remember_teacher(samples, seeds[number * batch_size :][: len(samples)])
+        rows = []
+        seeds = [seed + i for i in range(count)]
+        if real and take_in_real(suite, known.evaluation_samples, *told, range(count), seeds, batch_size):
+            rows.append(row_of(method, suite, REAL, None, count, seed, 0))
         first = [measured("teacher", None)] if teacher else []
-        rows = [measured(role, number) for number in steps]
+        rows += [measured(role, number) for number in steps]
         if first:
             compare_with_teacher(rows, first[0])
     return [*first, *rows]

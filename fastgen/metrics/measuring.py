@@ -11,7 +11,7 @@ from torch import Tensor
 from fastgen.errors import UserError
 from fastgen.metrics.base import MetricSuite
 from fastgen.results.kinds import BOOKKEEPING, Kind, written
-from fastgen.results.rows import Row, kinds_of, ratios
+from fastgen.results.rows import REAL, Row, kinds_of, ratios
 
 NOT_FINITE = "not_finite"
 """The number of samples that are no samples, in the rows in which there are any."""
@@ -48,8 +48,11 @@ class Conditions(Protocol):
     def evaluation_conditions(self, indices: Sequence[int]) -> dict[str, Any]:
         """Conditions of evaluation samples."""
 
-    def evaluation_groups(self, indices: Sequence[int]) -> dict[str, list[str]]:
-        """How they are grouped."""
+    def evaluation_groups(self, indices: Sequence[int]) -> dict[str, list[Any]]:
+        """What metrics alone are told."""
+
+    def evaluation_samples(self, indices: Sequence[int]) -> Tensor | None:
+        """Real samples of the same conditions, drawn anew."""
 
     def reference(self) -> dict[str, Tensor] | None:
         """Real samples."""
@@ -74,9 +77,13 @@ class LabelsInTurn:
         """Labels, if there are classes."""
         return {"label": torch.tensor([i % self.num_classes for i in indices])} if self.num_classes else {}
 
-    def evaluation_groups(self, indices: Sequence[int]) -> dict[str, list[str]]:
+    def evaluation_groups(self, indices: Sequence[int]) -> dict[str, list[Any]]:
         """None."""
         return {}
+
+    def evaluation_samples(self, indices: Sequence[int]) -> Tensor | None:
+        """None."""
+        return None
 
     def reference(self) -> dict[str, Tensor] | None:
         """None."""
@@ -84,7 +91,7 @@ class LabelsInTurn:
 
 
 Told = Callable[[Sequence[int]], dict[str, Any]]
-"""What evaluation samples by number are to show, or how they are grouped."""
+"""What evaluation samples by number are to show, or what metrics alone are told of them."""
 
 
 def sample_batches(
@@ -102,6 +109,36 @@ def sample_batches(
         rows = slice(start, start + batch_size)
         condition = conditions(indices[rows])
         yield method.sample(seeds[rows], condition, steps, role), condition | groups(indices[rows])
+
+
+def take_in_real(
+    suite: MetricSuite,
+    real: Callable[[Sequence[int]], Tensor | None],
+    conditions: Told,
+    groups: Told,
+    indices: Sequence[int],
+    seeds: Sequence[int],
+    batch_size: int,
+) -> bool:
+    """Have a suite see real samples in the place of made ones; whether there are any.
+
+    Args:
+        suite: The metrics, on the device.
+        real: Those of evaluation samples by number, ``None`` if the data module has none.
+        conditions: Of evaluation samples by number.
+        groups: What metrics alone are told of them.
+        indices: This rank's share.
+        seeds: Of the samples in whose place they stand.
+        batch_size: Samples at a time.
+    """
+    suite.reset()
+    for start in range(0, len(indices), batch_size):
+        rows = indices[start : start + batch_size]
+        samples = real(rows)
+        if samples is None:
+            return False
+        suite.observe(samples.to(suite.device), conditions(rows) | groups(rows), seeds[start : start + batch_size])
+    return True
 
 
 def make_ready(suite: MetricSuite, first_condition: Callable[[], Mapping[str, Any]]) -> None:
@@ -176,12 +213,12 @@ def row_of(
     suite.reset()
     kinds = {NOT_FINITE: Kind("other", "lower"), "count": BOOKKEEPING, **suite.kinds()}
     return {
-        "student_updates": method.student_updates,
+        "student_updates": 0 if role == REAL else method.student_updates,
         "training_seconds": None,
         "evaluation_seconds": None,
         "role": role,
         "steps": steps,
-        "nfe": method.evaluations(role, steps),
+        "nfe": 0 if role == REAL else method.evaluations(role, steps),
         "count": count,
         "seed": seed,
         "fingerprint": suite.fingerprint(),

@@ -14,7 +14,7 @@ from fastgen.report.html import DIRECTIONS, Runs, figure, label_of, legend, swat
 from fastgen.report.run import Measurement, Run
 from fastgen.report.summary import Final, incomparable
 from fastgen.results.kinds import Kind, Kinds, headline, of_aspect, ordered
-from fastgen.results.rows import kinds_of_all
+from fastgen.results.rows import is_student, kinds_of_all
 
 
 def problems(runs: Sequence[Run]) -> list[tuple[str, Runs]]:
@@ -61,13 +61,13 @@ def final_table(runs: Runs, rows: Mapping[str, Sequence[Final]]) -> str:
         for name in names:
             value = digits(row.values.get(name))
             ratio = times(row.ratios.get(name))
-            strong = row.role != "teacher" and best.get(name) is row
+            strong = is_student(row.role) and best.get(name) is row
             shown = f"<strong>{value}</strong>" if strong else value
             cells.append(f"<td class='{kinds[name].aspect}'>{shown}{f'<small>{ratio}</small>' if ratio else ''}</td>")
-        teacher = row.role == "teacher"
-        fixed = [escape(row.role), digits(row.nfe), "" if teacher else f"{row.student_updates:,}", digits(row.count)]
+        updates = f"{row.student_updates:,}" if is_student(row.role) else ""
+        fixed = [escape(row.role), digits(row.nfe), updates, digits(row.count)]
         lines.append(
-            f"<tr{' class=teacher' if teacher else ''}><th scope='row'>{swatch(i)}{escape(run.name)}</th>"
+            f"<tr{'' if is_student(row.role) else ' class=teacher'}><th scope='row'>{swatch(i)}{escape(run.name)}</th>"
             f"{''.join(f'<td>{text}</td>' for text in fixed)}{''.join(cells)}</tr>"
         )
     fixed_head = "".join(f"<th scope='col'>{text}</th>" for text in ("run", "role", "calls", "updates", "samples"))
@@ -80,7 +80,7 @@ def final_table(runs: Runs, rows: Mapping[str, Sequence[Final]]) -> str:
 
 def best_of(name: str, kind: Kind, rows: Sequence[Final]) -> Final | None:
     """The student's row with the best number, if there are several and a direction is better."""
-    students = [row for row in rows if row.role != "teacher" and name in row.values and isfinite(row.values[name])]
+    students = [row for row in rows if is_student(row.role) and name in row.values and isfinite(row.values[name])]
     if kind.better is None or len(students) < 2:
         return None
     chosen = (min if kind.better == "lower" else max)(students, key=lambda row: row.values[name])
@@ -108,9 +108,9 @@ def metric_curves(runs: Runs, rows: Mapping[str, Sequence[Final]]) -> str:
         for axis, label in (("updates", "student updates"), ("time", "training time")):
             series = levels(runs, rows, name)
             for i, run in runs:
-                students = [row for row in rows[run.name] if row.role != "teacher"]
+                students = [row for row in rows[run.name] if is_student(row.role)]
                 kept = {(row.role, row.nfe) for row in students if name in row.values}
-                for role, nfe in dict.fromkeys((m.role, m.nfe) for m in run.measurements if m.role != "teacher"):
+                for role, nfe in dict.fromkeys((m.role, m.nfe) for m in run.measurements if is_student(m.role)):
                     if (role, nfe) not in kept:
                         continue
                     measured = [m for m in run.measurements if (m.role, m.nfe) == (role, nfe) and name in m.values]

@@ -12,6 +12,7 @@ from fastgen.report.html import Runs, label_of
 from fastgen.report.run import Run, amount, part
 from fastgen.report.summary import Final
 from fastgen.results.kinds import headline
+from fastgen.results.rows import is_student
 
 
 def cards(runs: Runs, rows: Mapping[str, Sequence[Final]]) -> str:
@@ -22,7 +23,7 @@ def cards(runs: Runs, rows: Mapping[str, Sequence[Final]]) -> str:
 def card(colour: int, run: Run, rows: Sequence[Final]) -> str:
     """The card of a run."""
     teacher = next((row for row in rows if row.role == "teacher"), None)
-    students = [row for row in rows if row.role != "teacher"]
+    students = [row for row in rows if is_student(row.role)]
     student = next((row for row in students if row.values), None)
     facts: list[tuple[str, str]] = []
     if students:

@@ -14,7 +14,7 @@ from fastgen.configuration.masking import masked
 from fastgen.errors import UserError
 from fastgen.results.kinds import Kinds
 from fastgen.results.records import read_json_lines
-from fastgen.results.rows import kinds_of
+from fastgen.results.rows import is_student, kinds_of
 from fastgen.storage.documents import read_json, read_yaml
 
 MARKS = ("config.yaml", "metrics.jsonl", "throughput.json", "health.jsonl")
@@ -28,7 +28,7 @@ class Measurement:
     Attributes:
         student_updates: Updates behind the weights; for a teacher, when it was measured.
         training_seconds: Time of training, without evaluation and pictures.
-        role: ``average``, ``student``, ``teacher`` or an EMA's name.
+        role: ``average``, ``student``, ``teacher``, ``real`` or an EMA's name.
         steps: As asked for; ``None`` is as trained (or the solver's own number).
         nfe: Network calls per sample.
         count: Number of samples.
@@ -91,7 +91,7 @@ class Run:
     @property
     def student_updates(self) -> int:
         """How far the run went, as far as its files tell."""
-        measured = [m.student_updates for m in self.measurements if m.role != "teacher"]
+        measured = [m.student_updates for m in self.measurements if is_student(m.role)]
         return max([*measured, whole(self.throughput.get("student_updates")) or 0], default=0)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastgen.report.run import Measurement, Run
 from fastgen.results.kinds import Kind, Kinds, of_aspect, without_lone_fidelity
-from fastgen.results.rows import kinds_of_all
+from fastgen.results.rows import is_student, kinds_of_all
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ def finals(run: Run) -> list[Final]:
 def merged(run: Run, group: Sequence[Measurement]) -> Final:
     """The final row of one role and number of calls."""
     last = max(m.student_updates for m in group)
-    # A teacher does not change, so all of its measurements count.
-    same = [m for m in group if m.role == "teacher" or m.student_updates == last]
+    # Teachers and data do not change, so all of their measurements count.
+    same = [m for m in group if not is_student(m.role) or m.student_updates == last]
     values: dict[str, float] = {}
     for m in same:
         values |= m.values

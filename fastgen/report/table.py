@@ -8,7 +8,7 @@ from fastgen.report.formatting import digits, duration, times
 from fastgen.report.run import Run, amount
 from fastgen.report.summary import Final, finals, incomparable
 from fastgen.results.kinds import ordered
-from fastgen.results.rows import kinds_of_all
+from fastgen.results.rows import is_student, kinds_of_all
 
 GAP = "  "
 
@@ -75,7 +75,7 @@ def one_table(runs: Sequence[Run], width: int | None) -> str:
     told: set[str] = set()
     for run, row in rows:
         # What belongs to the run as a whole stands once, in the first column of its student.
-        whole_run = run.name not in told and (row is None or row.role != "teacher")
+        whole_run = run.name not in told and (row is None or is_student(row.role))
         if whole_run:
             told.add(run.name)
         column = [run.name, run.method]
@@ -83,7 +83,7 @@ def one_table(runs: Sequence[Run], width: int | None) -> str:
             seconds = amount(run.throughput.get("training_seconds"))
             column += ["", "", str(run.student_updates), duration(seconds), "", *([""] * len(names))]
         else:
-            trains = row.role != "teacher"
+            trains = is_student(row.role)
             column += [row.role, digits(row.nfe), str(row.student_updates) if trains else ""]
             column += [duration(row.training_seconds) if trains else "", digits(row.count)]
             column += [cell(row, name) for name in names]

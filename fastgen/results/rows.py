@@ -14,6 +14,10 @@ from fastgen.results.records import read_json_lines
 
 Row = dict[str, Any]
 """One line of ``metrics.jsonl``: what was measured and how, ``values`` and their ``kinds`` by name."""
+REAL = "real"
+"""The role of real samples: what a perfect sampler would get, measured like all others."""
+COMPARED_WITH = ("teacher", REAL)
+"""Roles of what students are compared with; it is not trained."""
 FOUND = ("training_seconds", "evaluation_seconds", "values", "kinds", "ratio_to_teacher")
 """What a row says; the rest is what it is about."""
 
@@ -22,6 +26,11 @@ def kinds_of(row: Mapping[str, Any]) -> dict[str, Kind]:
     """What the numbers of a row measure; of rows that do not say it, by their names."""
     said = kinds_of_numbers.read(row.get("kinds"))
     return {name: said.get(name) or kind_by_name(str(name)) for name in row["values"]}
+
+
+def is_student(role: str) -> bool:
+    """Whether samples of a role are those of what is trained."""
+    return role not in COMPARED_WITH
 
 
 def cell(row: Row, name: str) -> str:
@@ -39,7 +48,7 @@ def table(rows: list[Row], upright: bool = False) -> str:
     names = ordered((name for row in rows for name in row["values"]), kinds_of_all(map(kinds_of, rows)))
     lines = [["updates", "role", "calls", *names]]
     for row in rows:
-        updates = "" if row["role"] == "teacher" else str(row["student_updates"])
+        updates = str(row["student_updates"]) if is_student(row["role"]) else ""
         lines.append([updates, row["role"], str(row["nfe"]), *(cell(row, name) for name in names)])
     if upright:
         lines = [list(line) for line in zip(*lines, strict=True)]

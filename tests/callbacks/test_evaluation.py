@@ -130,6 +130,31 @@ def test_teacher_is_measured_once_and_survives_resume(tmp_path):
         assert rows[-1]["training_seconds"] > rows_of(tmp_path / "a")[-1]["training_seconds"]
 
 
+class RealData(TinyData):
+    """Samples of the law of its labels."""
+
+    def evaluation_samples(self, indices):
+        return torch.stack([torch.full((2,), float(i)) for i in indices])
+
+
+def test_real_samples_are_measured_once_beside_the_others(tmp_path):
+    def evaluate(**options):
+        return Evaluate(TinySuite(), count=10, batch_size=4, every_n_steps=2, teacher_once=False, **options)
+
+    callbacks = [EMA(), evaluate(), Checkpoint(every_n_steps=0)]
+    trainer(tmp_path, callbacks, max_steps=4).fit(TinyDistiller(), RealData())
+    rows = rows_of(tmp_path)
+    assert [row["role"] for row in rows] == ["real", "teacher", "average", "average"]
+    squares = sum(i * i for i in range(10)) / 10
+    assert rows[0]["values"] == {"size": squares, "count": 10} and rows[0]["nfe"] == rows[0]["student_updates"] == 0
+    assert rows[0]["ratio_to_teacher"]["size"] == pytest.approx(squares / rows[1]["values"]["size"])
+    resumed, last = trainer(tmp_path, [EMA(), evaluate()], max_steps=6), tmp_path / "checkpoints" / "last.ckpt"
+    resumed.fit(TinyDistiller(), RealData(), ckpt_path=last, weights_only=True)
+    assert [row["role"] for row in rows_of(tmp_path)] == ["real", "teacher", "average", "average", "average"]
+    trainer(tmp_path / "none", [EMA(), evaluate(real=False)], max_steps=2).fit(TinyDistiller(), RealData())
+    assert [row["role"] for row in rows_of(tmp_path / "none")] == ["teacher", "average"]
+
+
 def test_a_teacher_that_is_asked_for_later_is_measured(tmp_path):
     def run(folder, max_steps, **options):
         callbacks = [EMA(), Evaluate(TinySuite(), count=4, batch_size=4, teacher_once=False, **options), Checkpoint()]

@@ -124,12 +124,31 @@ def test_groups_show_one_drawing() -> None:
 
 def test_evaluation(data: Emoji) -> None:
     held_out = data.sources[1].captions(range(5))
-    assert data.evaluation_conditions([4, 0, 600])["prompt"][:2] == [held_out[4], held_out[0]]
+    assert data.evaluation_conditions([8, 9, 0, 1200])["prompt"][:3] == [held_out[4], held_out[4], held_out[0]]
     reference = emoji(reference_count=20).reference()["samples"]
     assert reference.shape == (20, 3, 32, 32) and reference.dtype == torch.uint8
     assert emoji(resolution=64).sources[0].batch([0])["x0"].shape == (1, 3, 64, 64)
     pictures, shown = data.pictures_of(2)
     assert len(pictures) == len(shown) == sum(map(len, data.parts[2]))
+
+
+def test_real_pictures_of_the_captions_that_are_measured() -> None:
+    data = emoji(repeats=64, resolution=16)
+    parts = [zip(*data.pictures_of(part), strict=True) for part in range(3)]
+    known = {bytes(picture.flatten().tolist()): shown for part in parts for picture, shown in part}
+    captions, said = data.evaluation_conditions(range(256))["prompt"], data.evaluation_groups(range(256))["said"]
+    real = data.evaluation_samples(range(256))
+    assert real.dtype == torch.uint8 and torch.equal(real[[5, 200]], data.evaluation_samples([5, 200]))
+    seen = [known[bytes(x.flatten().tolist())] for x in real]
+    for first in range(0, 256, 64):
+        assert len(set(captions[first : first + 64])) == 1
+        told = read(captions[first], data.names)
+        assert said[first] == {name: value for name, value in vars(told).items() if value is not None}
+        assert all(told.holds_of(picture) for picture in seen[first : first + 64])
+        for attribute, value in vars(told).items():
+            there = {vars(picture)[attribute] for picture in seen[first : first + 64]}
+            assert len(there) == (1 if value else {"background": len(there), "size": 2, "position": 5}[attribute])
+            assert value or len(there) > 1
 
 
 def test_the_shipped_list() -> None:

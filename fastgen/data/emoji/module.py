@@ -112,6 +112,8 @@ class Emoji(DistillationData):
             every sample its own.
         held_out_count: Number of validation samples, and of test samples.
         reference_count: Number of pictures that samples are compared with.
+        repeats: So many evaluation samples in a row have one caption. What a caption leaves open can be seen to differ
+            from 2 on.
         batch_size: Samples per rank and batch.
         seed: Seed of the training samples; ``seed_everything`` is that of the run.
         num_workers: Loader processes per rank.
@@ -127,12 +129,13 @@ class Emoji(DistillationData):
         group: int = 1,
         held_out_count: int = 512,
         reference_count: int = 4096,
+        repeats: int = 2,
         batch_size: int = 32,
         seed: Seed = "seed_everything",
         num_workers: int = 0,
         predict_count: int = 64,
     ) -> None:
-        checks.whole(self, group=group, held_out_count=held_out_count, reference_count=reference_count)
+        checks.whole(self, group=group, held_out_count=held_out_count, reference_count=reference_count, repeats=repeats)
         checks.whole(self, 16, 128, resolution=resolution)
         if resolution % 8:
             raise UserError(f"{type(self).__name__}'s resolution is a multiple of 8, got {resolution}.")
@@ -144,6 +147,7 @@ class Emoji(DistillationData):
         self.group = group
         self.held_out_count = held_out_count
         self.reference_count = reference_count
+        self.repeats = repeats
 
     @cached_property
     def drawings(self) -> Drawings:
@@ -178,8 +182,28 @@ class Emoji(DistillationData):
         return measured
 
     def evaluation_conditions(self, indices: Sequence[int]) -> dict[str, Any]:
-        """Captions of held-out combinations, a new one for every index."""
-        return {"prompt": self.captions_to_evaluate().captions(indices)}
+        """Captions of held-out combinations, a new one for every ``repeats`` indices."""
+        return {"prompt": self.captions_to_evaluate().captions([i // self.repeats for i in indices])}
+
+    def evaluation_groups(self, indices: Sequence[int]) -> dict[str, list[Any]]:
+        """What the captions say, by attribute; what they leave open is left out."""
+        said = self.captions_to_evaluate().said([i // self.repeats for i in indices])
+        return {"said": [{name: value for name, value in vars(p).items() if value is not None} for p in said]}
+
+    def evaluation_samples(self, indices: Sequence[int]) -> Tensor:
+        """For every index a picture of which its caption is true, drawn among all of its combinations that can be seen.
+
+        uint8 (N, 3, R, R).
+        """
+        said = self.captions_to_evaluate().said([i // self.repeats for i in indices])
+        draws = Draws(derive_seed("evaluation samples"), indices).uniform("combination").tolist()
+        pictures = []
+        for asked, place in zip(said, draws, strict=True):
+            drawing = self.names.index(asked.name or "")
+            there = sorted(number for part in self.parts for number in part[drawing])
+            true = [p for p in (self.drawings.picture(drawing, number) for number in there) if asked.holds_of(p)]
+            pictures.append(self.drawings.pixels(true[int(place * len(true))]))
+        return torch.stack(pictures)
 
     def reference(self) -> dict[str, Tensor]:
         """Pictures of combinations that training shows, equal for all seeds."""

@@ -146,9 +146,12 @@ class ImageMetrics(MetricSuite):
         for start in range(0, len(samples), self.batch_size):
             rows = slice(start, start + self.batch_size)
             part_label = None if label is None else label[rows].to(self.device)
-            features = self.extractor(to_uint8(samples[rows]))
-            for metric in self._members.values():
-                metric.update(features, part_label)
+            self.take_in(self.extractor(to_uint8(samples[rows])), part_label)
+
+    def take_in(self, features: Tensor, label: Tensor | None = None) -> None:
+        """Take in features (B, D)."""
+        for metric in self._members.values():
+            metric.update(features, label)
 
     def named(self, name: str, metric: SampleMetric) -> str:
         """What a metric's number is called, in this suite and compared with this reference."""
