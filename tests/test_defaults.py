@@ -52,8 +52,7 @@ from fastgen.metrics import (
     UnsaidDiversity,
     WassersteinDistance,
 )
-from fastgen.objectives.consistency import Metric
-from fastgen.objectives.regression import RegressionLoss
+from fastgen.objectives.metrics import Metric
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.objectives.tangents import Derivative, FiniteDifference
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
@@ -61,7 +60,7 @@ from fastgen.sampling.samplers import Sampler
 from fastgen.sampling.solvers import Solver
 from fastgen.times import JumpLaw, LogitNormalTime, LogNormalLevel, TimeLaw
 
-PARTS = (TimeLaw, JumpLaw, Sampler, Solver, DenoisingLoss, RegressionLoss, Metric, Velocity, Transition, Process)
+PARTS = (TimeLaw, JumpLaw, Sampler, Solver, DenoisingLoss, Metric, Velocity, Transition, Process)
 
 
 def shown(value: Any) -> Any:
@@ -114,7 +113,7 @@ SCM = MAP | {
     "learned_weight": True,
     "sampler": ONE_CALL.format("Renoise"),
 }
-REGRESSION = "RegressionLoss(c=0.03, metric=l2, reduction=mean)"
+REGRESSION = "SquaredError(reduction=mean, scale=0.5)"
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "ScoreDistiller": {"form": "DMDForm()", "renoise_time": DMD_LAW, "critic_time": EDM_LAW, "guidance": UNGUIDED},
@@ -188,7 +187,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "critic_objective": FLOW_LOSS,
         "guidance": SCALES.format(0.0, 1.0, 1.0, 4.5),
     },
-    "FDistill": DMD2 | {"divergence": "jensen_shannon", "memory": 0.0},  # 2502.15681, NVlabs/FastGen
+    "FDistill": DMD2 | {"divergence": "JensenShannon()", "memory": 0.0},  # 2502.15681, NVlabs/FastGen
     "DiffInstruct": {  # 2305.18455, pkulwj1994/diff_instruct
         "renoise_time": EDM_LAW,
         "critic_time": EDM_LAW,
@@ -215,14 +214,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "schedule": TURNS.format(True, 1, False).replace("student_start=0", "student_start=391"),
     },
     "UniInstruct": {  # 2505.20755, a-little-hoof/Uni_Instruct
-        "divergence": "forward_kl",
+        "divergence": "ForwardKL()",
         "memory": 0.0,
         "loss_scale": 50.0,
         "extras.0.weight": 0.005,
         "extras.0.student_start": 391,
     },
     "SIM": {  # 2410.16794 has no training code: SiD's setup
-        "form": "SIMForm(c=0.03)",
+        "form": "SIMForm(metric=PseudoHuber(c=0.03, per_element=True))",
         "sampler": AT.format(2.5),
         "renoise_time": "KarrasLevel(high=0.8, low=0.0, rho=7.0, sigma_max=80.0, sigma_min=0.002)",
         "critic_time": EDM_LAW,
@@ -262,7 +261,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "critic_time": SEGMENT.format("student", "anchor"),
         "guidance": SCALES.format(0.0, 1.0, 1.0, 4.5),
         "schedule": TURNS.format(True, 1, False),
-        "form": "HuberForm(c=0.001)",
+        "form": "DistanceForm(metric=ElementwiseHuber(c=0.001))",
         "snr_cap": 5.0,
     },
     "PhasedDMD": {  # 2510.27684, ModelTC/LightX2V
@@ -279,7 +278,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     | {  # 2406.14548, locuslab/ect
         "times": EASY,
         "transition": "SameNoise()",
-        "metric": "PseudoHuber(c=0.0)",
+        "metric": "PseudoHuber(c=0.0, per_element=False)",
         "weight": "StepWeight()",
         "sampler": ONE_CALL.format("Renoise"),
     },
@@ -292,7 +291,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "guidance": "TeacherGuidance(embedded=True, high=16.0, low=6.0, sampling=middle)",
     },
     "SCM": SCM,  # 2410.11081
-    "MeanFlow": JUMP | {"times": MEAN_FLOW_LAW, "power": 1.0, "c": 1e-2, "warmup": 0},  # 2505.13447
+    "MeanFlow": JUMP
+    | {"times": MEAN_FLOW_LAW, "weight": "AdaptiveWeight(c=0.01, power=1.0)", "warmup": 0},  # 2505.13447
     "Shortcut": JUMP
     | {  # 2410.12557, kvfrans/shortcut-models
         "times": "DyadicTimes(bootstrap=0.125, levels=7)",
@@ -301,8 +301,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "LSD": JUMP | {"times": UNIFORM_PAIRS, "learned_weight": True},  # 2505.18825
     "PSD": JUMP | {"times": UNIFORM_PAIRS, "learned_weight": True},
-    "KD": PAIRS | {"loss": REGRESSION},  # 2101.02388
-    "Reflow": PAIRS | {"loss": REGRESSION, "time": "FlowTime(high=1.0, low=0.001, shift=1.0)"},  # 2209.03003
+    "KD": PAIRS | {"metric": REGRESSION},  # 2101.02388
+    "Reflow": PAIRS | {"metric": REGRESSION, "time": "FlowTime(high=1.0, low=0.001, shift=1.0)"},  # 2209.03003
     "Progressive": {"steps": [4, 2, 1], "weight": "TruncatedSNRWeight()"},  # 2202.00512
     "PiFlow": {  # 2510.14974
         "window": 3 / 128,
@@ -462,9 +462,10 @@ LAWS = {
     "DyadicTimes": {"levels": 7, "bootstrap": 0.125},  # 2410.12557
     "Euler": {"steps": 18, "guidance": 1.0},
     "Heun": {"steps": 18, "guidance": 1.0},  # 2206.00364
-    "PseudoHuber": {"c": 0.0},
+    "PseudoHuber": {"c": 0.0, "per_element": False},
     "ElementwiseHuber": {"c": 1e-3},  # 2310.04378
-    "SquaredError": {},
+    "SquaredError": {"scale": 1.0, "reduction": "mean"},
+    "AbsoluteError": {"reduction": "mean"},
 }
 
 

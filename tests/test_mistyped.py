@@ -11,10 +11,10 @@ import yaml
 
 from fastgen.configuration.parsing import named_anew, refuse_mistyped
 from fastgen.errors import UserError
-from fastgen.objectives.regression import RegressionLoss
+from fastgen.objectives.metrics import SquaredError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
-LOSS = "fastgen.objectives.regression.RegressionLoss"
+LOSS = "fastgen.objectives.metrics.SquaredError"
 POLICY = "fastgen.sampling.samplers.policy.PolicySampler"
 
 
@@ -36,7 +36,7 @@ def test_what_is_mistyped_is_refused_with_its_key(value: Any, says: str):
 
 def test_a_stray_key_beside_a_class_is_left_for_the_parser_to_refuse():
     given = {"class_path": LOSS, "stray": 1}
-    action = SimpleNamespace(default={"class_path": LOSS, "init_args": {}}, _typehint=RegressionLoss)
+    action = SimpleNamespace(default={"class_path": LOSS, "init_args": {}}, _typehint=SquaredError)
     assert named_anew(action, given)["stray"] == 1  # type: ignore[arg-type]
 
 

@@ -62,7 +62,6 @@ LONG_FILES: dict[str, str] = {
     "objectives.score_forms": "a few lines for every form; half of it is text",
     "storage.documents": "JSON, YAML and text, each with what may be wrong with it",
     "extras.gan": "discriminator, its objective and R1 are one recipe",
-    "times.jumps": "every law of two times in one file, until times is a room",
     "methods.flow_maps.base": "half of it is text",
     "distiller.resume": "what a checkpoint must agree with, role by role",
     "distiller.score_term": "the term and its health; to be cut with its move",

@@ -222,7 +222,12 @@ def shortcut(problem: Problem, updates: int) -> Config:
 
 
 def tdm(problem: Problem, updates: int) -> Config:
-    given = scores(problem, lr=0.4, sampler=part("TrajectorySampler", times=list(problem.levels)), huber=1.0)
+    given = scores(
+        problem,
+        lr=0.4,
+        sampler=part("TrajectorySampler", times=list(problem.levels)),
+        metric=part("ElementwiseHuber", c=1.0),
+    )
     del given["critic_time"], given["critic_objective"]
     return given
 

@@ -12,6 +12,7 @@ CLASSES = {
     "inception_score": "is InceptionScore now",
     "cmmd": "is CMMD now",
     "vendi": "is VendiScore now",
+    "HuberForm": "is DistanceForm now, whose metric is an ElementwiseHuber",
 }
 """Classes by their old short name."""
 
@@ -24,6 +25,11 @@ OF_MODES = (
     "ModeCoverage, init_args: {radius: R, found_share: S}}, LawAccuracy]"
 )
 OF_WEIGHT = "is the weight's now: write weight: {class_path: EDMWeight, init_args: {sigma_data: NUMBER}}"
+OF_ERROR = "is the weight's now: write weight: {class_path: AdaptiveWeight, init_args: {c: FLOOR, power: POWER}}"
+OF_LOSS = (
+    "is called metric now: write metric: SquaredError with scale 0.5 for l2, AbsoluteError for l1, PseudoHuber with "
+    "per_element for huber"
+)
 OPTIONS = {
     ("GAN", "critic_weight"): "is discriminator_weight now",
     ("ImageMetrics", "neighbours"): (
@@ -55,6 +61,14 @@ OPTIONS = {
         "is the sampler's now: write sampler: {class_path: PolicySampler, init_args: {last_segment: LENGTH}}"
     ),
     ("DenoisingLoss", "sigma_data"): OF_WEIGHT,
+    ("TDM", "huber"): "is the metric's now: write metric: {class_path: ElementwiseHuber, init_args: {c: NUMBER}}",
+    ("SIMForm", "c"): (
+        "is the metric's now: write metric: {class_path: PseudoHuber, init_args: {c: NUMBER, per_element: true}}"
+    ),
+    ("MeanFlow", "c"): OF_ERROR,
+    ("MeanFlow", "power"): OF_ERROR,
+    ("KD", "loss"): OF_LOSS,
+    ("Reflow", "loss"): OF_LOSS,
     ("DiscreteConsistency", "sigma_data"): OF_WEIGHT,
     ("OptimalSteps", "steps"): "is the sampler's now: write sampler: {class_path: GridSampler, init_args: {steps: N}}",
 }
@@ -69,7 +83,21 @@ SID_WEIGHTS = {
     "1-sigma": "FlowWeight",
     "(1-sigma)^2": "{class_path: FlowWeight, init_args: {signal_power: 2}}",
 }
+DIVERGENCES = {
+    "reverse_kl": "ReverseKL",
+    "softened_reverse_kl": "SoftenedReverseKL",
+    "jensen_shannon": "JensenShannon",
+    "squared_hellinger": "SquaredHellinger",
+    "forward_kl": "ForwardKL",
+    "jeffreys": "Jeffreys",
+    "neyman": "Neyman",
+    "chi_square": "ChiSquare",
+}
 VALUES: dict[tuple[str, str], str | dict[str, str]] = {
+    ("FDistill", "divergence"): DIVERGENCES,
+    ("UniInstruct", "divergence"): DIVERGENCES,
+    ("LogRatio", "divergence"): DIVERGENCES,
+    ("MeanFlow", "weight"): {"error": "AdaptiveWeight", "rms": "TangentWeight"},
     ("DenoisingLoss", "weight"): {"edm": "EDMWeight", "one": "UniformWeight", "vp_alpha2": "VPSignalWeight"},
     ("DiscreteConsistency", "weight"): {"step": "StepWeight", "output": "EDMWeight", "one": "UniformWeight"},
     ("Progressive", "weight"): {

@@ -14,6 +14,7 @@ from fastgen.configuration.diagnosis import in_hint
 from fastgen.configuration.former_recipes import in_present_names
 from fastgen.configuration.masking import without_masks
 from fastgen.configuration.parsing import ClassesOnly, without_nulls
+from fastgen.configuration.renamed import option_now
 from fastgen.configuration.trust import Trust
 from fastgen.denoisers.base import Denoiser
 from fastgen.distiller.extra import Extra
@@ -66,9 +67,13 @@ def generator_from(recipe: Any, trusted: Iterable[str] = ()) -> Distiller:
 
 
 def for_sampling(kind: type[Distiller], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a method without those that build what only training needs."""
+    """The arguments of a method without those that build what only training needs.
+
+    So are those that it has no longer: what sampling needs of them has been translated.
+    """
     slots = arguments_of(kind)
-    return {name: value for name, value in arguments.items() if not is_left_out(kind, name, slots.get(name, Slot()))}
+    known = {name: value for name, value in arguments.items() if name in slots or not option_now(kind, name)}
+    return {name: value for name, value in known.items() if not is_left_out(kind, name, slots.get(name, Slot()))}
 
 
 def is_left_out(kind: type[Distiller], name: str, slot: Slot) -> bool:

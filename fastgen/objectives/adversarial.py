@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastgen.configuration.components import Component
-from fastgen.objectives.divergences import WEIGHTS, Divergence, density_ratio
+from fastgen.objectives.base import Objective
+from fastgen.objectives.divergences import Divergence, ReverseKL, density_ratio
 
 
-class AdversarialLoss(Component, ABC):
+class AdversarialLoss(Objective, ABC):
     """What generator and discriminator lose by their logits, (B, heads)."""
 
     @abstractmethod
@@ -59,13 +59,13 @@ class LogRatio(AdversarialLoss):
     scores). No derivative of h is missing.
 
     Args:
-        divergence: Which one; ``reverse_kl`` has h = 1.
+        divergence: Which one; ``ReverseKL`` has h = 1.
     """
 
-    divergence: Divergence = "reverse_kl"
+    divergence: Divergence = ReverseKL()
 
     def generator(self, fake: Tensor) -> Tensor:
-        weight = WEIGHTS[self.divergence](density_ratio(fake.detach())).to(fake.dtype)
+        weight = self.divergence.weight(density_ratio(fake.detach())).to(fake.dtype)
         return -(weight[:, None] * fake.flatten(1)).mean()
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:

@@ -5,27 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgen.shapes import expand, pad_axes
+from fastgen.shapes import pad_axes
 
 
 def pseudo_loss(x: Tensor, gradient: Tensor) -> Tensor:
     """``0.5 mean (x - sg[x - gradient])^2``: its gradient with respect to ``x`` is ``gradient / x.numel()``."""
     target = (x - gradient).detach()
     return 0.5 * (x - target).square().mean()
-
-
-def pseudo_huber_loss(
-    x: Tensor, gradient: Tensor, reference: Tensor, c: float = 1e-3, weight: Tensor | None = None
-) -> Tensor:
-    """``mean (sqrt((x - sg[x - gradient])^2 + c^2) - c) / mean |x - reference|``, element by element, c > 0.
-
-    The loss of TDM (Luo et al. 2025, arXiv 2503.06674) in its code; ``reference`` is the guided teacher's prediction,
-    ``weight`` (B,) a constant factor of each sample.
-    """
-    target = (x - gradient).detach()
-    distance = ((x - target).square() + c * c).sqrt() - c
-    normal = over_gap(distance, mean_absolute_gap(x, reference))
-    return (normal if weight is None else expand(weight, normal).to(normal.dtype) * normal).mean()
 
 
 def mean_absolute_gap(x: Tensor, real: Tensor) -> Tensor:

@@ -7,46 +7,113 @@ its density ratio ``r = p / q``. Constant factors of h do not matter once it is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-Divergence = Literal[
-    "reverse_kl",
-    "softened_reverse_kl",
-    "jensen_shannon",
-    "squared_hellinger",
-    "forward_kl",
-    "jeffreys",
-    "neyman",
-    "chi_square",
-]
+from fastgen.objectives.base import Objective
 
-GENERATORS: dict[Divergence, Callable[[Tensor], Tensor]] = {
-    "reverse_kl": lambda r: -r.log(),
-    "softened_reverse_kl": lambda r: (r + 1.0) * (0.5 + 0.5 / r).log(),
-    "jensen_shannon": lambda r: r * r.log() - (r + 1.0) * (0.5 * (r + 1.0)).log(),
-    "squared_hellinger": lambda r: 4.0 * (1.0 - r.sqrt()),  # four times that of the table, so that h is sqrt(r)
-    "forward_kl": lambda r: r * r.log(),
-    "jeffreys": lambda r: (r - 1.0) * r.log(),
-    "neyman": lambda r: 0.5 * (1.0 - r).square() / r,  # half of that of the table
-    "chi_square": lambda r: 0.5 * (r - 1.0).square(),
-}
-"""f(r) of each divergence."""
 
-WEIGHTS: dict[Divergence, Callable[[Tensor], Tensor]] = {
-    "reverse_kl": torch.ones_like,
-    "softened_reverse_kl": lambda r: 1.0 / (1.0 + r),
-    "jensen_shannon": lambda r: r / (1.0 + r),
-    "squared_hellinger": torch.sqrt,
-    "forward_kl": lambda r: r,
-    "jeffreys": lambda r: 1.0 + r,
-    "neyman": lambda r: 1.0 / r.clamp(min=1e-8),
-    "chi_square": torch.square,
-}
-"""h(r) = r^2 f''(r) of each divergence; mode-seeking where it falls with r, mass-covering where it grows."""
+class Divergence(Objective, ABC):
+    """An f-divergence ``int q f(p / q)``, by the ratio ``r = p / q``."""
+
+    @abstractmethod
+    def generator(self, r: Tensor) -> Tensor:
+        """f(r), elementwise."""
+
+    @abstractmethod
+    def weight(self, r: Tensor) -> Tensor:
+        """``h(r) = r^2 f''(r)``: mode-seeking where it falls with r, mass-covering where it grows."""
+
+
+@dataclass(frozen=True)
+class ReverseKL(Divergence):
+    """``KL(q || p)``: seeks modes, as distribution matching does."""
+
+    def generator(self, r: Tensor) -> Tensor:
+        return -r.log()
+
+    def weight(self, r: Tensor) -> Tensor:
+        return torch.ones_like(r)
+
+
+@dataclass(frozen=True)
+class SoftenedReverseKL(Divergence):
+    """Reverse Kullback-Leibler against the mixture of both laws."""
+
+    def generator(self, r: Tensor) -> Tensor:
+        return (r + 1.0) * (0.5 + 0.5 / r).log()
+
+    def weight(self, r: Tensor) -> Tensor:
+        return 1.0 / (1.0 + r)
+
+
+@dataclass(frozen=True)
+class JensenShannon(Divergence):
+    """The symmetric divergence to the mixture of both laws."""
+
+    def generator(self, r: Tensor) -> Tensor:
+        return r * r.log() - (r + 1.0) * (0.5 * (r + 1.0)).log()
+
+    def weight(self, r: Tensor) -> Tensor:
+        return r / (1.0 + r)
+
+
+@dataclass(frozen=True)
+class SquaredHellinger(Divergence):
+    """The squared distance of Hellinger."""
+
+    def generator(self, r: Tensor) -> Tensor:
+        return 4.0 * (1.0 - r.sqrt())  # four times that of the table, so that h is sqrt(r)
+
+    def weight(self, r: Tensor) -> Tensor:
+        return r.sqrt()
+
+
+@dataclass(frozen=True)
+class ForwardKL(Divergence):
+    """``KL(p || q)``: covers all of the mass."""
+
+    def generator(self, r: Tensor) -> Tensor:
+        return r * r.log()
+
+    def weight(self, r: Tensor) -> Tensor:
+        return r
+
+
+@dataclass(frozen=True)
+class Jeffreys(Divergence):
+    """The sum of both Kullback-Leibler divergences."""
+
+    def generator(self, r: Tensor) -> Tensor:
+        return (r - 1.0) * r.log()
+
+    def weight(self, r: Tensor) -> Tensor:
+        return 1.0 + r
+
+
+@dataclass(frozen=True)
+class Neyman(Divergence):
+    """Neyman's chi-squared, the most mode-seeking."""
+
+    def generator(self, r: Tensor) -> Tensor:
+        return 0.5 * (1.0 - r).square() / r  # half of that of the table
+
+    def weight(self, r: Tensor) -> Tensor:
+        return 1.0 / r.clamp(min=1e-8)
+
+
+@dataclass(frozen=True)
+class ChiSquare(Divergence):
+    """Pearson's chi-squared, the most mass-covering."""
+
+    def generator(self, r: Tensor) -> Tensor:
+        return 0.5 * (r - 1.0).square()
+
+    def weight(self, r: Tensor) -> Tensor:
+        return r.square()
 
 
 def density_ratio(logits: Tensor, limit: float = 10.0, low: float = 0.1, high: float = 20.0) -> Tensor:
@@ -56,7 +123,7 @@ def density_ratio(logits: Tensor, limit: float = 10.0, low: float = 0.1, high: f
 
 def weight_and_slope(divergence: Divergence, ratio: Tensor) -> tuple[Tensor, Tensor]:
     """``h(r)`` and ``r h'(r)`` (B,) at ratios (B,); both differentiable."""
-    found = torch.func.jvp(WEIGHTS[divergence], (ratio,), (ratio,))
+    found = torch.func.jvp(divergence.weight, (ratio,), (ratio,))
     return found[0], found[1]
 
 

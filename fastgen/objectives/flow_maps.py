@@ -152,22 +152,6 @@ def normalised(tangent: Tensor, c: float = 0.1, per_element: bool = False) -> Te
     return tangent / expand(norm + c, tangent)
 
 
-def rms_weight(tangent: Tensor, c: float = 10.0) -> Tensor:
-    """``1 / (rms + c)`` of a tangent (B, ...), divided by the root of its number of elements, (B,), without gradient.
-
-    The weight of a summed squared error in NVIDIA's FastGen (``opt_grad`` with ``tangent_spatial_invariance``): with
-    the floor of 10 it is nearly the same for every sample.
-    """
-    count = tangent[0].numel()
-    rms = torch.linalg.vector_norm(tangent.detach().flatten(1), dim=1) / count**0.5
-    return 1.0 / ((rms + c) * count**0.5)
-
-
-def adaptive_weight(error: Tensor, c: float = 1e-2, power: float = 1.0) -> Tensor:
-    """``1 / (error + c)^power`` without gradient, (B,) (MeanFlow, arXiv 2505.13447, eq. 22)."""
-    return (error.detach() + c).pow(-power)
-
-
 def uncertainty_weighted(error: Tensor, log_weight: Tensor) -> Tensor:
     """``exp(w) error - w``, (B,): the weight learns the inverse of the expected error (EDM2, arXiv 2312.02696)."""
     return torch.exp(log_weight) * error - log_weight

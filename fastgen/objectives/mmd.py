@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from fastgen import checks
-from fastgen.configuration.components import Component
 from fastgen.errors import UserError
+from fastgen.objectives.base import Objective
+from fastgen.objectives.metrics import elementwise_huber
 
 
-class Kernel(Component, ABC):
+class Kernel(Objective, ABC):
     """A similarity of two features."""
 
     @abstractmethod
@@ -76,4 +77,4 @@ def huber_mean_gap(a: Tensor, b: Tensor, c: float = 1e-3) -> Tensor:
     et al. 2025, arXiv 2503.16397, in its code).
     """
     gap = a.mean(-2) - b.mean(-2)
-    return ((gap.square() + c * c).sqrt() - c).mean()
+    return elementwise_huber(gap, c).mean()

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from fastgen import checks
 from fastgen.objectives.base import Objective
-from fastgen.objectives.distribution_matching import dmd_gradient, pseudo_huber_loss, pseudo_loss, vsd_gradient
+from fastgen.objectives.distribution_matching import (
+    dmd_gradient,
+    mean_absolute_gap,
+    over_gap,
+    pseudo_loss,
+    vsd_gradient,
+)
+from fastgen.objectives.metrics import ElementwiseHuber, Metric, PseudoHuber
 from fastgen.objectives.score_identity import InverseDistance, sid_loss
 from fastgen.objectives.weights import LevelWeight
 from fastgen.processes import Prediction
@@ -123,42 +130,35 @@ class SiDForm(ScoreForm):
 
 @dataclass(frozen=True)
 class SIMForm(ScoreForm):
-    """``mean_B sum (mu_real - mu_fake) (mu_fake - x) / sqrt(|mu_fake - mu_real|^2 + c^2 D)`` for D elements.
+    """``mean_B sum (mu_real - mu_fake) (mu_fake - x) / sqrt(|mu_fake - mu_real|^2 + c^2)``.
 
     Score Implicit Matching (Luo et al. 2024, arXiv 2410.16794) with its pseudo-Huber distance, in terms of x0; the
     gradient runs through both networks and through the root, without which it would not be that of the distance.
 
     Args:
-        c: Where the distance turns from squares to absolute values, per root of the number of elements, with which the
-            norms grow.
+        metric: The distance of the two predictions.
     """
 
     differentiates: ClassVar[frozenset[Network]] = frozenset({"teacher", "critic"})
-    c: float = 1.0
-
-    def __post_init__(self) -> None:
-        checks.positive(self, c=self.c)
+    metric: PseudoHuber = PseudoHuber(0.03, per_element=True)
 
     def __call__(self, x: Tensor, real: Prediction, fake: Prediction, weight: Tensor | None = None) -> Tensor:
         gap = (real.x0 - fake.x0).flatten(1)
-        length = (gap.square().sum(1) + self.c**2 * gap.shape[1]).sqrt()
-        return weighted((gap * (fake.x0 - x).flatten(1)).sum(1) / length, weight).mean()
+        return weighted((gap * (fake.x0 - x).flatten(1)).sum(1) / self.metric.root(gap), weight).mean()
 
 
 @dataclass(frozen=True)
-class HuberForm(ScoreForm):
-    """A pseudo-Huber distance between x and ``sg[x - (mu_fake - mu_real)]``, over ``mean |x - mu_real|``.
+class DistanceForm(ScoreForm):
+    """``mean_B d(x, sg[x - (mu_fake - mu_real)]) / mean |x - mu_real|`` with a distance d; 0 / 0 is 0.
 
-    TDM (Luo et al. 2025, arXiv 2503.06674).
+    TDM (Luo et al. 2025, arXiv 2503.06674) in its code.
 
     Args:
-        c: Where the distance turns from squares to absolute values.
+        metric: d.
     """
 
-    c: float = 1e-3
-
-    def __post_init__(self) -> None:
-        checks.positive(self, c=self.c)
+    metric: Metric = ElementwiseHuber()
 
     def __call__(self, x: Tensor, real: Prediction, fake: Prediction, weight: Tensor | None = None) -> Tensor:
-        return pseudo_huber_loss(x, fake.x0 - real.x0, real.x0, self.c, weight)
+        distance = self.metric(x, (x - (fake.x0 - real.x0)).detach())
+        return weighted(over_gap(distance, mean_absolute_gap(x, real.x0).flatten()), weight).mean()

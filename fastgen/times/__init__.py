@@ -2,7 +2,8 @@
 
 from fastgen.times.chains import Chain, StudentLevels, WithinChain
 from fastgen.times.composed import AnnealedLevel, LevelOfStep, SharedLevel
-from fastgen.times.jumps import DyadicTimes, EasyTimes, GridTimes, JumpLaw, JumpTimes, SortedTimes, ToData
+from fastgen.times.easy import EasyTimes
+from fastgen.times.jumps import DyadicTimes, GridTimes, JumpLaw, JumpTimes, SortedTimes, ToData
 from fastgen.times.levels import (
     FlowTime,
     KarrasLevel,

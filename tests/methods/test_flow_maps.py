@@ -28,7 +28,8 @@ from fastgen.methods.flow_maps.guidance import TeacherGuidance
 from fastgen.methods.flow_maps.state import MapNetworks, MapState
 from fastgen.methods.flow_maps.transition import TeacherStep, Transition
 from fastgen.methods.flow_maps.velocity import DataVelocity, MixedVelocity, TeacherVelocity
-from fastgen.objectives.consistency import PseudoHuber, SquaredError
+from fastgen.objectives.error_weights import AdaptiveWeight
+from fastgen.objectives.metrics import PseudoHuber, SquaredError
 from fastgen.objectives.tangents import Derivative, FiniteDifference, ForwardMode
 from fastgen.objectives.weights import UniformWeight
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
@@ -38,6 +39,8 @@ from fastgen.sampling.solvers import Euler, Heun
 from fastgen.times import DyadicTimes, EasyTimes, GridTimes, JumpLaw, JumpTimes, LogNormalLevel, SortedTimes, ToData
 
 by_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES.keys())
+PLAIN = AdaptiveWeight(power=0.0)
+"""The squared error as it is."""
 LEVELS = LogNormalLevel(0.0, 0.7)
 
 
@@ -118,7 +121,7 @@ def test_mean_flow_residual(name: str):
         "times": SortedTimes(LEVELS, diagonal=0.3, to_data=0.3),
         "velocity": TeacherVelocity(),
         "coordinates": process,
-        "power": 0.0,
+        "weight": PLAIN,
     }
     method = made(MeanFlow, process, **settings)
     state = method.state(micro_batch())
@@ -161,11 +164,11 @@ def test_every_flow_map_has_a_residual_above():
 def test_data_velocities_are_right_in_the_mean():
     """The gradient of MeanFlow with the data's velocity has mean zero at the exact map."""
     process = RectifiedFlow()
-    method = made(MeanFlow, process, times=SortedTimes(LEVELS, diagonal=0.5), power=0.0)
+    method = made(MeanFlow, process, times=SortedTimes(LEVELS, diagonal=0.5), weight=PLAIN)
     gradients = torch.stack([loss_and_gradient(method, micro_batch(400, seed))[1] for seed in range(30)])
     error = gradients.std(0) / len(gradients) ** 0.5
     assert bool((gradients.mean(0).abs() < 4 * error).all())
-    wrong = made(MeanFlow, process, 1.1, times=SortedTimes(LEVELS, diagonal=0.5), power=0.0)
+    wrong = made(MeanFlow, process, 1.1, times=SortedTimes(LEVELS, diagonal=0.5), weight=PLAIN)
     assert bool((loss_and_gradient(wrong, micro_batch(400))[1].abs() > 5 * error).any())
 
 
@@ -232,7 +235,7 @@ def test_teacher_transition(solver: Any):
 def test_mean_flow_by_hand():
     """Gradient 2 w (u - target) du; the weight is (error + c)^-p without gradient."""
     t, s, scale, c, power = 0.8, 0.3, 1.2, 0.05, 0.5
-    method = made(MeanFlow, RectifiedFlow(), scale, times=Fixed(t, s, s), c=c, power=power)
+    method = made(MeanFlow, RectifiedFlow(), scale, times=Fixed(t, s, s), weight=AdaptiveWeight(c, power))
     loss, gradient = loss_and_gradient(method)
     state, process = method.state(micro_batch()), RectifiedFlow()
     v = state.noise - state.x0
@@ -254,7 +257,7 @@ def test_mean_flow_by_hand():
 
 
 def test_the_diagonal_of_mean_flow_is_flow_matching():
-    method = made(MeanFlow, RectifiedFlow(), 1.2, times=SortedTimes(LEVELS, diagonal=1.0), power=0.0)
+    method = made(MeanFlow, RectifiedFlow(), 1.2, times=SortedTimes(LEVELS, diagonal=1.0), weight=PLAIN)
     state = method.state(micro_batch())
     u = 1.2 * exact_velocity(RectifiedFlow(), state.x_t, state.times.t)
     expected = (u - (state.noise - state.x0)).square().sum(1).mean()
@@ -651,7 +654,7 @@ def test_the_derivative_is_taken_where_it_counts(derivative: Derivative, diagona
         return network.double()
 
     times = SortedTimes(diagonal=diagonal)
-    method = MeanFlow(student=unet, times=times, derivative=derivative, power=0.5)
+    method = MeanFlow(student=unet, times=times, derivative=derivative, weight=AdaptiveWeight(power=0.5))
     method.configure_model()
     asked: list[int] = []
     method.student.register_forward_pre_hook(lambda _, args: asked.append(len(args[0])))

@@ -18,6 +18,7 @@ from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.extras import SharedEncoder
 from fastgen.methods import SIM, Distiller, RealUID, SiD, SiDA
+from fastgen.objectives.metrics import PseudoHuber
 from fastgen.objectives.score_forms import SiDForm, SIMForm
 from fastgen.processes import EDM, Prediction, Process, RectifiedFlow
 from fastgen.randomness import Draws
@@ -70,7 +71,7 @@ def test_sim_is_the_gradient_of_its_distance():
     x_t = x + sigma * noise[:, None]
     real = gaussian(x_t, sigma, 0.0, 1.0)
     fake = gaussian(x_t, sigma, 0.4, 0.64)  # the critic's own parameters are constants
-    loss = SIMForm(c * sigma**2)(x, real, fake) / sigma**2  # scores are (mu - x_t) / sigma^2
+    loss = SIMForm(PseudoHuber(c * sigma**2))(x, real, fake) / sigma**2  # scores are (mu - x_t) / sigma^2
     found = torch.autograd.grad(loss, (mean, scale))
     assert abs(found[0].item() - 0.4674) < 2e-3 and abs(found[1].item() + 0.4734) < 2e-3
 
@@ -80,7 +81,7 @@ def test_sim_with_a_large_c_is_sid_with_alpha_one():
     real, fake = (double(seed)(x_t + x, t, {"label": LABEL}) for seed in (0, 2))
     omega = (x - real.x0).detach().abs().flatten(1).mean(1).clamp(min=1e-5)
     large = 1e6
-    (one,) = torch.autograd.grad(2**0.5 * large * SIMForm(large)(x, real, fake), x, retain_graph=True)  # 2 elements
+    (one,) = torch.autograd.grad(large * SIMForm(PseudoHuber(large))(x, real, fake), x, retain_graph=True)
     (other,) = torch.autograd.grad(SiDForm(1.0, 1.0)(x, real, fake, omega), x)
     torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
 
@@ -88,7 +89,7 @@ def test_sim_with_a_large_c_is_sid_with_alpha_one():
 @by_process
 def test_sim_by_hand(process: Process):
     """Value and gradient of the method itself, the generator's by its own parameters."""
-    method = on_gaussians(SIM, process, c=0.2)
+    method = on_gaussians(SIM, process, metric=PseudoHuber(0.2, per_element=True))
     piece = MicroBatch(None, {}, Draws(5, range(16), "train"))
     with method.only("student"):
         (loss,) = method.student_loss(piece).values()

@@ -12,7 +12,7 @@ from fastgen.objectives.adversarial import (
     gradient_penalty,
     smoothness_penalty,
 )
-from fastgen.objectives.divergences import GENERATORS, WEIGHTS, Divergence
+from fastgen.objectives.divergences import Divergence, ForwardKL, Jeffreys, JensenShannon, ReverseKL
 
 
 def softplus(value: float) -> float:
@@ -88,7 +88,7 @@ def test_the_default_is_what_it_was():
     assert torch.equal(NonSaturating().discriminator(real, fake), discriminator_loss(real, fake))
 
 
-@pytest.mark.parametrize("divergence", ["reverse_kl", "jensen_shannon", "forward_kl", "jeffreys"])
+@pytest.mark.parametrize("divergence", [ReverseKL(), JensenShannon(), ForwardKL(), Jeffreys()])
 def test_the_log_ratio_of_two_gaussians_gives_the_gradient_of_the_divergence(divergence: Divergence):
     """Samples x = m + s z against N(0, 1), by quadrature over z: E -h(r) D'(x) dx is the derivative of D_f in m, s.
 
@@ -103,10 +103,10 @@ def test_the_log_ratio_of_two_gaussians_gives_the_gradient_of_the_divergence(div
 
     values = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.2, 1.1)]
     m, s = values
-    whole = (density * GENERATORS[divergence](log_ratio(m + s * z, m, s).exp())).sum()
+    whole = (density * divergence.generator(log_ratio(m + s * z, m, s).exp())).sum()
     expected = torch.autograd.grad(whole, values)
     logits = log_ratio(m + s * z, m.detach(), s.detach())  # the discriminator's own parameters are constants
-    weight = WEIGHTS[divergence](logits.detach().exp())
+    weight = divergence.weight(logits.detach().exp())
     found = torch.autograd.grad(-(density * weight * logits).sum(), values)
     for one, other in zip(found, expected, strict=True):
         assert abs(one - other) < 1e-6 * abs(other) + 1e-9

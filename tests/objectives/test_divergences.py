@@ -1,26 +1,27 @@
 import pytest
 import torch
 
-from fastgen.objectives.divergences import GENERATORS, WEIGHTS, density_ratio
+from fastgen.objectives.divergences import Divergence, density_ratio
 
+DIVERGENCES = [kind() for kind in Divergence.__subclasses__()]
 RATIOS = torch.tensor([0.1, 0.5, 1.0, 2.0, 20.0], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("name", WEIGHTS)
-def test_weights_are_r_squared_times_the_second_derivative(name):
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda d: type(d).__name__)
+def test_weights_are_r_squared_times_the_second_derivative(divergence: Divergence):
     r = RATIOS.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(GENERATORS[name](r).sum(), r, create_graph=True)
+    (slope,) = torch.autograd.grad(divergence.generator(r).sum(), r, create_graph=True)
     if slope.requires_grad:
         (curvature,) = torch.autograd.grad(slope.sum(), r)
-    torch.testing.assert_close(WEIGHTS[name](RATIOS), RATIOS.square() * curvature, rtol=1e-10, atol=0.0)
+    torch.testing.assert_close(divergence.weight(RATIOS), RATIOS.square() * curvature, rtol=1e-10, atol=0.0)
 
 
-@pytest.mark.parametrize("name", WEIGHTS)
-def test_generators_are_convex_and_vanish_where_the_laws_agree(name):
+@pytest.mark.parametrize("divergence", DIVERGENCES, ids=lambda d: type(d).__name__)
+def test_generators_are_convex_and_vanish_where_the_laws_agree(divergence: Divergence):
     one = torch.ones(1, dtype=torch.float64)
-    assert GENERATORS[name](one).abs() < 1e-12
+    assert divergence.generator(one).abs() < 1e-12
     a, b = torch.meshgrid(RATIOS, RATIOS, indexing="ij")
-    f = GENERATORS[name]
+    f = divergence.generator
     assert bool((f(0.5 * (a + b)) <= 0.5 * (f(a) + f(b)) + 1e-12).all())
 
 

@@ -9,8 +9,8 @@ import torch
 from gaussian_maps import PROCESSES, ExactMap, exact_map, exact_velocity
 from torch import Tensor
 
+from fastgen.objectives.error_weights import AdaptiveWeight
 from fastgen.objectives.flow_maps import (
-    adaptive_weight,
     eulerian_tangent,
     head,
     jump_weights,
@@ -166,7 +166,7 @@ def test_normalised_tangents():
 
 def test_weights():
     error = torch.tensor([0.5, 2.0], dtype=torch.float64, requires_grad=True)
-    weight = adaptive_weight(error, c=0.1, power=0.5)
+    weight = AdaptiveWeight(c=0.1, power=0.5)(error, error)
     assert not weight.requires_grad
     torch.testing.assert_close(weight, torch.tensor([0.6, 2.1], dtype=torch.float64).rsqrt())
     log_weight = (-error.detach().log()).requires_grad_()

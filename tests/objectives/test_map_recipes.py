@@ -10,7 +10,8 @@ from toys import ToyData, build, trainer
 
 from fastgen.errors import UserError
 from fastgen.methods import SCM, MeanFlow
-from fastgen.objectives.flow_maps import eulerian_tangent, head, rcm_tangent, rms_weight
+from fastgen.objectives.error_weights import AdaptiveWeight, TangentWeight
+from fastgen.objectives.flow_maps import eulerian_tangent, head, rcm_tangent
 from fastgen.objectives.tangents import FiniteDifference, ForwardMode, SemiContinuous
 from fastgen.processes import RectifiedFlow, TrigFlow
 
@@ -62,10 +63,10 @@ def test_rcms_warm_up_begins_as_a_weighted_mean_velocity():
         assert abs(field - float(v)) > 1e-2, "sCM's warm-up begins at the teacher instead"
 
 
-def test_the_rms_weight_is_fastgens_gradient():
+def test_the_tangents_weight_is_fastgens_gradient():
     u, tangent, c = normal(3, 4, 5).requires_grad_(), normal(3, 4, 5, seed=1), 10.0
     error = (u - (u + tangent).detach()).square().flatten(1).sum(1)
-    (rms_weight(tangent, c) * error).sum().backward()
+    (TangentWeight(c)(error, tangent) * error).sum().backward()
     scaled = tangent / 20**0.5
     norm = scaled.flatten(1).norm(dim=1)[:, None, None]
     torch.testing.assert_close(u.grad, -2 * scaled / (norm + c))
@@ -118,7 +119,7 @@ def test_the_prior_weight_is_a_power_of_the_noise_level():
 def test_the_forms_of_a_recipe_are_chosen():
     cold, warm = (losses(SCM, learned_weight=False, warmup=100, warmup_form=form) for form in ("scm", "rcm"))
     assert float(cold["loss"]["consistency"]) != float(warm["loss"]["consistency"])
-    error, rms = (losses(MeanFlow, weight=weight, c=10.0) for weight in ("error", "rms"))
+    error, rms = (losses(MeanFlow, weight=weight) for weight in (AdaptiveWeight(10.0), TangentWeight(10.0)))
     assert float(error["loss"]["mean_flow"]) != float(rms["loss"]["mean_flow"])
     with pytest.raises(UserError, match="written in angles"):
         build(SCM, warmup_form="rcm", coordinates=RectifiedFlow()).configure_model()

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from fastgen.objectives.metrics import AbsoluteError, Metric, PseudoHuber, Reduction, SquaredError
 from fastgen.objectives.progressive import ddim_target, halving_loss
-from fastgen.objectives.regression import RegressionLoss, flow_velocity
+from fastgen.objectives.regression import flow_velocity
 from fastgen.objectives.weights import LevelWeight, SNRPlusOneWeight, SNRWeight, TruncatedSNRWeight, UniformWeight
 from fastgen.processes import EDM, VP, Prediction, Process, RectifiedFlow, TrigFlow
 
@@ -15,17 +16,21 @@ def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_values_and_gradients(reduction: str):
+def test_values_and_gradients(reduction: Reduction):
     x, y = numbers(5, 2, 3).requires_grad_(), numbers(5, 2, 3, seed=1)
     d, c2 = (x - y).detach(), 0.1**2 * 6
     norm = (d.square().sum((1, 2), keepdim=True) + c2).sqrt()
-    expected = {"l2": (0.5 * d.square(), d), "l1": (d.abs(), d.sign()), "huber": ((norm - c2**0.5) / 6, d / norm)}
-    scale = 5 * (6 if reduction == "mean" else 1)
+    scale = 6 if reduction == "mean" else 1
+    expected: dict[Metric, tuple[torch.Tensor, torch.Tensor]] = {
+        SquaredError(0.5, reduction): (0.5 * d.square() / scale, d / scale),
+        AbsoluteError(reduction): (d.abs() / scale, d.sign() / scale),
+        PseudoHuber(0.1, per_element=True): ((norm - c2**0.5) / 6, d / norm),
+    }
     for metric, (value, gradient) in expected.items():
-        loss = RegressionLoss(metric, reduction, 0.1)(x, y)
+        loss = metric(x, y).mean()
         (found,) = torch.autograd.grad(loss, x)
-        torch.testing.assert_close(loss.detach(), value.expand_as(d).sum() / scale, rtol=1e-12, atol=0)
-        torch.testing.assert_close(found, gradient / scale, rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(loss.detach(), value.expand_as(d).sum() / 5, rtol=1e-12, atol=0)
+        torch.testing.assert_close(found, gradient / 5, rtol=1e-12, atol=1e-15)
 
 
 @by_process

@@ -20,8 +20,8 @@ from fastgen.methods.flow_maps.state import MapState
 from fastgen.methods.flow_maps.target_by_time import TargetByTime
 from fastgen.methods.flow_maps.targets import SnapshotTarget, StudentTarget, TargetNetwork
 from fastgen.methods.flow_maps.velocity import TeacherVelocity, Velocity
-from fastgen.objectives.consistency import PseudoHuber
-from fastgen.objectives.flow_maps import adaptive_weight, head, lagrangian_target
+from fastgen.objectives.flow_maps import head, lagrangian_target
+from fastgen.objectives.metrics import PseudoHuber
 from fastgen.objectives.tangents import value_and_jvp
 from fastgen.processes import EDM, Process, RectifiedFlow, TrigFlow
 from fastgen.randomness import Draws
@@ -104,7 +104,7 @@ class FreeFlow(FlowMapDistiller):
     def map_loss(self, state: MapState) -> dict[str, Tensor]:
         field = self.predict(self.student, state.x_t, state.times.t, state.times.s, state).velocity
         error = (field - self.goal(state)).square().flatten(1).mean(1)
-        return {"prediction": (adaptive_weight(error, self.c, self.power) * error).mean()}
+        return {"prediction": (self.weight(error, error) * error).mean()}
 
 
 @pytest.mark.parametrize("process", [FLOW, EDM(), TrigFlow(0.5)], ids=["flow", "edm", "trig"])

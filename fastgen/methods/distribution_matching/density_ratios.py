@@ -13,7 +13,7 @@ from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.extras.gan import GAN
 from fastgen.methods.distribution_matching.base import ScoreDistiller
-from fastgen.objectives.divergences import WEIGHTS, Divergence, density_ratio
+from fastgen.objectives.divergences import Divergence, density_ratio
 from fastgen.sampling.scores import ScoreInputs
 
 EPSILON = 1e-6
@@ -46,8 +46,7 @@ class DensityRatios(_Base):
         checks.between(self, 0.0, 1.0, "[)", memory=memory)
         checks.whole(self, bins=bins)
         super().__init__(**kwargs)
-        if divergence not in WEIGHTS:
-            raise UserError(f"divergence is one of {', '.join(WEIGHTS)}, got '{divergence}'.")
+        checks.kind(self, Divergence, divergence=divergence)
         if len([extra for extra in self.each_extra() if isinstance(extra, GAN)]) != 1:
             raise UserError(
                 f"{type(self).__name__} reads density ratios from a discriminator; give extras exactly one GAN."
@@ -78,7 +77,7 @@ class DensityRatios(_Base):
 
     def weight(self, ratio: Tensor, t: Tensor) -> Tensor:
         """The weight h (B,) of such ratios; not yet normalised itself."""
-        return WEIGHTS[self.divergence](self.relative(ratio, t))
+        return self.divergence.weight(self.relative(ratio, t))
 
     def before_update(self, role: str, parts: Sequence[MicroBatch]) -> None:
         """Measure the two means on the whole batch."""

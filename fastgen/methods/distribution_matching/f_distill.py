@@ -13,7 +13,7 @@ from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.extras.gan import GAN
 from fastgen.methods.distribution_matching.density_ratios import EPSILON, DensityRatios
 from fastgen.methods.distribution_matching.dmd2 import DMD2
-from fastgen.objectives.divergences import Divergence
+from fastgen.objectives.divergences import Divergence, JensenShannon
 from fastgen.optimizers import BetasAdamW
 
 
@@ -23,13 +23,13 @@ class FDistill(DensityRatios, DMD2):
     DMD2 whose gradient is weighted per sample: ``h(r) (mu_fake - mu_real) / mean |x - mu_real|``, where the ratio ``r``
     of teacher to student density at x_t is ``exp D(x_t)`` of the GAN's discriminator. Normalised twice, as in
     NVlabs/FastGen: ``r`` by its mean at similar noise levels, ``h(r)`` by its mean; both means are over the whole batch
-    of all ranks. With ``reverse_kl`` it is DMD2 with a GAN.
+    of all ranks. With ``ReverseKL`` it is DMD2 with a GAN.
 
     Two differences: the ten noise-level bins are equally wide in the positions that ``UniformTime`` draws (on flows and
     VP that is equally wide in time), and a bin without samples keeps its mean.
 
     Args:
-        divergence: Which f-divergence; ``jensen_shannon`` is the paper's best on ImageNet-64 and SD1.5.
+        divergence: Which f-divergence; ``JensenShannon`` is the paper's best on ImageNet-64 and SD1.5.
         memory: Share of a bin's old mean that stays in an update (0.5 on ImageNet-64, 0 elsewhere).
         bins: Number of noise-level bins.
         extras: Must hold a GAN; by default one on the teacher's features that judges the samples whose scores are
@@ -38,7 +38,7 @@ class FDistill(DensityRatios, DMD2):
 
     def __init__(
         self,
-        divergence: Divergence = "jensen_shannon",
+        divergence: Divergence = JensenShannon(),
         memory: float = 0.0,
         bins: int = 10,
         extras: list[Extra] | None = None,

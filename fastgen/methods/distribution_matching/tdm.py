@@ -11,7 +11,8 @@ from fastgen import checks
 from fastgen.conditions import Guidance
 from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.methods.distribution_matching.base import ScoreDistiller
-from fastgen.objectives.score_forms import HuberForm
+from fastgen.objectives.metrics import ElementwiseHuber, Metric
+from fastgen.objectives.score_forms import DistanceForm
 from fastgen.objectives.trajectory import trajectory_denoising_loss
 from fastgen.optimizers import BetasAdamW
 from fastgen.processes import Prediction
@@ -39,7 +40,7 @@ class TDM(ScoreDistiller):
         critic_time: Law of the noise levels at which the critic learns: the same.
         guidance: 4.5 for the teacher (PixArt-alpha).
         schedule: Turns of critic and student.
-        huber: c of the pseudo-Huber distance.
+        metric: The distance of x0 and x*, elementwise pseudo-Huber.
         snr_cap: Largest weight of the critic's loss, of alpha^2 / sigma^2.
     """
 
@@ -50,7 +51,7 @@ class TDM(ScoreDistiller):
         critic_time: TimeLaw = WithinChain("anchor", "student"),
         guidance: Guidance = Guidance(teacher=4.5),
         schedule: UpdateSchedule = UpdateSchedule(critic_first=True),
-        huber: float = 1e-3,
+        metric: Metric = ElementwiseHuber(),
         snr_cap: float = 5.0,
         student_optimizer: OptimizerCallable = lambda parameters: BetasAdamW(
             parameters, lr=4e-6, beta1=0.0, beta2=0.95
@@ -58,10 +59,10 @@ class TDM(ScoreDistiller):
         critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=2e-5, beta1=0.0, beta2=0.95),
         **kwargs: Any,
     ) -> None:
-        checks.positive(self, huber=huber, snr_cap=snr_cap)
+        checks.positive(self, snr_cap=snr_cap)
         checks.kind(self, TrajectorySampler, sampler=sampler)
         super().__init__(
-            form=HuberForm(huber),
+            form=DistanceForm(metric),
             sampler=sampler,
             renoise_time=renoise_time,
             critic_time=critic_time,

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastgen.methods.flow_maps.base import FlowMapDistiller
 from fastgen.methods.flow_maps.state import MapState
 from fastgen.methods.flow_maps.transition import SameNoise, Transition
-from fastgen.objectives.consistency import Metric, PseudoHuber
+from fastgen.objectives.metrics import Metric, PseudoHuber
 from fastgen.objectives.tangents import same_randomness
 from fastgen.objectives.weights import JumpWeight, StepWeight
 from fastgen.times import EasyTimes, JumpLaw

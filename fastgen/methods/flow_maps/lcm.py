@@ -9,7 +9,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from fastgen.methods.flow_maps.discrete_consistency import DiscreteConsistency
 from fastgen.methods.flow_maps.guidance import TeacherGuidance
 from fastgen.methods.flow_maps.transition import TeacherStep, Transition
-from fastgen.objectives.consistency import ElementwiseHuber, Metric
+from fastgen.objectives.metrics import ElementwiseHuber, Metric
 from fastgen.objectives.weights import JumpWeight, UniformWeight
 from fastgen.optimizers import BetasAdamW
 from fastgen.times import GridTimes, JumpLaw

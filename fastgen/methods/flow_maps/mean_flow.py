@@ -7,10 +7,9 @@ from typing import Any, Literal
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from fastgen import checks
 from fastgen.methods.flow_maps.eulerian import EulerianDistiller
 from fastgen.methods.flow_maps.state import MapState
-from fastgen.objectives.flow_maps import adaptive_weight, rms_weight
+from fastgen.objectives.error_weights import AdaptiveWeight, ErrorWeight
 from fastgen.optimizers import BetasAdam
 from fastgen.processes import Process, RectifiedFlow
 from fastgen.sampling.samplers import JumpSampler, Sampler
@@ -29,10 +28,7 @@ class MeanFlow(EulerianDistiller):
         times: Law of t and s; the paper's: two logit-normals in order, three quarters of them with s = t.
         coordinates: As of any flow map.
         sampler: Several ``times`` are jumps from each to the next.
-        weight: ``error``: ``1 / (error + c)^p`` of the summed squared error, the paper's; ``rms``: ``1 / (rms + c)`` of
-            the root mean square of the tangent, NVIDIA's for video (:func:`~fastgen.objectives.flow_maps.rms_weight`).
-        c: Floor of the weight; 1e-2 on ImageNet latents, 1e-3 on CIFAR-10; with ``rms`` 10 on Wan.
-        power: p of the weight ``error``; 0 is the plain squared error, 1/2 resembles a pseudo-Huber loss.
+        weight: Weight of the summed squared error: the paper's. NVIDIA's for video is ``TangentWeight``.
     """
 
     two_times = True
@@ -42,14 +38,10 @@ class MeanFlow(EulerianDistiller):
         times: JumpLaw = SortedTimes(),
         coordinates: Process | Literal["student"] = RectifiedFlow(),
         sampler: Sampler = JumpSampler(),
-        weight: Literal["error", "rms"] = "error",
-        c: float = 1e-2,
-        power: float = 1.0,
+        weight: ErrorWeight = AdaptiveWeight(),
         student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-4, beta2=0.95),
         **kwargs: Any,
     ) -> None:
-        checks.positive(self, c=c)
-        checks.not_negative(self, power=power)
         super().__init__(
             times=times,
             coordinates=coordinates,
@@ -58,13 +50,9 @@ class MeanFlow(EulerianDistiller):
             **kwargs,
         )
         self.weight = weight
-        self.c = c
-        self.power = power
 
     def map_loss(self, state: MapState) -> dict[str, Tensor]:
         u, tangent = self.field_and_tangent(state)
         error = (u - (u + tangent).detach()).square().flatten(1).sum(1)
         self.record("health/mean_flow_error", error.mean())
-        rms = self.weight == "rms"
-        weight = rms_weight(tangent, self.c) if rms else adaptive_weight(error, self.c, self.power)
-        return {"mean_flow": (weight * error).mean()}
+        return {"mean_flow": (self.weight(error, tangent) * error).mean()}

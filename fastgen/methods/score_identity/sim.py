@@ -8,6 +8,7 @@ from lightning.pytorch.cli import OptimizerCallable
 
 from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.methods.distribution_matching.base import ScoreDistiller
+from fastgen.objectives.metrics import PseudoHuber
 from fastgen.objectives.score_forms import SIMForm
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.optimizers import BetasAdam
@@ -24,12 +25,11 @@ class SIM(ScoreDistiller):
     ``(mu_real - mu_fake) . (mu_fake - x) / sqrt(|mu_fake - mu_real|^2 + c^2 D)``.
 
     Differs from the paper: its repository can only sample, so everything but the loss is SiD's, whose setup it takes
-    over; ``c`` and the learning rates are not verified. The distance is measured in x0, where a noise level counts by
-    how far the two predictions lie apart, not in scores.
+    over; the metric's constant and the learning rates are not verified. The distance is measured in x0, where a noise
+    level counts by how far the two predictions lie apart, not in scores.
 
     Args:
-        c: Where the distance turns from squares to absolute values, per root of the number of elements. A large one
-            gives SiD with ``alpha: 1`` and a constant weight.
+        metric: d; a large constant gives SiD with ``alpha: 1`` and a constant weight.
         sampler: How the student generates: one call at noise level (sigma / alpha) 2.5, as SiD.
         renoise_time: Law of the noise levels at which the scores are compared.
         critic_objective: The critic's loss: EDM's, summed over the elements of a sample.
@@ -38,7 +38,7 @@ class SIM(ScoreDistiller):
 
     def __init__(
         self,
-        c: float = 0.03,
+        metric: PseudoHuber = PseudoHuber(0.03, per_element=True),
         sampler: Sampler = RenoiseSampler(level=2.5),
         renoise_time: TimeLaw = KarrasLevel(0.0, 0.8),
         critic_objective: DenoisingLoss = DenoisingLoss(reduction="sum"),
@@ -48,7 +48,7 @@ class SIM(ScoreDistiller):
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            form=SIMForm(c),
+            form=SIMForm(metric),
             sampler=sampler,
             renoise_time=renoise_time,
             critic_objective=critic_objective,

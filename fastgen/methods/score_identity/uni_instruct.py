@@ -13,7 +13,7 @@ from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.methods.distribution_matching.density_ratios import EPSILON, DensityRatios
 from fastgen.methods.score_identity.sida import SiDA
-from fastgen.objectives.divergences import Divergence
+from fastgen.objectives.divergences import Divergence, ForwardKL
 from fastgen.objectives.score_identity import InverseDistance, expansion_loss
 from fastgen.optimizers import BetasAdam
 
@@ -24,15 +24,15 @@ class UniInstruct(DensityRatios, SiDA):
     Any f-divergence of student and teacher, expanded over the noise levels:
     ``omega {1/2 (h - r h') |D|^2 + h D . (mu_fake - x)}`` with ``D = mu_real - mu_fake`` and ``h = r^2 f''(r)``. The
     ratio r of densities is ``exp D(x_t)`` of SiDA's discriminator, and gradients run through it and through both
-    networks to the noisy samples; only so the gradient is the divergence's. ``reverse_kl`` is SiD with alpha = 1/2,
-    ``forward_kl`` leaves the second term alone, weighted by r.
+    networks to the noisy samples; only so the gradient is the divergence's. ``ReverseKL`` is SiD with alpha = 1/2,
+    ``ForwardKL`` leaves the second term alone, weighted by r.
 
     Differs from the code, in which r is 1 to three digits whatever the samples are (it is computed from a loss that
     was scaled by the size of an image before), so that its forward KL is SiDA. Ratios and weights are normalised as in
     f-distill, and ratios lie between 0.1 and 20.
 
     Args:
-        divergence: Which f-divergence; the paper's best on ImageNet-64 are ``forward_kl`` and ``chi_square``.
+        divergence: Which f-divergence; the paper's best on ImageNet-64 are ``ForwardKL`` and ``ChiSquare``.
         memory: Share of a bin's old mean that stays in an update.
         bins: Number of noise-level bins.
         loss_scale: Factor of the loss, as in SiDA.
@@ -45,7 +45,7 @@ class UniInstruct(DensityRatios, SiDA):
 
     def __init__(
         self,
-        divergence: Divergence = "forward_kl",
+        divergence: Divergence = ForwardKL(),
         memory: float = 0.0,
         bins: int = 10,
         loss_scale: float = 50.0,

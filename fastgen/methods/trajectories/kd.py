@@ -9,7 +9,7 @@ from torch import Tensor
 from fastgen.conditions import Condition
 from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.methods.trajectories.base import TrajectoryDistiller
-from fastgen.objectives.regression import RegressionLoss
+from fastgen.objectives.metrics import Metric, SquaredError
 from fastgen.sampling.rollout import Rollout
 from fastgen.sampling.samplers import Sampler
 
@@ -24,18 +24,18 @@ class KD(TrajectoryDistiller):
     The paper knows one step only; NVlabs/FastGen stores inner states of the teacher for several.
 
     Args:
-        loss: Distance of the student's samples from the pairs': half the mean squared error; the official code sums
+        metric: Distance of the student's samples from the pairs': half the mean squared error; the official code sums
             absolute errors on CIFAR-10.
     """
 
-    def __init__(self, loss: RegressionLoss = RegressionLoss(), **kwargs: Any) -> None:
+    def __init__(self, metric: Metric = SquaredError(scale=0.5), **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.loss = loss
+        self.metric = metric
 
     def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
         """Generate from the pair's noise and compare."""
         _, x0 = self.pair(part)
-        return {"regression": self.loss(self.rollout(part, "student").x0, x0)}
+        return {"regression": self.metric(self.rollout(part, "student").x0, x0).mean()}
 
     def make_rollout(self, part: MicroBatch, role: str, condition: Condition) -> Rollout:
         noise, _ = self.pair(part)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.methods.trajectories.base import TrajectoryDistiller
-from fastgen.objectives.regression import RegressionLoss, flow_velocity
+from fastgen.objectives.metrics import Metric, SquaredError
+from fastgen.objectives.regression import flow_velocity
 from fastgen.optimizers import BetasAdam
 from fastgen.times import FlowTime, TimeLaw
 
@@ -26,19 +27,19 @@ class Reflow(TrajectoryDistiller):
     training sees ``alpha x`` beside the noise and the sampler does not; give the student ``RectifiedFlow`` to be exact.
 
     Args:
-        loss: Distance of the velocities: half the mean squared error.
+        metric: Distance of the velocities: half the mean squared error.
         time: Law of the noise levels: uniform in the time of rectified flow.
     """
 
     def __init__(
         self,
-        loss: RegressionLoss = RegressionLoss(),
+        metric: Metric = SquaredError(scale=0.5),
         time: TimeLaw = FlowTime(),
         student_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=2e-4),
         **kwargs: Any,
     ) -> None:
         super().__init__(student_optimizer=student_optimizer, **kwargs)
-        self.loss = loss
+        self.metric = metric
         self.time = time
 
     def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
@@ -47,4 +48,4 @@ class Reflow(TrajectoryDistiller):
         process = self.student.process
         t = self.time.sample(part.draws.scoped("student"), process)
         prediction = self.student(process.add_noise(x0, noise, t), t, part.condition)
-        return {"straightness": self.loss(flow_velocity(prediction), noise - x0)}
+        return {"straightness": self.metric(flow_velocity(prediction), noise - x0).mean()}

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import torch
 
-from fastgen.objectives.consistency import ElementwiseHuber, PseudoHuber, SquaredError, easy_ratio
+from fastgen.objectives.metrics import AbsoluteError, ElementwiseHuber, PseudoHuber, SquaredError
 from fastgen.objectives.weights import EDMWeight, StepWeight
 from fastgen.processes import EDM, VP
 from fastgen.randomness import Draws
 from fastgen.times import EasyTimes, GridTimes
+from fastgen.times.easy import easy_ratio
 
 
 def test_metrics():
@@ -18,6 +19,9 @@ def test_metrics():
     elementwise = ElementwiseHuber(2.0)(x, y)[0]
     assert torch.allclose(elementwise, torch.tensor((13.0**0.5 + 20.0**0.5) / 2 - 2.0, dtype=torch.float64))
     assert SquaredError()(x, y).tolist() == [12.5, 0.0]
+    assert SquaredError(0.5, "sum")(x, y).tolist() == [12.5, 0.0]
+    assert AbsoluteError()(x, y).tolist() == [3.5, 0.0] and AbsoluteError("sum")(x, y).tolist() == [7.0, 0.0]
+    assert torch.equal(PseudoHuber(2.0, per_element=True)(x, y), PseudoHuber(2.0 * 2**0.5)(x, y))
     PseudoHuber()(x, y).sum().backward()
     assert torch.allclose(x.grad, torch.tensor([[0.6, 0.8], [0.0, 0.0]], dtype=torch.float64)), "0 where they agree"
 
