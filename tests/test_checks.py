@@ -20,6 +20,7 @@ from fastgen.conditions import Guidance
 from fastgen.denoisers import MLP, RingMixture
 from fastgen.errors import UserError
 from fastgen.metrics import DigitsClassifier
+from fastgen.objectives.divergences import JensenShannon
 from fastgen.processes import EDM, Process
 from fastgen.times import EasyTimes, UniformTime
 
@@ -96,6 +97,8 @@ GIVEN: dict[str, Any] = {
     "root": "photos",
     "path": "prompts.txt",
     "tokenizer": "tokens",
+    "divergence": JensenShannon(),
+    "network": lambda: MLP(EDM()),
     "encoder": lambda: RingMixture(EDM()),
     "resolution": 8,
     "means": [[0.0], [1.0]],
@@ -115,11 +118,14 @@ GIVEN: dict[str, Any] = {
 
 NEGATIVE_IS_FINE = {
     "FewStepSiD.alpha",
+    "FlowWeight.noise_power",
+    "FlowWeight.signal_power",
     "Guidance.critic",  # anti-CFG (arXiv 2505.12674)
     "LogNormalLevel.mean",
     "LogitNormalTime.mean",
     "Reward.margin",
     "SiD.alpha",
+    "SiDA.alpha",
     "SiDForm.alpha",
     "GaussianDenoiser.mean",
     "GaussianDenoiser.covariance",

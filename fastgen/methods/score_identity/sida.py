@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch.cli import OptimizerCallable
 
+from fastgen import checks
 from fastgen.distiller.extra import Extra
 from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.extras.shared_encoder import SharedEncoder
@@ -52,6 +53,8 @@ class SiDA(SiD):
         critic_optimizer: OptimizerCallable = lambda params: BetasAdam(params, lr=1e-5, beta1=0.0),
         **kwargs: Any,
     ) -> None:
+        checks.not_negative(self, gan_weight=gan_weight)
+        checks.whole(self, 0, gan_start=gan_start)
         super().__init__(
             alpha=alpha,
             loss_scale=loss_scale,
