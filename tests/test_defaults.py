@@ -52,7 +52,7 @@ from fastgen.metrics import (
     UnsaidDiversity,
     WassersteinDistance,
 )
-from fastgen.objectives.metrics import Metric
+from fastgen.objectives.metrics import Metric, SquaredError
 from fastgen.objectives.score_matching import DenoisingLoss
 from fastgen.objectives.tangents import Derivative, FiniteDifference
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
@@ -355,7 +355,12 @@ OTHERS: dict[type, dict[str, Any]] = {
     DistributionMatching: {"weight": 1.0, "critic_updates": 4},  # 2510.08431
     Reward: {"weight": 0.05, "margin": None},  # 2511.13649
     ImplicitAlignment: {"decay": 0.97, "follows": "student", "role": "critic"},  # 2506.00523 on FLUX.1
-    PairedRegression: {"weight": 0.25, "loss": RegressionLoss(), "pairs": None, "perceptual": None},  # 2311.18828
+    PairedRegression: {
+        "weight": 0.25,
+        "metric": SquaredError(scale=0.5),
+        "pairs": None,
+        "perceptual": None,
+    },  # 2311.18828
     LPIPS: {"backbone": "vgg", "size": "as is"},
     StatisticsShield: {"weight": 1.0, "mean": 0.075, "variance": 0.81},  # 2511.22677, CDM's code
     MixedVelocity: {"omega": 1.0, "kappa": 0.0, "low": 0.0, "high": 1.0},

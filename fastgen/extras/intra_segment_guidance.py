@@ -12,7 +12,7 @@ from fastgen.denoisers.wrappers.guided import Guided
 from fastgen.denoisers.wrappers.on_process import on_process
 from fastgen.distiller.extra import Extra
 from fastgen.errors import UserError
-from fastgen.objectives.consistency import ElementwiseHuber, Metric
+from fastgen.objectives.metrics import ElementwiseHuber, Metric
 from fastgen.processes import Prediction
 from fastgen.sampling.rollout import Rollout
 from fastgen.sampling.scores import last_call

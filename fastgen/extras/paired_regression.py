@@ -14,7 +14,7 @@ from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.distiller.extra import Extra
 from fastgen.extras.frozen import beside, keep_frozen
-from fastgen.objectives.regression import RegressionLoss
+from fastgen.objectives.metrics import Metric, SquaredError
 from fastgen.storage.files import resolve
 from fastgen.storage.pair_folder import PairFolder
 
@@ -73,7 +73,7 @@ class PairedRegression(Extra):
         pairs: A folder that ``fastgen pairs`` wrote; each sample of a batch brings one of its pairs, drawn at random.
             ``None`` takes those that the data module gives (``Pairs``), and where it gives none, has the teacher's
             solver make them in every update.
-        loss: d, in the denoiser's own space.
+        metric: d, in the denoiser's own space.
         perceptual: Builds a d of decoded images in its place, e.g. ``{class_path: LPIPS}``.
     """
 
@@ -84,12 +84,12 @@ class PairedRegression(Extra):
         weight: float = 0.25,
         start: int = 0,
         pairs: str | None = None,
-        loss: RegressionLoss = RegressionLoss(),
+        metric: Metric = SquaredError(scale=0.5),
         perceptual: Callable[[], PerceptualDistance] | None = None,
     ) -> None:
         super().__init__(weight, start)
         self.path = pairs
-        self.loss = loss
+        self.metric = metric
         self.factory = perceptual
 
     def build(self, method: Distiller) -> None:
@@ -115,7 +115,7 @@ class PairedRegression(Extra):
         told = method.student_condition(condition, draws)
         made = method.rollout_sampler().rollout(method.student, draws, told, noise.dtype, noise).x0
         if self.factory is None:
-            return {"paired": self.weight * self.loss(made, x0)}
+            return {"paired": self.weight * self.metric(made, x0).mean()}
         with torch.no_grad():
             target = method.codec.decode(x0).float()
         with torch.autocast(x0.device.type, enabled=False):

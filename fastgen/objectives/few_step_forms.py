@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastgen import checks
 from fastgen.objectives.distribution_matching import normalised, over_gap, pseudo_loss
+from fastgen.objectives.metrics import elementwise_huber
 from fastgen.objectives.score_forms import ScoreForm, weighted
 from fastgen.processes import Prediction
 
@@ -45,5 +46,5 @@ class ColumnHuberForm(ScoreForm):
         c = self.base * math.sqrt(x[0].numel() / 16384)
         axes = (1, 2) if x.ndim > 3 else tuple(range(1, x.ndim))
         gap = (x - real.x0).detach().abs().mean(axes, keepdim=True)
-        distance = ((x - (x - (fake.x0 - real.x0)).detach()).square() + c * c).sqrt() - c
+        distance = elementwise_huber(x - (x - (fake.x0 - real.x0)).detach(), c)
         return weighted(over_gap(distance, gap), weight).mean()

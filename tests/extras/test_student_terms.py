@@ -18,8 +18,8 @@ from fastgen.denoisers.wrappers.guided import conditional_pair
 from fastgen.distiller.base import Distiller
 from fastgen.errors import UserError
 from fastgen.extras import Extra, FirstStepAnchor, IntraSegmentGuidance, StatisticsShield
-from fastgen.objectives.consistency import ElementwiseHuber, SquaredError
 from fastgen.objectives.divergences import gaussian_kl
+from fastgen.objectives.metrics import ElementwiseHuber, SquaredError
 from fastgen.processes import Process, RectifiedFlow
 from fastgen.sampling.samplers import JumpSampler, RenoiseSampler, Sampler, TrajectorySampler
 from fastgen.sampling.solvers import Euler

@@ -22,7 +22,8 @@ from fastgen.errors import UserError
 from fastgen.extras import FirstStepAnchor, ImplicitAlignment, IntraSegmentGuidance
 from fastgen.methods import CDM, DMD2, DPDMD, DecoupledDMD, OneXDistill, SD35Flash, SenseFlow
 from fastgen.objectives.few_step_forms import ColumnHuberForm, NoisyGapForm
-from fastgen.objectives.score_forms import DMDForm, HuberForm
+from fastgen.objectives.metrics import ElementwiseHuber
+from fastgen.objectives.score_forms import DistanceForm, DMDForm
 from fastgen.processes import EDM, Prediction, Process, RectifiedFlow
 from fastgen.sampling.samplers import JumpSampler, RandomScheduleSampler, RenoiseSampler, TrajectorySampler
 from fastgen.times import UniformTime
@@ -70,7 +71,7 @@ def test_columns_have_gaps_of_their_own():
     expected = d / (d.square() + c * c).sqrt() / (x - real.x0).abs().mean((1, 2), keepdim=True) / x.numel()
     torch.testing.assert_close(found, expected.detach(), rtol=1e-9, atol=1e-15)
     x, real, fake = predictions((5, 3))
-    plain = HuberForm(1e-3 * (3 / 16384) ** 0.5)
+    plain = DistanceForm(ElementwiseHuber(1e-3 * (3 / 16384) ** 0.5))
     torch.testing.assert_close(ColumnHuberForm()(x, real, fake), plain(x, real, fake), rtol=1e-12, atol=0)
 
 
