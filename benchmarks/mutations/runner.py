@@ -80,7 +80,7 @@ class _First:
 
 def _test(copy: Path, tests: Sequence[str], options: Sequence[str], note: Path, log: Path, seconds: int) -> int:
     """In the fork: pytest on the copy, file by file; what comes later is not even imported after a failure."""
-    os.setsid()
+    os.setpgid(0, 0)  # to be killed with what it starts, at this program's own priority
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(out, 1)
