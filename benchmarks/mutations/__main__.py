@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.mutations.catalogue import Mutation, catalogue
-from benchmarks.mutations.choice import files_for
+from benchmarks.mutations.choice import file_of, files_for
 from benchmarks.mutations.runner import Copy, preload
 from benchmarks.mutations.table import table
 
@@ -33,7 +33,7 @@ def digest_of_tests(tests: list[str]) -> str:
     """Stands for the content of the test files."""
     result = hashlib.sha256()
     for name in tests:
-        path = ROOT / name.split("::")[0]
+        path = ROOT / file_of(name)
         for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
             result.update(file.read_bytes())
     return result.hexdigest()[:16]
@@ -72,8 +72,8 @@ def text_of(path: Path) -> str:
 
 def by_experience(tests: list[str], file: str, known: Iterable[dict[str, Any]]) -> list[str]:
     """Those that noticed the most of a file's mutations first."""
-    noticed = Counter(row.get("by", "").partition("::")[0] for row in known if row["file"] == file)
-    return sorted(tests, key=lambda test: -noticed[test.partition("::")[0]])
+    noticed = Counter(file_of(row.get("by", "")) for row in known if row["file"] == file)
+    return sorted(tests, key=lambda test: -noticed[file_of(test)])
 
 
 def exists(test: str) -> bool:

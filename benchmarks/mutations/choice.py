@@ -6,26 +6,28 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-NUMBERS = "tests/test_golden.py::test_a_method_on_the_toys"
-PROCESSES = "tests/methods/test_two_processes.py"
-METHODS = [
-    "tests/methods/test_matching.py",
-    "tests/methods/test_guidance_by_number.py",
-    "tests/methods/test_roles.py",
-    NUMBERS,
-    PROCESSES,
-]
-SCORES = ["tests/test_defaults.py", "tests/methods/test_score.py", *METHODS]
+ALL_NUMBERS = "tests/test_golden.py -k a_method_on_the_toys"
+NUMBERS = f"{ALL_NUMBERS} and (NAMES)"
+PROCESSES = "tests/methods/test_two_processes.py -k NAMES"
+GUIDANCE = "tests/methods/test_guidance_by_number.py -k NAMES"
+ROLES = "tests/methods/test_roles.py -k NAMES"
+CONTRACT = "tests/methods/test_contract.py -k NAMES"
+MATCHING = "tests/methods/test_matching.py"
+METHODS = [NUMBERS, "tests/test_defaults.py -k NAMES", GUIDANCE, PROCESSES, ROLES, CONTRACT]
+"""What holds of every method, for those that a file makes."""
+SCORES = [*METHODS[:2], "tests/methods/test_score.py", MATCHING, *METHODS[2:]]
 TERM = "tests/extras/test_distribution_matching.py"
 ENGINE = [
     "tests/methods/test_schedule.py",
     NUMBERS,
     "tests/extras/test_extra_rules.py",
-    "tests/methods/test_contract.py",
-    "tests/methods/test_guidance_by_number.py",
+    GUIDANCE,
+    ROLES,
+    CONTRACT,
     PROCESSES,
-    "tests/methods/test_roles.py",
     "tests/test_seeds.py",
+    "tests/methods/test_roles.py",
+    ALL_NUMBERS,
     "tests/test_cli.py",
 ]
 """What every method goes through."""
@@ -141,10 +143,10 @@ RULES: dict[str, list[str]] = {
         "tests/methods/test_guidance_by_number.py",
         PROCESSES,
     ],
-    "fastgen/extras": ["tests/extras", "tests/methods/test_roles.py", NUMBERS],
+    "fastgen/extras": ["tests/extras", ROLES, NUMBERS],
     "fastgen/extras/shared_encoder.py": [
         "tests/methods/test_score_identity.py",
-        f"{NUMBERS}[SiDA]",
+        f"{ALL_NUMBERS} and SiDA",
         "tests/extras/test_any_method.py",
     ],
     "fastgen/storage/files.py": [
@@ -173,11 +175,22 @@ RULES: dict[str, list[str]] = {
     "fastgen/metrics/base.py": ["tests/metrics/test_suites.py", "tests/metrics/test_ranks.py", "tests/metrics"],
     "fastgen/metrics": ["tests/metrics"],
     "fastgen/objectives/adversarial.py": ["tests/objectives/test_adversarial.py", "tests/methods/test_gdd.py"],
+    "fastgen/objectives/score_forms.py": [
+        f"{ALL_NUMBERS} and (DMD2 or SwiftBrush or DiffInstruct or SiD or SIM or TDM)",
+        "tests/objectives",
+        "tests/prototypes/test_score_terms.py",
+        MATCHING,
+    ],
+    "fastgen/objectives/distribution_matching.py": [
+        "tests/objectives/test_distribution_matching.py",
+        f"{ALL_NUMBERS} and (DMD2 or SwiftBrush or DecoupledDMD or TDM)",
+        MATCHING,
+    ],
     "fastgen/objectives": [
         "tests/objectives",
         NUMBERS,
         "tests/prototypes/test_score_terms.py",
-        "tests/methods/test_matching.py",
+        MATCHING,
         "tests/methods/test_trajectory.py",
     ],
     "fastgen/pictures/grids.py": ["tests/test_pictures.py", "tests/callbacks/test_grid.py"],
@@ -201,11 +214,29 @@ RULES: dict[str, list[str]] = {
     "fastgen/sampling/optimal_steps.py": ["tests/methods/test_optimal_steps.py"],
     "fastgen/sampling": [
         "tests/sampling",
-        "tests/methods/test_phased_dmd.py",
-        "tests/methods/test_matching.py",
-        "tests/methods/test_guidance_by_number.py",
+        PROCESSES,
+        "tests/methods/test_two_processes.py -k refused",
         "tests/methods/test_score.py",
-        "tests/extras/test_distribution_matching.py",
+        TERM,
+        "tests/methods/test_phased_dmd.py",
+        NUMBERS,
+        MATCHING,
+        "tests/methods/test_guidance_by_number.py",
+    ],
+    "fastgen/sampling/samplers/grid.py": ["tests/sampling/test_samplers.py", "tests/methods/test_optimal_steps.py"],
+    "fastgen/sampling/samplers/policy.py": ["tests/methods/test_pi_flow.py", "tests/sampling/test_samplers.py"],
+    "fastgen/sampling/samplers/phased.py": ["tests/methods/test_phased_dmd.py", "tests/sampling/test_samplers.py"],
+    "fastgen/sampling/samplers/student.py": ["tests/test_former_modules.py", "tests/sampling/test_samplers.py"],
+    "fastgen/sampling/solvers.py": ["tests/sampling/test_solvers.py", "tests/methods/test_guidance_by_number.py"],
+    "fastgen/sampling/scores.py": [
+        "tests/sampling/test_samplers.py",
+        "tests/test_times.py",
+        "tests/methods/test_score.py",
+        TERM,
+        f"{ALL_NUMBERS} and (DMD2 or SwiftBrush or TDM or PhasedDMD)",
+        "tests/methods/test_phased_dmd.py",
+        MATCHING,
+        "tests/methods/test_guidance_by_number.py",
     ],
     "fastgen/fitting.py": ["tests/test_seals.py", "tests/methods/test_not_a_number.py", "tests/denoisers/test_unet.py"],
     "fastgen/checkpoints/seals.py": ["tests/test_seals.py", "tests/methods/test_contract.py"],
@@ -215,7 +246,7 @@ RULES: dict[str, list[str]] = {
     "fastgen/pictures/videos.py": ["tests/test_pictures.py", "tests/layouts"],
     "fastgen/distiller": ENGINE,
     "fastgen/distiller/groups.py": ["tests/objectives/test_advantages.py", "tests/prototypes"],
-    "fastgen/distiller/micro_batch.py": [NUMBERS, "tests/methods/test_roles.py", "tests/methods/test_contract.py"],
+    "fastgen/distiller/micro_batch.py": [NUMBERS, ROLES, CONTRACT],
     "fastgen/distiller/resume.py": ["tests/methods/test_resume_settings.py", "tests/test_seals.py"],
     "fastgen/distiller/start.py": ["tests/methods/test_resume_settings.py", "tests/methods/test_map_parts.py"],
     "fastgen/distiller/rollouts.py": ["tests/extras/test_any_method.py", "tests/methods/test_score.py", *ENGINE],
@@ -224,29 +255,32 @@ RULES: dict[str, list[str]] = {
     "fastgen/methods/distribution_matching": SCORES,
     "fastgen/methods/score_identity": ["tests/methods/test_score_identity.py", *SCORES],
     "fastgen/distiller/state.py": ["tests/methods/test_contract.py", "tests/callbacks/test_checkpoint.py"],
-    "fastgen/methods/adversarial/gdd.py": ["tests/methods/test_gdd.py", *METHODS[1:]],
-    "fastgen/methods/trajectories/kd.py": ["tests/methods/test_trajectory.py", *METHODS[1:]],
-    "fastgen/methods/trajectories/reflow.py": ["tests/methods/test_trajectory.py", *METHODS[1:]],
-    "fastgen/methods/trajectories/base.py": ["tests/methods/test_trajectory.py", *METHODS[1:]],
-    "fastgen/methods/trajectories/progressive.py": ["tests/methods/test_trajectory.py", *METHODS[1:]],
-    "fastgen/methods/trajectories/pi_flow.py": ["tests/methods/test_pi_flow.py", *METHODS[1:]],
-    "fastgen/methods/solvers/optimal_steps.py": ["tests/methods/test_optimal_steps.py", *METHODS[1:]],
-    "fastgen/methods/distribution_matching/phased_dmd.py": ["tests/methods/test_phased_dmd.py", *METHODS[1:]],
+    "fastgen/methods/adversarial/gdd.py": ["tests/methods/test_gdd.py", *METHODS],
+    "fastgen/methods/trajectories/kd.py": ["tests/methods/test_trajectory.py", *METHODS],
+    "fastgen/methods/trajectories/reflow.py": ["tests/methods/test_trajectory.py", *METHODS],
+    "fastgen/methods/trajectories/base.py": ["tests/methods/test_trajectory.py", *METHODS],
+    "fastgen/methods/trajectories/progressive.py": ["tests/methods/test_trajectory.py", *METHODS],
+    "fastgen/methods/trajectories/pi_flow.py": ["tests/methods/test_pi_flow.py", *METHODS],
+    "fastgen/methods/solvers/optimal_steps.py": ["tests/methods/test_optimal_steps.py", *METHODS],
+    "fastgen/methods/distribution_matching/phased_dmd.py": ["tests/methods/test_phased_dmd.py", *METHODS],
     "fastgen/distiller/schedule.py": ["tests/methods/test_schedule.py"],
     "fastgen/methods/distribution_matching/base.py": ["tests/methods/test_score.py", *METHODS],
-    "fastgen/methods/teachers/teacher.py": ["tests/methods/test_teacher.py", *METHODS[1:]],
+    "fastgen/methods/teachers/teacher.py": ["tests/methods/test_teacher.py", *METHODS],
     "fastgen/methods/flow_maps/sources.py": ["tests/methods/test_map_parts.py", "tests/prototypes"],
     "fastgen/methods/flow_maps/targets.py": ["tests/methods/test_map_parts.py", "tests/prototypes"],
     "fastgen/methods/flow_maps/target_by_time.py": ["tests/methods/test_map_parts.py", "tests/prototypes"],
     "fastgen/methods": [
+        *METHODS[:2],
         "tests/methods/test_map_parts.py",
         "tests/methods/test_flow_maps.py",
         "tests/methods/test_closed_form.py",
-        "tests/test_defaults.py",
-        *METHODS,
+        *METHODS[2:],
     ],
 }
-"""Test files (or folders) by the beginning of a file's path; the longest that fits counts. Fast ones come first."""
+"""Tests by the beginning of a file's path; the longest that fits counts. Fast ones come first.
+
+A folder stands for its files, ``NAMES`` for the methods that the file makes, and ``-k`` is pytest's.
+"""
 
 
 ONLY = {
@@ -273,7 +307,7 @@ ONLY = {
     "shortcut": "Shortcut",
     "teacher": "TeacherTraining",
 }
-"""The one method that a file under ``fastgen/methods`` makes: of all methods' numbers its own are looked at."""
+"""The one method that a file under ``fastgen/methods`` makes: of what holds of every method its own part is run."""
 
 SHARED = {
     "discrete_consistency": "ECT",
@@ -283,24 +317,31 @@ SHARED = {
     "transition": "LCM",
     "velocity": "MeanFlow",
 }
-"""A method whose numbers are looked at first, of files that make several."""
+"""The same for files that several methods share."""
+
+
+SOME = "DMD2 or MeanFlow or KD"
+"""Methods that stand for all, where a file serves any."""
 
 
 def files_for(file: str) -> list[str]:
-    """The test files for mutations of ``file``, those that exist."""
+    """The tests for mutations of ``file``, ``PATH`` or ``PATH -k EXPRESSION``; of files that exist."""
     best = max((start for start in RULES if file.startswith(start)), key=len, default="")
-    tests = [test for test in RULES.get(best, ["tests/test_cli.py"]) if (ROOT / test.partition("::")[0]).exists()]
-    if NUMBERS in tests and (cls := ONLY.get(Path(file).stem)):
-        tests.remove(NUMBERS)
-        tests.insert(0, f"{NUMBERS}[{cls}]")
-    elif NUMBERS in tests and (cls := SHARED.get(Path(file).stem)):
-        tests.insert(0, f"{NUMBERS}[{cls}]")
-    return [one for test in tests for one in single_files(test, file)]
+    stem = Path(file).stem
+    names = ONLY.get(stem, SHARED.get(stem, SOME))
+    tests = [test.replace("NAMES", names) for test in RULES.get(best, ["tests/test_cli.py"])]
+    found = [one for test in tests if (ROOT / file_of(test)).exists() for one in single_files(test, file)]
+    return list(dict.fromkeys(found))
+
+
+def file_of(test: str) -> str:
+    """The file or folder of a test."""
+    return test.partition("::")[0].partition(" -k ")[0]
 
 
 def single_files(test: str, file: str) -> list[str]:
     """The files of a folder of tests, those with a word of ``file``'s name first; anything else as it is."""
-    if not (ROOT / test).is_dir():
+    if not (ROOT / file_of(test)).is_dir():
         return [test]
     words = Path(file).stem.split("_")
     found = sorted((ROOT / test).glob("test_*.py"), key=lambda path: (not any(w in path.stem for w in words), path))

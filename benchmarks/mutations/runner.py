@@ -98,7 +98,9 @@ def _test(copy: Path, tests: Sequence[str], options: Sequence[str], note: Path, 
     # In this very process: workers of their own would import everything again.
     options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "--assert=plain", *options]
     for test in tests:
-        code = int(pytest.main([*options, test], plugins=[_First(note)]))
+        path, _, expression = test.partition(" -k ")
+        chosen = ["-k", expression] if expression else []
+        code = int(pytest.main([*options, *chosen, path], plugins=[_First(note)]))
         if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             return code
     return 0
