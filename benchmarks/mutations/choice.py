@@ -12,22 +12,23 @@ PROCESSES = "tests/methods/test_two_processes.py -k NAMES"
 GUIDANCE = "tests/methods/test_guidance_by_number.py -k NAMES"
 ROLES = "tests/methods/test_roles.py -k NAMES"
 CONTRACT = "tests/methods/test_contract.py -k NAMES"
+RANKS = "tests/methods/test_roles.py -k unnumbered or ranks or dropout or seed_alone or start"
+"""Rules of the engine that are no rules of every method."""
 MATCHING = "tests/methods/test_matching.py"
 METHODS = [NUMBERS, "tests/test_defaults.py -k NAMES", GUIDANCE, PROCESSES, ROLES, CONTRACT]
 """What holds of every method, for those that a file makes."""
 SCORES = [*METHODS[:2], "tests/methods/test_score.py", MATCHING, *METHODS[2:]]
 TERM = "tests/extras/test_distribution_matching.py"
 ENGINE = [
-    "tests/methods/test_schedule.py",
     NUMBERS,
+    RANKS,
     "tests/extras/test_extra_rules.py",
-    GUIDANCE,
     ROLES,
     CONTRACT,
+    GUIDANCE,
     PROCESSES,
-    "tests/test_seeds.py",
-    "tests/methods/test_roles.py",
     ALL_NUMBERS,
+    "tests/test_seeds.py",
     "tests/test_cli.py",
 ]
 """What every method goes through."""
@@ -56,7 +57,7 @@ RULES: dict[str, list[str]] = {
     "fastgen/checks.py": ["tests/test_checks.py"],
     "fastgen/cli": ["tests/test_cli.py", "tests/test_bad_input.py", "tests/layouts"],
     "fastgen/configuration": ["tests/test_components.py", "tests/test_messages.py", "tests/test_trust.py"],
-    "fastgen/configuration/former_recipes.py": ["tests/test_former_recipes.py", "tests/test_components.py"],
+    "fastgen/configuration/former_recipes.py": ["tests/test_former_recipes.py"],
     "fastgen/configuration/masking.py": ["tests/test_trust.py"],
     "fastgen/configuration/renamed.py": ["tests/test_components.py", "tests/test_messages.py", "tests/test_cli.py"],
     "fastgen/configuration/trust.py": ["tests/test_trust.py"],
@@ -131,9 +132,10 @@ RULES: dict[str, list[str]] = {
     ],
     "fastgen/denoisers": [
         "tests/denoisers/test_networks.py",
+        "tests/methods/test_guidance_by_number.py -k test_solvers or the_ways or NAMES",
+        NUMBERS,
+        "tests/methods/test_roles.py -k view or learned",
         "tests/methods/test_flow_maps.py",
-        "tests/methods/test_guidance_by_number.py",
-        "tests/methods/test_roles.py",
     ],
     "fastgen/export/pipeline.py": ["tests/test_export.py"],
     "fastgen/export/lora.py": ["tests/test_export.py"],
@@ -156,7 +158,12 @@ RULES: dict[str, list[str]] = {
     ],
     "fastgen/storage/fingerprints.py": ["tests/metrics/test_reference.py", "tests/callbacks/test_unfinished.py"],
     "fastgen/layouts": ["tests/layouts", "tests/data/test_pairs.py"],
-    "fastgen/times/jumps.py": ["tests/test_times.py", "tests/methods/test_flow_maps.py", "tests/test_defaults.py"],
+    "fastgen/times/jumps.py": [
+        "tests/test_times.py",
+        "tests/test_defaults.py",
+        f"{ALL_NUMBERS} and (MeanFlow or SCM or ECT or LCM or Shortcut)",
+        "tests/methods/test_flow_maps.py",
+    ],
     "fastgen/metrics/samples/frechet.py": ["tests/metrics/test_frechet.py", "tests/metrics/test_scores.py"],
     "fastgen/metrics/samples/kernel.py": ["tests/metrics/test_kernel.py"],
     "fastgen/metrics/samples/precision_recall.py": ["tests/metrics/test_precision_recall.py"],
@@ -239,7 +246,7 @@ RULES: dict[str, list[str]] = {
         "tests/methods/test_guidance_by_number.py",
     ],
     "fastgen/fitting.py": ["tests/test_seals.py", "tests/methods/test_not_a_number.py", "tests/denoisers/test_unet.py"],
-    "fastgen/checkpoints/seals.py": ["tests/test_seals.py", "tests/methods/test_contract.py"],
+    "fastgen/checkpoints/seals.py": ["tests/test_seals.py", "tests/test_run_folders.py"],
     "fastgen/sharding.py": ["tests/test_sharding.py"],
     "fastgen/strategies.py": ["tests/test_sharding.py", "tests/test_cli.py"],
     "fastgen/times/levels.py": ["tests/test_times.py", "tests/test_defaults.py"],
@@ -249,9 +256,13 @@ RULES: dict[str, list[str]] = {
     "fastgen/distiller/micro_batch.py": [NUMBERS, ROLES, CONTRACT],
     "fastgen/distiller/resume.py": ["tests/methods/test_resume_settings.py", "tests/test_seals.py"],
     "fastgen/distiller/start.py": ["tests/methods/test_resume_settings.py", "tests/methods/test_map_parts.py"],
-    "fastgen/distiller/rollouts.py": ["tests/extras/test_any_method.py", "tests/methods/test_score.py", *ENGINE],
+    "fastgen/distiller/rollouts.py": [*ENGINE[:2], "tests/extras/test_any_method.py", *ENGINE[2:]],
     "fastgen/distiller/score_term.py": ["tests/prototypes/test_score_terms.py", TERM, *SCORES],
-    "fastgen/distiller/stages.py": ["tests/methods/test_trajectory.py", *ENGINE],
+    "fastgen/distiller/stages.py": [
+        f"{ALL_NUMBERS} and Progressive",
+        "tests/methods/test_trajectory.py",
+        "tests/prototypes/test_flow_maps_to_come.py",
+    ],
     "fastgen/methods/distribution_matching": SCORES,
     "fastgen/methods/score_identity": ["tests/methods/test_score_identity.py", *SCORES],
     "fastgen/distiller/state.py": ["tests/methods/test_contract.py", "tests/callbacks/test_checkpoint.py"],
@@ -266,9 +277,15 @@ RULES: dict[str, list[str]] = {
     "fastgen/distiller/schedule.py": ["tests/methods/test_schedule.py"],
     "fastgen/methods/distribution_matching/base.py": ["tests/methods/test_score.py", *METHODS],
     "fastgen/methods/teachers/teacher.py": ["tests/methods/test_teacher.py", *METHODS],
-    "fastgen/methods/flow_maps/sources.py": ["tests/methods/test_map_parts.py", "tests/prototypes"],
-    "fastgen/methods/flow_maps/targets.py": ["tests/methods/test_map_parts.py", "tests/prototypes"],
-    "fastgen/methods/flow_maps/target_by_time.py": ["tests/methods/test_map_parts.py", "tests/prototypes"],
+    "fastgen/methods/flow_maps/sources.py": [
+        "tests/methods/test_map_parts.py",
+        "tests/prototypes/test_flow_maps_to_come.py",
+    ],
+    "fastgen/methods/flow_maps/targets.py": ["tests/methods/test_map_parts.py", "tests/test_defaults.py"],
+    "fastgen/methods/flow_maps/target_by_time.py": [
+        "tests/methods/test_map_parts.py",
+        "tests/prototypes/test_flow_maps_to_come.py",
+    ],
     "fastgen/methods": [
         *METHODS[:2],
         "tests/methods/test_map_parts.py",
@@ -329,6 +346,8 @@ def files_for(file: str) -> list[str]:
     best = max((start for start in RULES if file.startswith(start)), key=len, default="")
     stem = Path(file).stem
     names = ONLY.get(stem, SHARED.get(stem, SOME))
+    if stem in ONLY and "_" in stem:
+        names = f"{names} or {stem}"  # in the names of tests
     tests = [test.replace("NAMES", names) for test in RULES.get(best, ["tests/test_cli.py"])]
     found = [one for test in tests if (ROOT / file_of(test)).exists() for one in single_files(test, file)]
     return list(dict.fromkeys(found))
