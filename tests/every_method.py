@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -72,19 +74,32 @@ class RegularisedSCM(SCM):
         super().__init__(extras=[matching, gan], **kwargs)
 
 
-METHODS = sorted({*concrete(), RegularisedSCM}, key=lambda cls: cls.__name__)
+def copies(methods: Sequence[type[Distiller]], count: int) -> Iterator[type[Distiller]]:
+    """Subclasses of methods without options of their own here, in turn: as many more methods, for the tests' time."""
+    plain = [cls for cls in methods if cls.__name__ not in {*SPECIAL, *FEW_STEPS, *GRADIENT_FREE}]
+    for number in range(count):
+        original = plain[number % len(plain)]
+        yield type(f"{original.__name__}Copy{number}", (original,), {"__module__": "copies"})
+
+
+METHODS = sorted(concrete(), key=lambda cls: cls.__name__)
+ORIGINAL = {cls: cls.__base__ for cls in copies(METHODS, int(os.environ.get("FASTGEN_METHOD_COPIES", "0")))}
+"""Whose copy a method is; there are none unless one measures what the tests of so many more methods cost."""
+METHODS = sorted({*METHODS, *ORIGINAL, RegularisedSCM}, key=lambda cls: cls.__name__)
 
 
 def make(cls: type[Distiller], **kwargs: Any) -> Distiller:
     return build(cls, **(SPECIAL.get(cls.__name__, {}) | kwargs))
 
 
+@functools.cache
 def roles_of(cls: type[Distiller]) -> tuple[str, ...]:
     method = make(cls)
     method.configure_model()
     return method.roles()
 
 
+@functools.cache
 def iterations(cls: type[Distiller], start: int = 0) -> int:
     """The number of iterations after which every role had a turn since iteration ``start``."""
     method = make(cls)

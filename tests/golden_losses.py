@@ -28,7 +28,7 @@ from command_line import CONFIGS as CONFIG_FILES  # noqa: E402
 from command_line import fastgen, unshared, write  # noqa: E402
 from denoisers.test_families_cli import CONFIGS as FAMILY_CONFIGS  # noqa: E402
 from denoisers.test_families_cli import WAN, shortened  # noqa: E402
-from every_method import METHODS, every_turn, make  # noqa: E402
+from every_method import METHODS, ORIGINAL, every_turn, make  # noqa: E402
 from toys import ToyData, gradient_descent, trainer  # noqa: E402
 
 from fastgen.errors import UserError  # noqa: E402
@@ -116,6 +116,7 @@ NAMES = {
     "configs": list(SMALL),
     "families": list(FAMILIES),
 }
+COPIED = {cls.__name__: original.__name__ for cls, original in ORIGINAL.items()}
 
 
 def measure(kind: str, name: str) -> Numbers:
@@ -128,7 +129,7 @@ def measure(kind: str, name: str) -> Numbers:
 
 def file_of(kind: str, name: str) -> Path:
     """Where the numbers stand."""
-    return FOLDER / kind / f"{name}.json"
+    return FOLDER / kind / f"{COPIED.get(name, name)}.json"
 
 
 def difference(one: Numbers, other: Numbers) -> tuple[float, str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
+from lightning.fabric.utilities import registry
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
@@ -114,6 +116,9 @@ class StopAfter(Callback):
             trainer.save_checkpoint(self.path)
         if pl_module.iteration >= self.batches:
             trainer.should_stop = True
+
+
+registry.entry_points = functools.cache(registry.entry_points)  # a sixth of a short fit is looking for plugins
 
 
 def trainer(batches: int, *callbacks: Callback, **kwargs: Any) -> Trainer:

@@ -196,7 +196,7 @@ def test_samples_belong_to_their_seeds(cls: type[Distiller]):
 @every_method_with_gradients
 def test_micro_batches_give_the_gradient_of_the_whole_batch(cls: type[Distiller]):
     ends = []
-    for micro_batches in (1, 2, 4):
+    for micro_batches in (1, 4):
         method = make(cls, micro_batches=micro_batches, **gradient_descent(cls, 1e-3))
         count = iterations(cls)
         start: dict[str, Tensor] = {}
@@ -294,8 +294,8 @@ def test_only_bad_gradients_in_a_row_stop_the_run(cls: type[Distiller]):
         return {name: value * (float("nan") if seen[role] % 2 else 1.0) for name, value in original(role, part).items()}
 
     method.losses = losses  # type: ignore[method-assign]
-    fit(method, 12)
-    assert method.iteration == 12 and method.bad_steps_total == sum((count + 1) // 2 for count in seen.values()) >= 3
+    fit(method, 6)
+    assert method.iteration == 6 and method.bad_steps_total == sum((count + 1) // 2 for count in seen.values()) >= 3
 
 
 @every_kind
