@@ -129,6 +129,22 @@ def points(folder: Path) -> Path:
     return write(folder / "config.yaml", problem)
 
 
+def kept_target(folder: Path, world: int) -> Path:
+    """A consistency model whose targets are made by an average of the student that the method keeps."""
+    folder.mkdir(parents=True)
+    network = {"class_path": "MLP", "init_args": {"process": EDM, "weights": "asset:teacher_mixture.safetensors"}}
+    target = {"class_path": "EMATarget", "init_args": {"rule": EMA["init_args"]["rule"]}}
+    problem = mixture(folder, "ECT", steps=4, batch_size=32 // world, teacher=network, student=COPY, target=target)
+    for name in ("critic", "critic_optimizer", "sampler"):
+        del problem["model"]["init_args"][name]
+    problem["model"]["init_args"]["student_optimizer"] = sgd(1e-2)
+    problem["data"]["init_args"]["with_x0"] = True
+    watch = {"class_path": "pair.Holdings", "init_args": {"folder": str(folder)}}
+    problem["trainer"] |= {"devices": world, **({"strategy": FSDP} if world > 1 else {})}
+    problem["trainer"]["callbacks"] = [EMA, checkpoint(2, dirpath=str(folder)), *([watch] if world > 1 else [])]
+    return write(folder / "config.yaml", unshared(problem))
+
+
 def without_weights(folder: Path) -> Path:
     """A teacher whose file rank 0 does not find."""
     network = {"class_path": "MLP", "init_args": {"process": EDM, "weights": "nowhere.safetensors"}}
@@ -173,6 +189,10 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[
     commands.append(["fit", "--config", points(folder / "points")])
     resume = ["--ckpt_path", folder / "points" / "last.ckpt"]
     commands.append(["validate", "--config", folder / "points" / "config.yaml", *resume])
+    assert fastgen("fit", "--config", kept_target(folder / "target" / "one", 1)) == 0
+    commands.append(["fit", "--config", kept_target(folder / "target" / "two", 2)])
+    resume = ["--ckpt_path", folder / "target" / "two" / "step=000002.ckpt"]
+    commands.append(["fit", "--config", kept_target(folder / "target" / "resumed", 2), *resume])
     # Of three samples to validate on, one process has two.
     often = {"val_check_interval": 1, "check_val_every_n_epoch": None, "max_steps": 2, "strategy": "auto"}
     validated = config(folder, folder / "validated", CROSSED, False, 2, **often)
@@ -246,6 +266,20 @@ def test_one_process_samples_from_the_checkpoint(problem: str, adapters: bool, r
     assert weights[0].keys() == weights[1].keys()
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], **CLOSE)
+
+
+def test_a_kept_target_is_sharded_follows_the_student_and_is_resumed(runs: Path):
+    place = runs / "target"
+    assert_same_training(place / "one" / "last.ckpt", place / "two" / "last.ckpt", **CLOSE)
+    assert_same_training(place / "two" / "last.ckpt", place / "resumed" / "last.ckpt")
+    before, after = (trained(place / "two" / name) for name in ("step=000002.ckpt", "last.ckpt"))
+    kept = [name for name in after if name.startswith(".state_dict.target_weights.0.")]
+    assert len(kept) == sum(name.startswith(".state_dict.student.") for name in after) > 0
+    assert max((after[name] - before[name]).abs().max() for name in kept) > 1e-3
+    state = load(place / "two" / "last.ckpt")["state_dict"]
+    assert (int(state["target_weights.updates"]), int(state["target_weights.samples"])) == (4, 128)
+    ranks = [json.loads((place / "two" / f"holdings-{rank}.json").read_text())["target_weights"] for rank in range(2)]
+    assert ranks[0][0] + ranks[1][0] == ranks[0][1] and abs(ranks[0][0] / ranks[0][1] - 0.5) < 0.05
 
 
 def test_parts_may_lie_in_cpu_memory(runs: Path):
