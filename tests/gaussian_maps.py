@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.wrappers.second_time import NoiseAngles, SecondTimeForm
 from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.objectives.flow_maps import jump_weights
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
@@ -51,7 +52,7 @@ class ExactMap(Denoiser):
     def takes_second_time(self) -> bool:
         return not self.to_data
 
-    def add_second_time(self) -> None:
+    def add_second_time(self, form: SecondTimeForm = NoiseAngles()) -> None:
         """It has one."""
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:

@@ -59,6 +59,7 @@ NOT_FROM_CONFIGS = (
     "denoisers.wrappers.experts",
     "denoisers.exact.mixtures.EmpiricalDenoiser.labels",  # called classes there
     "denoisers.networks.log_weight",
+    "denoisers.wrappers.second_time.CopiedTime",
     "methods.flow_maps.state",
     "metrics.samples.collecting.CollectingMetric",
     "metrics.samples.picture_metric.Pictures",

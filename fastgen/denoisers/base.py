@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.wrappers.added_inputs import GuidanceInput, SecondTime
+from fastgen.denoisers.wrappers.second_time import CopiedTime, NoiseAngles, SecondTimeForm
 from fastgen.errors import UserError
 from fastgen.fitting import misfits
 from fastgen.processes import Prediction, PredictionKind, Process
@@ -78,7 +79,7 @@ class Denoiser(nn.Module, ABC):
         self.prediction = prediction
         self.sample_shape = tuple(sample_shape)
         self.weights = weights
-        self.second_time: SecondTime | None = None
+        self.second_time: SecondTime | CopiedTime | None = None
         self.guidance_input: GuidanceInput | None = None
 
     @abstractmethod
@@ -106,14 +107,14 @@ class Denoiser(nn.Module, ABC):
         """Whether the network has the second time input of flow maps."""
         return self.second_time is not None
 
-    def add_second_time(self) -> None:
+    def add_second_time(self, form: SecondTimeForm = NoiseAngles()) -> None:
         """Give the network the second time input of flow maps without changing its function; idempotent.
 
         Raises:
-            UserError: If the network names no embedding of its time.
+            UserError: If the network names no embedding of its time, or has no place for the form.
         """
         if not self.takes_second_time:
-            self.second_time = self._new_input(SecondTime)
+            self.second_time = form.build(self)
 
     @property
     def takes_guidance(self) -> bool:
@@ -134,44 +135,52 @@ class Denoiser(nn.Module, ABC):
             UserError: If the network names no embedding of its time.
         """
         if not self.takes_guidance:
-            self.guidance_input = self._new_input(GuidanceInput)
+            self.guidance_input = self.new_input(GuidanceInput)
 
-    def _new_input(self, kind: type[Input]) -> Input:
+    def new_input(self, kind: type[Input]) -> Input:
+        """An input that is added to the embedding of the time, without effect at first."""
         *_, last = (module for module in self.time_embedder.modules() if isinstance(module, nn.Linear))
         # What an adapter owns is not in the dtype of the shared, frozen weights.
         dtype = last.weight.dtype if self.backbone is self else torch.float32
         return kind(last.out_features).to(last.weight.device, dtype)
 
-    def added_embedding(self, t: Tensor, condition: Condition, s: Tensor | None) -> Tensor | None:
-        """What the added inputs add to the embedding of ``t``, (B, width); ``None`` without such inputs.
+    def with_inputs(self, embedding: Tensor, t: Tensor, condition: Condition, s: Tensor | None) -> Tensor:
+        """What the added inputs make of the embedding (B, width) of ``t``; without such inputs it is that.
 
         Raises:
             UserError: If ``s`` is given to a network without that input.
         """
-        parts = []
         if self.second_time is not None:
-            parts.append(self.second_time(self.process, t, t if s is None else s))
+            embedding = self.second_time.into(embedding, self, t, t if s is None else s)
         elif s is not None:
             raise UserError(
                 f"{type(self).__name__} has no second time input; call add_second_time(), as two-time methods do, or "
                 "set second_time: true where that is an option."
             )
         if self.guidance_input is not None and "guidance" in condition:
-            parts.append(self.guidance_input(condition["guidance"]))
-        return sum(parts[1:], parts[0]) if parts else None
+            embedding = embedding + self.guidance_input(condition["guidance"]).to(embedding.dtype)
+        return embedding
 
     @contextmanager
     def added_inputs(self, t: Tensor, condition: Condition, s: Tensor | None) -> Iterator[None]:
-        """Inside, :attr:`time_embedder` returns its embedding with :meth:`added_embedding`."""
-        added = self.added_embedding(t, condition, s)
-        if added is None:
+        """Inside, :attr:`time_embedder` returns its embedding with the added inputs."""
+        if self.second_time is None and self.guidance_input is None and s is None:
             yield
             return
-        handle = self.time_embedder.register_forward_hook(lambda _, inputs, output: output + added.to(output.dtype))
+        handle = self.time_embedder.register_forward_hook(
+            lambda _, inputs, output: self.with_inputs(output, t, condition, s)
+        )
         try:
             yield
         finally:
             handle.remove()
+
+    def time_features(self, t: Tensor) -> Tensor:
+        """What :attr:`time_embedder` is called with for times ``t`` (B,), before any other number: (B, F)."""
+        raise UserError(
+            f"{type(self).__name__} has no embedder of diffusers for its times that a second one could be a copy of; "
+            "set second_time to NoiseAngles."
+        )
 
     def null_condition(self, condition: Condition) -> Condition:
         """The unconditional counterpart of ``condition``, for guidance."""

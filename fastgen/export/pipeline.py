@@ -10,6 +10,7 @@ gives the number of steps:
 | VP      | earlier      | (one call)   | ``EulerDiscreteScheduler`` whose betas end at that step                  |
 | flow    | pure noise   | fresh noise  | ``FlowMatchLCMScheduler``, times through ``shift`` and ``shift_terminal``|
 | flow    | pure noise   | Euler        | ``FlowMatchEulerDiscreteScheduler``, likewise                            |
+| flow    | pure noise   | jumps        | ``FlowMapEulerDiscreteScheduler`` of AnyFlow's pipeline (Wan), by shift  |
 
 The shift also depends on the pipeline: those of FLUX.1 and Qwen-Image hand even sigmas to the scheduler, the others
 leave them to it. What no configuration expresses is refused in a sentence.
@@ -29,6 +30,7 @@ from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser
 from fastgen.denoisers.diffusers.schedulers import PipelineFlow, shifted
 from fastgen.denoisers.wrappers.lora import AdaptedDenoiser
 from fastgen.denoisers.wrappers.on_grid import OnGrid
+from fastgen.denoisers.wrappers.second_time import CopiedTime
 from fastgen.distiller.base import Distiller
 from fastgen.errors import UserError
 from fastgen.processes import VP, RectifiedFlow
@@ -153,6 +155,25 @@ def _shift(times: Sequence[float], even: bool) -> float:
     return 0.5 * (low + high)
 
 
+def flow_map_shift(times: Sequence[float]) -> float:
+    """The shift with which ``FlowMapEulerDiscreteScheduler`` calls a flow map at ``times``.
+
+    Its grid of N calls is ``s u / (1 + (s - 1) u)`` at u = 1, 1 - 1/N, .., 1/N. (It shifts sigmas that it is given once
+    more, so whoever calls the pipeline gives none.)
+
+    Raises:
+        UserError: If its times are others.
+    """
+    if times[0] != 1.0:
+        raise _refuse(times, "pipelines of flows start from pure noise at t = 1")
+    steps = len(times)
+    u, t = 1.0 - 1.0 / steps, times[min(1, steps - 1)]
+    shift = 1.0 if steps == 1 else t * (1.0 - u) / (u * (1.0 - t))
+    if max(abs(shifted(1.0 - i / steps, shift) - t) for i, t in enumerate(times)) > TOLERANCE:
+        raise _refuse(times, "a shift of even times cannot express them, and the scheduler of flow maps has no other")
+    return shift
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How an exported student is sampled.
@@ -162,16 +183,25 @@ class Sampling:
         stochastic: Whether it moves with fresh noise.
         facts: More for ``fastgen.json``.
         guidance: The scale that it is told; None for a student that is told none.
+        second_time: What tells a flow map where a jump ends; its pipeline is another one than the teacher's.
     """
 
     times: Sequence[float]
     stochastic: bool
     facts: dict[str, Any]
     guidance: float | None = None
+    second_time: CopiedTime | None = None
 
     def scheduler(self, denoiser: PipelineDenoiser) -> Any:
         """See :func:`baked_scheduler`."""
         return baked_scheduler(denoiser, self.times, self.stochastic)
+
+    def refuse(self, denoiser: PipelineDenoiser) -> None:
+        """Raise a ``UserError`` if diffusers cannot call the student ``denoiser`` so."""
+        if self.second_time is None:
+            self.scheduler(denoiser)
+        else:
+            flow_map_shift(self.times)
 
 
 def network_of(student: Denoiser) -> Denoiser:
@@ -205,11 +235,14 @@ def sampling_of(method: Distiller, role: str = "average", steps: int | None = No
             f"{name} samples in a way of its own, which no scheduler of diffusers knows; take "
             "student.safetensors beside the checkpoint, or 'fastgen sample'."
         )
-    if student.second_time is not None or student.guidance_input is not None:
+    gated = isinstance(student.second_time, CopiedTime) and student.second_time.gate is not None
+    native = gated and network.flow_maps and moves == "jump"
+    if (student.second_time is not None and not native) or student.guidance_input is not None:
+        hint = " (Wan's tells where a jump ends with second_time: GatedTime)" if network.flow_maps else ""
         raise UserError(
             f"{name} gave its student an input that no pipeline of diffusers has (where a jump ends, or the guidance "
             "scale, which only whole U-Nets of Stable Diffusion and FLUX.1-dev are told); sample from the checkpoint "
-            "with 'fastgen sample'."
+            f"with 'fastgen sample'{hint}."
         )
     if isinstance(student, OnGrid) and student.guidance != 1.0:
         raise UserError(
@@ -219,8 +252,9 @@ def sampling_of(method: Distiller, role: str = "average", steps: int | None = No
     told = method.student_condition({}, Draws(0, [0], "export")).get("guidance")
     facts = {"method": name, "role": role, "student_updates": method.student_updates}
     times = method.sampler.schedule(student, steps)
-    sampling = Sampling(times, moves == "renoise", facts, None if told is None else float(told[0]))
-    sampling.scheduler(network)
+    second = student.second_time if isinstance(student.second_time, CopiedTime) else None
+    sampling = Sampling(times, moves == "renoise", facts, None if told is None else float(told[0]), second)
+    sampling.refuse(network)
     return sampling
 
 
@@ -257,7 +291,14 @@ def export_pipeline(denoiser: PipelineDenoiser, sampling: Sampling, out: Path) -
         UserError: If the times cannot be baked, the folder is in use, or the teacher's pipeline cannot be read.
     """
     refuse_used(out)
-    pipe = denoiser.pipeline.assemble({denoiser.part: denoiser.network, "scheduler": sampling.scheduler(denoiser)})
+    if sampling.second_time is None:
+        scheduler = sampling.scheduler(denoiser)
+        pipe = denoiser.pipeline.assemble({denoiser.part: denoiser.network, "scheduler": scheduler})
+    else:
+        second = sampling.second_time
+        assert second.gate is not None  # sampling_of
+        teacher = denoiser.pipeline.assemble({denoiser.part: denoiser.network})
+        pipe = denoiser.flow_map_pipeline(teacher, second.gate, second.embedder, flow_map_shift(sampling.times))
     pipe.save_pretrained(out, safe_serialization=True)
     write_card(out, denoiser, pipe, sampling, ['pipe = DiffusionPipeline.from_pretrained("PATH_OF_THIS_FOLDER")'])
 

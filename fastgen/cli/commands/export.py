@@ -61,6 +61,10 @@ def write_export(method: Distiller, out: Path, format: Format, steps: int | None
     network = network_of(student)
     if format != "pipeline" and not isinstance(student, AdaptedDenoiser):
         raise UserError(f"This student is a whole {type(network).__name__}, not a LoRA; leave --format {format} out.")
+    if format != "pipeline" and sampling.second_time is not None:
+        raise UserError(
+            f"A LoRA of the teacher cannot hold where a jump ends; leave --format {format} out for a whole pipeline."
+        )
     refuse_used(out)
     with folder_written_atomically(out) as folder:
         if format == "pipeline":

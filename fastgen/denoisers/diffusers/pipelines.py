@@ -347,6 +347,8 @@ class PipelineDenoiser(Denoiser):
     """Folder of the network in the pipeline and its name in this module."""
     time_scale: float = 1.0
     """The network makes sinusoids of this many times a time of the process."""
+    flow_maps: bool = False
+    """Whether diffusers has a pipeline of the family for flow maps that are told a gated second time."""
 
     def __init__(
         self,
@@ -401,6 +403,17 @@ class PipelineDenoiser(Denoiser):
         height, width = (pipe.vae_scale_factor * side for side in self.sample_shape[-2:])
         return {"height": height, "width": width, "guidance_scale": 1.0}
 
+    def flow_map_pipeline(self, pipe: Any, gate: float, embedder: nn.Module, shift: float) -> Any:
+        """The pipeline of a flow map, for families that have one (:attr:`flow_maps`).
+
+        Args:
+            pipe: The teacher's pipeline.
+            gate: Share of the second time.
+            embedder: Of the second time.
+            shift: Of the times of the student's calls.
+        """
+        raise NotImplementedError
+
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
         """The raw answer at latents ``x_t`` (B, ...) and times ``t`` (B,)."""
         from fastgen.denoisers.diffusers.exact_time import told
@@ -420,6 +433,10 @@ class PipelineDenoiser(Denoiser):
         }
         with self.added_inputs(t, condition, s), told(features, dtype):
             return self.answer(x_t.to(dtype), t.float(), ready)
+
+    def time_features(self, t: Tensor) -> Tensor:
+        features: Tensor = self.get_submodule(self.sinusoids_path)(self.time_scale * t.float())
+        return features
 
     @property
     @abstractmethod

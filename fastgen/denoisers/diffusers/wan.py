@@ -5,16 +5,18 @@ Source: Wan team 2025, arXiv 2503.20314; the layout of folders is that of diffus
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastgen import checks
 from fastgen.denoisers.diffusers.codec import TextDtype
 from fastgen.denoisers.diffusers.flow_transformers import FlowTransformer, LongPromptCodec
 from fastgen.denoisers.diffusers.pipelines import PipelineFolder, latent_sides
 from fastgen.errors import UserError
+from fastgen.sharding import parameters_without_storage
 
 
 class Wan(FlowTransformer):
@@ -41,6 +43,7 @@ class Wan(FlowTransformer):
     """
 
     time_scale = 1000.0
+    flow_maps = True
 
     def __init__(
         self,
@@ -89,6 +92,19 @@ class Wan(FlowTransformer):
         """The velocity ``noise - x0``."""
         embeds = condition["prompt_embeds"]
         return self.network(hidden_states=x_t, timestep=self.time_scale * t, encoder_hidden_states=embeds).sample
+
+    def flow_map_pipeline(self, pipe: Any, gate: float, embedder: nn.Module, shift: float) -> Any:
+        """AnyFlow's transformer is Wan's with a second embedder of time."""
+        from diffusers import AnyFlowPipeline, AnyFlowTransformer3DModel, FlowMapEulerDiscreteScheduler
+
+        known = inspect.signature(AnyFlowTransformer3DModel.__init__).parameters
+        config = {name: value for name, value in self.network.config.items() if name in known}
+        with parameters_without_storage():
+            network: Any = AnyFlowTransformer3DModel(**config, gate_value=gate, deltatime_type="r")
+        added = {f"condition_embedder.delta_embedder.{name}": value for name, value in embedder.state_dict().items()}
+        network.load_state_dict({**self.network.state_dict(), **added}, assign=True)
+        parts = {name: getattr(pipe, name) for name in ("tokenizer", "text_encoder", "vae")}
+        return AnyFlowPipeline(transformer=network, scheduler=FlowMapEulerDiscreteScheduler(shift=shift), **parts)
 
     def condition_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"prompt_embeds": (1, self.network.config.text_dim)}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import load_strictly
 from fastgen.denoisers.networks.labels import LabelledDenoiser
+from fastgen.denoisers.wrappers.added_inputs import SecondTime
 from fastgen.processes import PredictionKind, Process
 from fastgen.storage.files import load_tensors
 
@@ -72,10 +73,7 @@ class EmbeddingDenoiser(LabelledDenoiser):
         embedding = self.time_embedding(features.to(self.dtype))
         if self.label_embedding is not None:
             embedding = embedding + self.label_embedding(self.labels(condition, x_t))
-        added = self.added_embedding(t, condition, s)
-        if added is not None:
-            embedding = embedding + added
-        return F.silu(embedding)
+        return F.silu(self.with_inputs(embedding, t, condition, s))
 
     def load_weights(self) -> None:
         """Fill the parameters from ``self.weights``; a second time that the file lacks starts without effect."""
@@ -83,7 +81,7 @@ class EmbeddingDenoiser(LabelledDenoiser):
             return
         tensors, _ = load_tensors(self.weights)
         prefix = "second_time."
-        if self.second_time is not None and not any(name.startswith(prefix) for name in tensors):
+        if isinstance(self.second_time, SecondTime) and not any(name.startswith(prefix) for name in tensors):
             self.second_time.reset_parameters()
             tensors |= {prefix + name: value for name, value in self.second_time.state_dict().items()}
         load_strictly(self, tensors, self.weights)

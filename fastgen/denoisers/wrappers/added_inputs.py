@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from fastgen.denoisers.networks.preconditioning import noise_angle, time_features
 from fastgen.denoisers.wrappers.exact_linear import ExactLinear, outside_autocast
 from fastgen.processes import Process
+
+if TYPE_CHECKING:
+    from fastgen.denoisers.base import Denoiser
 
 
 class AddedInput(nn.Module):
@@ -72,6 +76,10 @@ class SecondTime(AddedInput):
         """Embedding (B, width) of the jump from ``t`` (B,) to ``s`` (B,)."""
         start, end = noise_angle(process, t), noise_angle(process, s)
         return self.embed(end, start - end)
+
+    def into(self, embedding: Tensor, network: Denoiser, t: Tensor, s: Tensor) -> Tensor:
+        """The embedding (B, width) of both times, from that of ``t`` (B,) and ``s`` (B,)."""
+        return embedding + self(network.process, t, s).to(embedding.dtype)
 
 
 class GuidanceInput(AddedInput):

@@ -8,6 +8,7 @@ import torch
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Codec, Denoiser
+from fastgen.denoisers.wrappers.second_time import NoiseAngles, SecondTimeForm
 from fastgen.processes import Prediction, PredictionKind, Process
 
 
@@ -36,8 +37,8 @@ class Wrapper(Denoiser):
     def takes_second_time(self) -> bool:
         return self.wrapped.takes_second_time
 
-    def add_second_time(self) -> None:
-        self.wrapped.add_second_time()
+    def add_second_time(self, form: SecondTimeForm = NoiseAngles()) -> None:
+        self.wrapped.add_second_time(form)
 
     @property
     def takes_guidance(self) -> bool:

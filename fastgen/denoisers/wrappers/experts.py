@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastgen.conditions import Condition, select
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.wrappers.base import Wrapper
+from fastgen.denoisers.wrappers.second_time import NoiseAngles, SecondTimeForm
 from fastgen.errors import UserError
 
 
@@ -58,9 +59,9 @@ class Experts(Wrapper):
         """The first network, which is like the others in all but its weights."""
         return self.expert(0)
 
-    def add_second_time(self) -> None:
+    def add_second_time(self, form: SecondTimeForm = NoiseAngles()) -> None:
         for index in range(len(self.networks)):
-            self.expert(index).add_second_time()
+            self.expert(index).add_second_time(form)
 
     def add_guidance_input(self) -> None:
         for index in range(len(self.networks)):

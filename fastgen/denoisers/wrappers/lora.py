@@ -29,6 +29,7 @@ from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.wrappers.base import Wrapper
 from fastgen.denoisers.wrappers.from_teacher import FromTeacher
+from fastgen.denoisers.wrappers.second_time import NoiseAngles, SecondTimeForm
 from fastgen.errors import UserError
 from fastgen.precision import KeepsPrecision
 from fastgen.processes import Prediction
@@ -264,8 +265,8 @@ class AdaptedDenoiser(KeepsPrecision, Wrapper):
     def takes_second_time(self) -> bool:
         return self.second_time is not None or self.base.takes_second_time
 
-    def add_second_time(self) -> None:
-        Denoiser.add_second_time(self)  # its own, at the base's embedding
+    def add_second_time(self, form: SecondTimeForm = NoiseAngles()) -> None:
+        Denoiser.add_second_time(self, form)  # its own, at the base's embedding
 
     @property
     def takes_guidance(self) -> bool:

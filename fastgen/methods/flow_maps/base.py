@@ -13,6 +13,7 @@ from fastgen import checks
 from fastgen.conditions import Condition, where
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.networks.dropout import foreign_dropout, masks_of
+from fastgen.denoisers.wrappers.second_time import NoiseAngles, SecondTimeForm
 from fastgen.distiller.base import Distiller
 from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.distiller.run_facts import RunFacts, idle_options
@@ -44,6 +45,7 @@ class FlowMapDistiller(Distiller, ABC):
             in any case with ``student``.
         guidance: Guidance of the teacher.
         target: Who makes targets.
+        second_time: How a student of two times is told where a jump ends.
         condition_dropout: Probability of training on the null condition.
     """
 
@@ -59,6 +61,7 @@ class FlowMapDistiller(Distiller, ABC):
         coordinates: Process | Literal["student"] = "student",
         guidance: TeacherGuidance = TeacherGuidance(),
         target: TargetNetwork = StudentTarget(),
+        second_time: SecondTimeForm = NoiseAngles(),
         condition_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
@@ -71,6 +74,7 @@ class FlowMapDistiller(Distiller, ABC):
         self.wanted_coordinates = coordinates
         self.guidance = guidance
         self.target = target
+        self.second_time = second_time
         self.condition_dropout = condition_dropout
 
     # ------------------------------------------------------------------ roles
@@ -79,7 +83,7 @@ class FlowMapDistiller(Distiller, ABC):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.seed, "adapters"))  # new weights are a function of the run's seed
             if self.two_times:
-                self.student.add_second_time()
+                self.student.add_second_time(self.second_time)
             if self.guidance.embedded:
                 self.student.add_guidance_input()
 
@@ -110,6 +114,8 @@ class FlowMapDistiller(Distiller, ABC):
         yield from super().without_effect(run)
         told = {"guidance": self.guidance.active, "condition_dropout": self.condition_dropout > 0}
         yield from idle_options(run, told)
+        if not self.two_times and self.second_time != NoiseAngles():
+            yield f"{type(self).__name__} tells its student one time: second_time does nothing; leave it out."
         if self.teacher is not None and not self.needs_teacher() and not self.extras:
             yield (
                 f"{type(self).__name__} learns from the data, the teacher only starts the student and is compared with "
