@@ -25,7 +25,7 @@ from benchmarks.mutations.table import table
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-TOGETHER = 12
+TOGETHER = 6
 """Mutations whose tests are tried without them in one go."""
 
 
