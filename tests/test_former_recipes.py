@@ -41,3 +41,42 @@ def test_a_class_that_has_moved_is_found_by_its_name():
     found = in_present_names(recipe)["init_args"]
     assert found["times"] == {"class_path": "ToData", "init_args": {"law": {"class_path": "fastgen.times.FlowTime"}}}
     assert found["sampler"] == {"class_path": "os.system"}
+
+
+def sampler(name: str, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": f"fastgen.sampling.samplers.{name}", "init_args": arguments}
+
+
+def former(**arguments: Any) -> dict[str, Any]:
+    return {"class_path": "fastgen.sampling.students.StudentSampler", "init_args": arguments}
+
+
+@pytest.mark.parametrize(
+    ("method", "old", "new"),
+    [
+        ("DMD2", {"sampler": former(times=None, level=None)}, {"sampler": sampler("RenoiseSampler")}),
+        ("DMD2", {"sampler": former(stochastic=True, level=2.5)}, {"sampler": sampler("RenoiseSampler", level=2.5)}),
+        ("ECT", {"sampler": former(stochastic=False, steps=2)}, {"sampler": sampler("JumpSampler", steps=2)}),
+        (
+            "DMD2",
+            {"sampler": former(times=[9.0, 3.0], steps=1)},
+            {"sampler": sampler("RenoiseSampler", times=[9.0, 3.0])},
+        ),
+        (
+            "PiFlow",
+            {"substeps": 64, "last_segment": 0.5, "sampler": former(times=None, steps=4, stochastic=False)},
+            {"sampler": sampler("PolicySampler", steps=4, substeps=64, last_segment=0.5)},
+        ),
+        ("OptimalSteps", {"steps": 7}, {"sampler": sampler("GridSampler", steps=7)}),
+        ("LCM", {"target": "slow", "group": 2}, {"group": 2}),
+        (
+            "DMD2",
+            {"extras": [{"class_path": "a.B", "init_args": {"sampler": former()}}]},
+            {"extras": [{"class_path": "a.B", "init_args": {"sampler": sampler("RenoiseSampler")}}]},
+        ),
+    ],
+    ids=str,
+)
+def test_former_words_by_hand(method: str, old: dict[str, Any], new: dict[str, Any]):
+    recipe = {"class_path": f"fastgen.methods.{method}", "init_args": old}
+    assert in_present_names(recipe) == {"class_path": f"fastgen.methods.{method}", "init_args": new}

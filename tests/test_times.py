@@ -14,6 +14,7 @@ from fastgen.times import (
     Chain,
     DyadicTimes,
     FlowTime,
+    GridTimes,
     KarrasLevel,
     LevelOfStep,
     LogitNormalTime,
@@ -233,3 +234,11 @@ def test_samples_along_the_predicted_noise_are_on_the_students_line():
     torch.testing.assert_close(inputs.x_t, flow.add_noise(point.expand(6, 2), noise, inputs.t), rtol=1e-12, atol=1e-12)
     with pytest.raises(UserError, match="does not tell its calls"):
         AlongPrediction(UniformTime())(flow, Rollout(made.x0, {}, t, 0, made.x0, t), few)
+
+
+def test_neighbours_on_a_grid_begin_at_each_of_its_times_and_end_at_data():
+    process, grid = VP(), [*VP().grid(5), VP().t_clean]
+    times = GridTimes(5).sample(draws(200), process, 0)
+    assert set(times.t.tolist()) == set(grid[:-1]) and set(times.s.tolist()) == {process.t_clean}
+    assert times.r.tolist() == [grid[grid.index(t) + 1] for t in times.t.tolist()]
+    assert GridTimes(5, skip=3).sample(draws(200), process, 0).r.min() == process.t_clean

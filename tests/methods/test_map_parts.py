@@ -224,6 +224,22 @@ def test_a_target_by_time_asks_two_networks():
     torch.testing.assert_close(found, torch.where((t <= 2.0)[:, None], *expected))
 
 
+def test_a_target_by_time_keeps_each_network_by_its_own_rule():
+    target = TargetByTime(2.0, EMATarget(ConstantEMA(0.7)), SnapshotTarget(2))
+    assert [target.beta(update, 0, 4) for update in (1, 2)] == [[0.7, 1.0], [0.7, 0.0]]
+    method = build(ECT, target=target)
+    method.configure_model()
+    with torch.no_grad():
+        for number, kept in enumerate(method.target_weights, 1):
+            for parameter in kept.parameters():
+                parameter += 0.1 * number
+    x, label = torch.randn(2, 2), {"label": torch.arange(2)}
+    above, below = method.target_weights
+    for t, kept in ((5.0, above), (0.5, below)):
+        times = torch.full((2,), t, dtype=torch.float64)
+        torch.testing.assert_close(method.target_network()(x, times, label).x0, kept(x, times, label).x0)
+
+
 def test_a_student_that_is_its_own_target_keeps_nothing():
     method = build(LSD)
     method.configure_model()
