@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastgen.distiller.memory import give_back_freed_memory, keep_freed_memory
 from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.distiller.optimization import Optimization
 from fastgen.errors import UserError
 from fastgen.randomness import derive_seed
 from fastgen.schedules import RunLength
-
-if TYPE_CHECKING:
-    pass
 
 
 class Updates(Optimization):
@@ -33,6 +31,18 @@ class Updates(Optimization):
     micro_batches: int
     max_bad_steps: int
     bad_steps: dict[str, int]
+
+    def on_fit_start(self) -> None:
+        """On a CPU, keep what updates free for those that follow."""
+        super().on_fit_start()
+        if self.device.type == "cpu":
+            keep_freed_memory()
+
+    def on_fit_end(self) -> None:
+        """Give that memory back."""
+        super().on_fit_end()
+        if self.device.type == "cpu":
+            give_back_freed_memory()
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
         """Update the roles whose turn it is."""
