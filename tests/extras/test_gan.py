@@ -8,6 +8,7 @@ from toys import CLASSES, FreeData, StirredLoRA, StopAfter, ToyData, build, netw
 
 from fastgen.conditions import Guidance
 from fastgen.distiller.micro_batch import MicroBatch
+from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.errors import UserError
 from fastgen.extras import GAN
 from fastgen.methods import DMD2, DecoupledDMD, ScoreDistiller, SiD, SwiftBrush, TeacherTraining
@@ -310,6 +311,33 @@ def test_layers_after_the_last_feature_are_not_computed():
     method.extras[0].losses(method, "student", piece)
     method.extras[0].losses(method, "critic", piece)
     assert len(after) == count > 0
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_the_passes_of_each_turn(scale: float, shared: bool):
+    """Network, rows, and whether a graph may be recorded; then whether one reaches the heads."""
+    schedule = UpdateSchedule(critic_first=False, reuse_rollout=shared)
+    gan = GAN(features="teacher", layer="blocks.0", at_scores=True)
+    method = made(gan=gan, schedule=schedule, guidance=Guidance(teacher=scale))
+    passes: list[tuple[str, int, bool]] = []
+    reaches: list[bool] = []
+    for name in ("teacher", "student", "critic"):
+        getattr(method, name).register_forward_pre_hook(
+            lambda _, inputs, name=name: passes.append((name, len(inputs[0]), torch.is_grad_enabled()))
+        )
+    gan.heads[0].register_forward_pre_hook(lambda _, inputs: reaches.append(inputs[0].requires_grad))
+    piece = part()
+    for role in ("student", "critic"):
+        piece.begin_turn(role)
+        with method.only(role):
+            torch.stack(list(method.losses(role, piece).values())).sum().backward()
+        piece.end_turn(role)
+    guided = [("teacher", 6, False)] if scale != 1.0 else []
+    own = [] if shared else [("student", 6, False)]
+    student = [("student", 6, True), ("teacher", 6, True), *guided, ("critic", 6, False)]
+    assert passes == [*student, *own, ("critic", 6, True), ("teacher", 12, True)]
+    assert reaches == [True, False]
 
 
 def test_a_gan_reads_features_of_an_adapted_critic():
