@@ -15,6 +15,7 @@ from fastgen.metrics.judge.captions import (
     CaptionRetrieval,
     UnsaidDiversity,
 )
+from fastgen.metrics.judge.emoji_judge import EmojiJudge
 from fastgen.metrics.laws.law_metric import LawMetric
 from fastgen.metrics.laws.mixture import (
     LawAccuracy,
@@ -56,6 +57,7 @@ __all__ = [
     "DigitsClassifier",
     "DinoV2",
     "DuplicateRate",
+    "EmojiJudge",
     "EmojiMetrics",
     "FeatureExtractor",
     "FeatureMetric",
