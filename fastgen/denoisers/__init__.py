@@ -14,6 +14,7 @@ from fastgen.denoisers.networks.mlp import MLP
 from fastgen.denoisers.networks.unet import UNet
 from fastgen.denoisers.wrappers.bridge import Bridge
 from fastgen.denoisers.wrappers.experts import Experts
+from fastgen.denoisers.wrappers.fake_quant import FakeQuant
 from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
 from fastgen.denoisers.wrappers.lora import AdaptedDenoiser, LoRA
 
@@ -27,6 +28,7 @@ __all__ = [
     "DiT",
     "EmpiricalDenoiser",
     "Experts",
+    "FakeQuant",
     "Flux",
     "GaussianDenoiser",
     "ImageMixture",

@@ -21,13 +21,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser
 from fastgen.denoisers.diffusers.schedulers import PipelineFlow, shifted
+from fastgen.denoisers.wrappers.fake_quant import folded, rounds_inputs
 from fastgen.denoisers.wrappers.lora import AdaptedDenoiser
 from fastgen.denoisers.wrappers.on_grid import OnGrid
 from fastgen.denoisers.wrappers.second_time import CopiedTime
@@ -249,6 +250,11 @@ def sampling_of(method: Distiller, role: str = "average", steps: int | None = No
             f"{name} calls its teacher with the guidance scale {student.guidance:g}, which an exported folder does not "
             "hold; sample from the checkpoint with 'fastgen sample'."
         )
+    if rounds_inputs(network):
+        raise UserError(
+            f"{name}'s student rounds the inputs of its layers, which a pipeline of diffusers does not; set "
+            "student.activations to false, or take student.safetensors beside the checkpoint to a runtime that does."
+        )
     told = method.student_condition({}, Draws(0, [0], "export")).get("guidance")
     facts = {"method": name, "role": role, "student_updates": method.student_updates}
     times = method.sampler.schedule(student, steps)
@@ -291,6 +297,7 @@ def export_pipeline(denoiser: PipelineDenoiser, sampling: Sampling, out: Path) -
         UserError: If the times cannot be baked, the folder is in use, or the teacher's pipeline cannot be read.
     """
     refuse_used(out)
+    denoiser = cast(PipelineDenoiser, folded(denoiser))
     if sampling.second_time is None:
         scheduler = sampling.scheduler(denoiser)
         pipe = denoiser.pipeline.assemble({denoiser.part: denoiser.network, "scheduler": scheduler})
