@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from lightning.fabric.utilities import registry
 from lightning.pytorch import Callback, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastgen.conditions import Condition
 from fastgen.data.base import BatchSource, DistillationData, TensorSource
@@ -19,6 +20,8 @@ from fastgen.denoisers.base import Codec, Denoiser
 from fastgen.denoisers.exact.gaussians import MixtureDenoiser
 from fastgen.denoisers.networks.mlp import MLP
 from fastgen.denoisers.wrappers.lora import AdaptedDenoiser, LoRA
+from fastgen.denoisers.wrappers.lorad import LoRaD
+from fastgen.extras.backbones import Backbone
 from fastgen.methods import Distiller
 from fastgen.processes import EDM, Process
 
@@ -74,6 +77,34 @@ class StirredLoRA(LoRA):
                 change.up.weight.copy_(0.3 * torch.randn(change.up.weight.shape, generator=g))
                 change.down.weight.copy_(0.3 * torch.randn(change.down.weight.shape, generator=g))
         return role
+
+
+class StirredLoRaD(LoRaD):
+    """LoRaD whose angles are not zero at the start."""
+
+    def attach(self, base: Denoiser) -> AdaptedDenoiser:
+        role = super().attach(base)
+        g = torch.Generator().manual_seed(7)
+        with torch.no_grad():
+            for change in role.by_path().values():
+                change.a.copy_(0.3 * torch.randn(change.a.shape, generator=g))
+                change.b.copy_(0.3 * torch.randn(change.b.shape, generator=g))
+        return role
+
+
+@dataclass(frozen=True)
+class ToyBackbone(Backbone):
+    """A random network of points, in place of one of images."""
+
+    layers: Sequence[str] = ("0", "2")
+
+    def build(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            return nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 6))
+
+    def prepared(self, images: Tensor) -> Tensor:
+        return images
 
 
 class ToyData(DistillationData):

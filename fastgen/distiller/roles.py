@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from torch import nn
 
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.wrappers.routed import Routed
 from fastgen.distiller.extra import Extra
 from fastgen.distiller.state import MethodState
 from fastgen.errors import UserError
@@ -83,8 +84,14 @@ class Roles(MethodState):
     def network(self, role: str) -> Denoiser:
         """A network by role.
 
-        ``student``, ``teacher``, ``average`` (the first EMA, or the student if there is none) or an EMA's name.
+        ``student``, ``teacher``, ``average`` (the first EMA, or the student if there is none) or an EMA's name; of a
+        student that is several networks, ``student/1`` and ``average/1`` are the second alone.
         """
+        name, _, number = role.partition("/")
+        if number and isinstance(whole := self.network(name), Routed):
+            if number.isdecimal() and int(number) < len(whole.networks):
+                return whole.part(int(number))
+            raise UserError(f"The {name} has the networks {name}/0 to {name}/{len(whole.networks) - 1}, not '{role}'.")
         if role in ("student", "teacher") and getattr(self, role) is not None:
             return getattr(self, role)
         if role == "average":

@@ -81,6 +81,10 @@ class Rollouts(Networks):
                 part.rollouts[role] = self.make_rollout(part, role, part.condition if condition is None else condition)
         return part.rollouts[role]
 
+    def real_samples(self, part: MicroBatch) -> Tensor | None:
+        """What discriminators call real, (B, ...): the data, unless a method learns from the teacher's samples."""
+        return part.x0
+
     def role_condition(self, part: MicroBatch, role: str, condition: Condition) -> Condition:
         """What ``role`` is told where the student is asked for ``condition``; a method may know more for some roles."""
         return condition

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser, only_errors
-from fastgen.denoisers.wrappers.lora import AdaptedDenoiser
+from fastgen.denoisers.wrappers.lora import AdaptedDenoiser, LowRank
 from fastgen.errors import UserError
 from fastgen.export.pipeline import Sampling, refuse_used, write_card
 
@@ -74,6 +74,11 @@ def export_lora(student: AdaptedDenoiser, sampling: Sampling, dialect: str, out:
 def _weights(student: AdaptedDenoiser) -> Iterator[tuple[str, Tensor, Tensor, float]]:
     """Path, down, up and alpha of every change."""
     for path, change in student.by_path().items():
+        if not isinstance(change, LowRank):
+            raise UserError(
+                f"This student's layers are changed by a {type(change).__name__}, which is no LoRA; leave --format out "
+                "to write a pipeline with the changes merged in."
+            )
         down, up = (cast(Tensor, part.weight).detach().cpu().contiguous() for part in (change.down, change.up))
         yield path, down, up, change.scale * len(down)
 

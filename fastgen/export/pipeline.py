@@ -31,6 +31,7 @@ from fastgen.denoisers.diffusers.schedulers import PipelineFlow, shifted
 from fastgen.denoisers.wrappers.fake_quant import folded, rounds_inputs
 from fastgen.denoisers.wrappers.lora import AdaptedDenoiser
 from fastgen.denoisers.wrappers.on_grid import OnGrid
+from fastgen.denoisers.wrappers.routed import Routed
 from fastgen.denoisers.wrappers.second_time import CopiedTime
 from fastgen.distiller.base import Distiller
 from fastgen.errors import UserError
@@ -224,6 +225,11 @@ def sampling_of(method: Distiller, role: str = "average", steps: int | None = No
         UserError: If it could not: every reason for which ``fastgen export`` refuses a student as such.
     """
     student, name = method.network(role), type(method).__name__
+    if isinstance(student, Routed):
+        raise UserError(
+            f"{name} trained {len(student.networks)} networks, each for a part of the conditions; write each by its "
+            f"number: --role {role}/0 to {role}/{len(student.networks) - 1}."
+        )
     network = network_of(student)
     if not isinstance(network, PipelineDenoiser):
         raise UserError(
@@ -273,7 +279,7 @@ def why_not_exported(method: Distiller) -> str | None:
     if not any(isinstance(part, PipelineDenoiser) for network in networks for part in network.modules()):
         return None
     try:
-        sampling_of(method, "student")
+        sampling_of(method, "student/0" if isinstance(method.student, Routed) else "student")
     except UserError as error:
         return str(error)
     return None

@@ -1,6 +1,7 @@
 """Loss terms that any method can carry."""
 
 from fastgen.distiller.extra import Extra
+from fastgen.extras.backbones import Backbone, DigitsBackbone, TimmBackbone
 from fastgen.extras.distribution_matching import DistributionMatching
 from fastgen.extras.embedding_loss import EL
 from fastgen.extras.first_step_anchor import FirstStepAnchor
@@ -9,14 +10,18 @@ from fastgen.extras.implicit_alignment import ImplicitAlignment
 from fastgen.extras.intra_segment_guidance import IntraSegmentGuidance
 from fastgen.extras.paired_regression import LPIPS, PairedRegression, PerceptualDistance
 from fastgen.extras.reward import DigitLogProbability, Reward, RewardModel
+from fastgen.extras.score_pair_gan import ScorePairGAN
 from fastgen.extras.shared_encoder import SharedEncoder
 from fastgen.extras.statistics_shield import StatisticsShield
+from fastgen.extras.vision_gan import VisionGAN
 
 __all__ = [
     "EL",
     "GAN",
     "LPIPS",
+    "Backbone",
     "DigitLogProbability",
+    "DigitsBackbone",
     "DistributionMatching",
     "Extra",
     "FirstStepAnchor",
@@ -26,6 +31,9 @@ __all__ = [
     "PerceptualDistance",
     "Reward",
     "RewardModel",
+    "ScorePairGAN",
     "SharedEncoder",
     "StatisticsShield",
+    "TimmBackbone",
+    "VisionGAN",
 ]

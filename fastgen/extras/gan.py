@@ -60,6 +60,7 @@ class GAN(Extra):
             1801.04406), beside ``discriminator_weight``; 0 for none. It differentiates the features twice.
         r1_interval: Updates between two exact penalties, whose factor grows by as much (lazy regularisation).
         objective: The two losses of the logits.
+        role: The discriminator's name among the roles, if it has an optimizer of its own; a second one needs another.
     """
 
     reads_others = True
@@ -81,7 +82,10 @@ class GAN(Extra):
         r1_gamma: float = 0.0,
         r1_interval: int = 16,
         objective: AdversarialLoss = NonSaturating(),
+        role: str = ROLE,
     ) -> None:
+        if not role.isidentifier() or role == "critic":
+            raise UserError(f"GAN: role is the name of a discriminator, such as pixel_discriminator, got '{role}'.")
         checks.not_negative(self, discriminator_weight=discriminator_weight, r1_weight=r1_weight, r1_noise=r1_noise)
         checks.not_negative(self, r1_gamma=r1_gamma)
         checks.whole(self, width=None if width == "features" else width, r1_interval=r1_interval)
@@ -94,7 +98,7 @@ class GAN(Extra):
         self.width = None if isinstance(width, str) else width
         self.factory = network
         self.optimizer = torch.optim.Adam if features == "own" and optimizer is None else optimizer
-        self.role = "critic" if self.optimizer is None else ROLE
+        self.role = "critic" if self.optimizer is None else role
         self.at_scores = at_scores
         self.r1_weight = r1_weight
         self.r1_noise = r1_noise
@@ -103,7 +107,7 @@ class GAN(Extra):
         self.objective = objective
 
     def build(self, method: Distiller) -> None:
-        if self.role not in (*method.built_roles, ROLE):
+        if self.role == "critic" and "critic" not in method.built_roles:
             raise UserError(
                 f"The GAN extra is trained with the critic, which {type(method).__name__} does not have; give it an "
                 "optimizer of its own."
@@ -115,11 +119,15 @@ class GAN(Extra):
             )
         self.follows = "critic" if "critic" in method.built_roles else "student"
         if self.features == "own":
-            self.own = method.build_from(self.factory, ROLE)
+            self.own = method.build_from(self.factory, self.role)
+        self.heads = self.make_heads(method)
+
+    def make_heads(self, method: Distiller) -> nn.ModuleList:
+        """The heads, one for each layer that is read."""
         network = self.network(method)
         self.layers = self.layers or [network.feature_path]
         shapes = feature_shapes(network, self.layers)
-        self.heads = nn.ModuleList(DiscriminatorHead(shape, width=self.width) for shape in shapes)
+        return nn.ModuleList(DiscriminatorHead(shape, width=self.width) for shape in shapes)
 
     def network(self, method: Distiller) -> Denoiser:
         """The network whose features are read."""
@@ -135,9 +143,9 @@ class GAN(Extra):
         return {} if self.optimizer is None else {self.role: self.optimizer}
 
     def turns(self, turns: tuple[str, ...], iteration: int) -> tuple[str, ...]:
-        if self.role != ROLE:
+        if self.role == "critic":
             return turns
-        return tuple(name for role in turns for name in ((role, ROLE) if role == self.follows else (role,)))
+        return tuple(name for role in turns for name in ((role, self.role) if role == self.follows else (role,)))
 
     def judge(self, method: Distiller, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """Logits (B, heads) of noisy samples ``x_t`` (B, ...) at times ``t`` (B,) of the student's process.
@@ -211,18 +219,19 @@ class GAN(Extra):
 
     def own_losses(self, method: Distiller, part: MicroBatch) -> dict[str, Tensor]:
         """What the discriminator learns."""
-        if part.x0 is None:
+        real_x0 = method.real_samples(part)
+        if real_x0 is None:
             raise UserError("The GAN extra needs real samples; the data module gives none ('x0' is missing).")
         made = part.rollouts.get(self.follows)  # before its turn the student's are not made here: without a graph
         rollout = (made or method.rollout(part, self.role)).detach()
         at_real = part.draws.scoped("critic/gan/real")
         judged = [
-            (part.x0, part.condition, at_real),
+            (real_x0, part.condition, at_real),
             (rollout.x0, rollout.condition, part.draws.scoped("critic/gan/fake")),
         ]
         if self.r1_weight > 0:
-            move = part.draws.scoped("critic/gan/r1").normal("noise", part.x0.shape[1:], part.x0.dtype)
-            judged.append((part.x0 + self.r1_noise * move, part.condition, at_real))
+            move = part.draws.scoped("critic/gan/r1").normal("noise", real_x0.shape[1:], real_x0.dtype)
+            judged.append((real_x0 + self.r1_noise * move, part.condition, at_real))
         penalised = self.r1_gamma > 0 and part.draws.step % self.r1_interval == 0
         real, fake, *moved = self.logits(method, *judged)
         losses = {"gan": self.discriminator_weight * self.objective.discriminator(real, fake)}
@@ -234,9 +243,10 @@ class GAN(Extra):
 
     def slope_at_real_samples(self, method: Distiller, part: MicroBatch, draws: Draws) -> Tensor:
         """``1/2 mean |grad_x D(x)|^2`` of the sum of the heads, at the real samples and the noise of ``draws``."""
-        assert part.x0 is not None  # own_losses
+        real_x0 = method.real_samples(part)
+        assert real_x0 is not None  # own_losses
         # Validation runs without gradients, but this is one; fused attention has no second derivative.
         with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            x0 = part.x0.clone().requires_grad_()
+            x0 = real_x0.clone().requires_grad_()
             (logits,) = self.logits(method, (x0, part.condition, draws))
             return gradient_penalty(logits.sum(1), x0)

@@ -60,6 +60,25 @@ class UniformTime(TimeLaw):
 
 
 @dataclass(frozen=True)
+class PowerTime(TimeLaw):
+    """``1 - u^power`` of the levels that networks are trained at, u uniform: near pure noise for powers above 1.
+
+    DMDX's generator (Lu et al. 2025, arXiv 2507.18569) draws with power 3.
+
+    Args:
+        power: The exponent.
+    """
+
+    power: float = 3.0
+
+    def __post_init__(self) -> None:
+        checks.positive(self, power=self.power)
+
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        return process.position(1.0 - draws.uniform("time") ** self.power)
+
+
+@dataclass(frozen=True)
 class UniformStep(TimeLaw):
     """Uniform over the integer steps ``low .. high``, both included, of a discrete process such as VP.
 

@@ -35,7 +35,19 @@ from fastgen.precision import KeepsPrecision
 from fastgen.processes import Prediction
 
 
-class LowRank(nn.Module):
+class Change(nn.Module, ABC):
+    """What a role changes about one layer of the shared network: something to be added to the layer's output."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """What is added to the output for the layer's input ``x``."""
+
+    @abstractmethod
+    def change(self) -> Tensor:
+        """What it adds to the layer's weight, in the shape of that weight."""
+
+
+class LowRank(Change):
     """``scale * up(down(x))``, to be added to the output of a linear layer or a convolution.
 
     Hu et al. 2021, LoRA, arXiv 2106.09685. ``up`` starts at zero, so the layer's function does not change at first.
@@ -68,7 +80,6 @@ class LowRank(nn.Module):
         return self.scale * _computed(self.up, _computed(self.down, x))
 
     def change(self) -> Tensor:
-        """What it adds to the layer's weight, in the shape of that weight."""
         up, down = cast(Tensor, self.up.weight), cast(Tensor, self.down.weight)
         return self.scale * (up.flatten(1) @ down.flatten(1)).reshape(len(up), *down.shape[1:])
 
@@ -136,7 +147,7 @@ class LoRA(Adapter):
         return AdaptedDenoiser(base, changes)
 
 
-Changes = Mapping[str, LowRank]
+Changes = Mapping[str, Change]
 
 
 class Switch:
@@ -214,9 +225,9 @@ class AdaptedDenoiser(KeepsPrecision, Wrapper):
         self.changes = nn.ModuleDict({path.replace(".", "/"): change for path, change in changes.items()})
         Switch.of(base)
 
-    def by_path(self) -> dict[str, LowRank]:
+    def by_path(self) -> dict[str, Change]:
         """The changes by module path of the base."""
-        return {name.replace("/", "."): cast(LowRank, change) for name, change in self.changes.items()}
+        return {name.replace("/", "."): cast(Change, change) for name, change in self.changes.items()}
 
     @contextmanager
     def active(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from fastgen.distiller.base import Distiller
 from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.objectives.score_matching import DenoisingLoss
+from fastgen.processes import Process
 from fastgen.randomness import Draws
 from fastgen.sampling.rollout import Rollout
 from fastgen.times import LogNormalLevel, TimeLaw
@@ -47,8 +48,12 @@ class TeacherTraining(Distiller):
         self.time = time
         self.condition_dropout = condition_dropout
 
-    def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
-        """Denoise real samples."""
+    def noised(self, part: MicroBatch) -> tuple[Process, Tensor, Tensor, Tensor, Condition]:
+        """Process, noised real samples (B, ...), their times (B,), the noise, and what the network is told.
+
+        Raises:
+            UserError: If there are no real samples.
+        """
         if part.x0 is None:
             raise UserError("Training a teacher needs real samples; the data module gives none ('x0' is missing).")
         process, draws = self.student.process, part.draws.scoped("student")
@@ -58,8 +63,13 @@ class TeacherTraining(Distiller):
         if self.condition_dropout > 0 and condition:
             keep = draws.uniform("dropout") >= self.condition_dropout
             condition = where(keep, condition, self.student.null_condition(condition))
-        prediction = self.student(process.add_noise(part.x0, noise, t), t, condition)
-        return {"denoising": self.objective(prediction, part.x0, noise)}
+        return process, process.add_noise(part.x0, noise, t), t, noise, condition
+
+    def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
+        """Denoise real samples."""
+        _, x_t, t, noise, condition = self.noised(part)
+        assert part.x0 is not None  # noised
+        return {"denoising": self.objective(self.student(x_t, t, condition), part.x0, noise)}
 
     def make_rollout(self, part: MicroBatch, role: str, condition: Condition) -> Rollout:
         raise UserError("Training a teacher makes no few-step samples that an extra could judge; leave extras out.")
