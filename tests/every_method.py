@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from toys import StirredLoRA, ToyData, build, trainer
+from toys import StirredLoRA, StirredLoRaD, ToyBackbone, ToyData, build, trainer
 
 import fastgen.methods  # noqa: F401
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
+from fastgen.denoisers.wrappers.routed import LabelRouter
 from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.extras import GAN, DistributionMatching
 from fastgen.methods import SCM, Distiller
@@ -22,11 +23,17 @@ from fastgen.sampling.samplers import (
     PhasedSampler,
     PolicySampler,
     RandomScheduleSampler,
+    RenoiseSampler,
     TrajectorySampler,
 )
 
 SPECIAL: dict[str, dict[str, Any]] = {
+    "ADD": {"backbones": [ToyBackbone()], "augment": False},
+    "DisBack": {"degradation": 2, "snapshots": 2, "schedule": UpdateSchedule()},
+    "MSD": {"router": LabelRouter(3)},
+    "SDXS": {"warmup": 1},
     "SwiftBrush": {"critic": StirredLoRA(rank=4)},
+    "WaDi": {"student": StirredLoRaD(4, layers="*"), "critic": StirredLoRaD(3, layers="*")},
     "TDM": {"sampler": TrajectorySampler([20.0, 2.0])},
     "OptimalSteps": {"student": CopyOfTeacher(), "fine_steps": 24},
     # The toys' random networks make steep policies, whose gradients are large and lose digits in fp32.
@@ -39,6 +46,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 
 FEW_STEPS: dict[str, dict[str, Any]] = {
     "CDM": {"sampler": RandomScheduleSampler([80.0, 5.0, 0.5], longest=3)},
+    "EMD": {"sampler": RenoiseSampler([80.0])},
     "OptimalSteps": {"sampler": GridSampler(3)},
     "PhasedDMD": {"sampler": PhasedSampler([80.0, 5.0, 0.5], phases=3)},
     "PiFlow": {"sampler": PolicySampler([80.0, 5.0, 0.5], substeps=16)},

@@ -27,13 +27,16 @@ from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
 from fastgen.denoisers.wrappers.policies import DX, GMFlow
 from fastgen.errors import UserError
 from fastgen.extras import (
+    EL,
     GAN,
     LPIPS,
+    DigitsBackbone,
     DistributionMatching,
     ImplicitAlignment,
     PairedRegression,
     Reward,
     StatisticsShield,
+    VisionGAN,
 )
 from fastgen.methods.flow_maps.transition import Transition
 from fastgen.methods.flow_maps.velocity import MixedVelocity, Velocity
@@ -85,6 +88,7 @@ SCALES = "Guidance(condition_dropout={}, critic={}, critic_training={}, teacher=
 UNGUIDED = SCALES.format(0.0, 1.0, 1.0, 1.0)
 TEACHER_UNGUIDED = "TeacherGuidance(embedded=False, high=low, low=1.0, sampling=middle)"
 SEGMENT = "WithinChain(floor=0.02, high={}, low={}, margin=0.0, shift=1.0)"
+SHIFTED_BY_5 = f"FlowTime(high={0.98 / 1.08}, low={0.02 / 4.92}, shift=5.0)"
 CODE = {"renoise_time": DMD_LAW, "critic_time": ALL_LEVELS, "sampler": ONE_CALL.format("Renoise")}
 DMD2 = CODE | {
     "critic_objective": EDM_LOSS.format("mean"),
@@ -187,7 +191,78 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "critic_objective": FLOW_LOSS,
         "guidance": SCALES.format(0.0, 1.0, 1.0, 4.5),
     },
-    "FDistill": DMD2 | {"divergence": "JensenShannon()", "memory": 0.0},  # 2502.15681, NVlabs/FastGen
+    "FDistill": DMD2
+    | {"divergence": "JensenShannon()", "memory": 0.0, "bin_axis": "position"},  # 2502.15681, NVlabs/FastGen
+    "EMD": {  # 2405.16852: from memory
+        "corrector": "Langevin(cancel=reference, latent_step=1.6e-05, noise_step=0.16, steps=8)",
+        "renoise_time": EDM_LAW,
+        "critic_time": EDM_LAW,
+        "sampler": ONE_CALL.format("Renoise"),
+    },
+    "SGMD": {  # 2605.30116, ModelTC/LightX2V
+        "form": "SGMForm(residual=0.1)",
+        "sampler": ONE_CALL.format("Jump").replace("steps=1", "steps=4"),
+        "renoise_time": SHIFTED_BY_5,
+        "critic_time": SHIFTED_BY_5,
+        "critic_objective": "DenoisingLoss(reduction=mean, target=velocity, weight=UniformWeight())",
+        "guidance": SCALES.format(0.0, 1.0, 1.0, 3.0),
+        "schedule": TURNS.format(False, 1, False),
+    },
+    "DataForcing": DMD2  # 2606.18478: derived
+    | {"probability": 0.5, "pairing": "paired", "space": "x0", "forward_kl": False},
+    "DisBack": DMD2  # 2408.15991, SYZhang0805/DisBack
+    | {"schedule": TURNS.format(False, 5, True).replace("student_start=0", "student_start=2000")}
+    | {"degradation": 2000, "snapshots": 5, "interval": 1000},
+    "ADM": CODE  # 2507.18569
+    | {"extras.0.step": 1 / 64, "extras.0.objective": "Hinge()", "extras.0.weight": 1.0}
+    | {"schedule": TURNS.format(True, 1, False)},
+    "ADP": {  # 2507.18569
+        "time": "PowerTime(power=3.0)",
+        "extras.0.time": ALL_LEVELS,
+        "extras.0.weight": 0.85,
+        "extras.0.objective": "Hinge()",
+        "sampler": ONE_CALL.format("Renoise"),
+    },
+    "LADD": {  # 2403.12015: from memory; NVlabs/FastGen
+        "extras.0.time": "LogitNormalTime(mean=1.0, std=1.0)",
+        "extras.0.objective": "Hinge()",
+        "sampler": ONE_CALL.format("Renoise").replace("steps=1", "steps=4"),
+    },
+    "ADD": {  # 2311.17042: from memory
+        "distance": 2.5,
+        "guidance": 1.0,
+        "extras.0.r1_gamma": 1e-5,
+        "extras.0.objective": "Hinge()",
+        "sampler": ONE_CALL.format("Renoise").replace("steps=1", "steps=4"),
+    },
+    "WithoutDistillation": {  # 2502.08005: derived
+        "extras.0.objective": "LogRatio(divergence=ReverseKL())",
+        "extras.0.features": "own",
+        "extras.0.time": ALL_LEVELS,
+    },
+    "MSD": DMD2 | {"router": "LabelRouter(parts=4)"},  # 2410.23274
+    "TSM": {  # 2410.23274
+        "objective": EDM_LOSS.format("mean"),
+        "time": EDM_LAW,
+        "condition_dropout": 0.0,
+        "guidance": 1.0,
+        "router": None,
+    },
+    "SDXS": {  # 2403.16627: derived
+        "threshold": 0.7,
+        "warmup": 5000,
+        "fade": 5000,
+        "matching": 1.0,
+        "renoise_time": DMD_LAW,
+        "critic_time": ALL_LEVELS,
+    },
+    "WaDi": {  # 2603.08258, gudaochangsheng/WaDi
+        "renoise_time": DMD_LAW,
+        "critic_time": ALL_LEVELS,
+        "critic_objective": "DenoisingLoss(reduction=mean, target=noise, weight=VPSignalWeight())",
+        "guidance": SCALES.format(0.1, 1.5, 1.0, 1.5),
+        "schedule": TURNS.format(False, 1, True),
+    },
     "DiffInstruct": {  # 2305.18455, pkulwj1994/diff_instruct
         "renoise_time": EDM_LAW,
         "critic_time": EDM_LAW,
@@ -311,6 +386,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "OptimalSteps": {"sampler": "GridSampler(steps=4)", "fine_steps": 100},  # 2503.21774
     "GDD": {  # 2405.20750
+        "level": 0,
         "frozen": [],
         "extras.0.time": "UniformTime(high=0.5, low=0.0)",
         "extras.0.r1_gamma": 1e-4,
@@ -328,7 +404,8 @@ def test_every_method_has_its_numbers():
 
 @pytest.mark.parametrize("cls", PUBLIC, ids=lambda cls: cls.__name__)
 def test_methods(cls: type):
-    given = {"student": CopyOfTeacher()} if cls.__name__ == "OptimalSteps" else {}
+    special = {"OptimalSteps": {"student": CopyOfTeacher()}, "ADD": {"backbones": [DigitsBackbone()]}}
+    given: dict[str, Any] = special.get(cls.__name__, {})
     method = build(cls, **given)
     if cls.__name__ in ("SCM", "MeanFlow", "LSD", "PSD", "Shortcut"):  # the others take the student's own process
         method.coordinates = method.wanted_coordinates
@@ -353,6 +430,8 @@ OTHERS: dict[type, dict[str, Any]] = {
     TrigFlow: {"sigma_data": 0.5},
     GAN: {"weight": 3e-3, "discriminator_weight": 1e-2, "features": "critic", "r1_weight": 0.0, "r1_gamma": 0.0},
     DistributionMatching: {"weight": 1.0, "critic_updates": 4},  # 2510.08431
+    EL: {"weight": 1.0, "networks": 4, "width": 64, "depth": 3, "unbiased": True, "renewed": True},  # derived
+    VisionGAN: {"weight": 1.0, "discriminator_weight": 1.0, "conditional": True, "augment": True},
     Reward: {"weight": 0.05, "margin": None},  # 2511.13649
     ImplicitAlignment: {"decay": 0.97, "follows": "student", "role": "critic"},  # 2506.00523 on FLUX.1
     PairedRegression: {
@@ -447,6 +526,7 @@ LAWS = {
     "LevelOfStep": {},
     "SharedLevel": {},
     "UniformTime": {"low": 0.02, "high": 0.98},  # 2405.14867
+    "PowerTime": {"power": 3.0},  # 2507.18569
     "UniformStep": {"low": 20, "high": 979},
     "KarrasLevel": {"low": 0.0, "high": 1.0, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0},  # 2206.00364, eq. 5
     "LogNormalLevel": {"mean": -1.2, "std": 1.2},  # 2206.00364, table 1

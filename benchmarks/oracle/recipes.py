@@ -107,6 +107,30 @@ def sida(problem: Problem, updates: int) -> Config:
     }
 
 
+def disback(problem: Problem, updates: int) -> Config:
+    sixteenth = max(1, updates // 16)
+    way = {"degradation": 4 * sixteenth, "snapshots": 4, "interval": sixteenth}
+    return scores(problem, schedule={"critic_updates": 1}) | way
+
+
+def adm(problem: Problem, updates: int) -> Config:
+    return scores(problem, lr=0.3) | {"discriminator_optimizer": adam(2e-3, 0.0, 0.999)}
+
+
+def judged(problem: Problem, updates: int, **more: Any) -> Config:
+    """What adversarial methods on the teacher's features have in common."""
+    return {
+        "sampler": one_call(problem),
+        "student_optimizer": adam(3e-4, 0.0, 0.99),
+        "discriminator_optimizer": adam(1e-3, 0.0, 0.99),
+    } | more
+
+
+def sdxs(problem: Problem, updates: int) -> Config:
+    parts = {"warmup": updates // 4, "fade": max(1, updates // 4), "threshold": 0.6}
+    return scores(problem, solver=part("Euler", steps=12, guidance=problem.guidance)) | parts
+
+
 def real_uid(problem: Problem, updates: int) -> Config:
     given = scores(problem, alpha=0.94, beta=0.96, schedule={"critic_updates": 1})
     del given["critic_objective"]
@@ -357,6 +381,86 @@ RECIPES: dict[str, Recipe] = {
     "CDM": Recipe("CDM", cdm, steps=(4,)),
     "OneXDistill": Recipe("OneXDistill", one_x_distill, steps=(4,)),
     "SD35Flash": Recipe("SD35Flash", sd35_flash, steps=(4,)),
+    "EMD": Recipe(
+        "EMD",
+        lambda p, n: scores(p, corrector=part("Langevin", steps=4, noise_step=0.16, latent_step=1e-4)),
+        steps=(1,),
+    ),
+    "SGMD": Recipe("SGMD", lambda p, n: scores(p, residual=0.02), steps=(1,)),
+    "DataForcing": Recipe(
+        "DataForcing",
+        lambda p, n: scores(p, schedule={"critic_updates": 1}, probability=0.05, pairing="unpaired", space="score"),
+        steps=(1,),
+    ),
+    "DisBack": Recipe("DisBack", disback, steps=(1,), teacher_network=True),
+    "DMD2 with EL": Recipe(
+        "DMD2", lambda p, n: scores(p, schedule={"critic_updates": 1}, extras=[part("EL", depth=2)]), steps=(1,)
+    ),
+    "ADM": Recipe("ADM", adm, steps=(1,), teacher_network=True),
+    "ADP": Recipe(
+        "ADP",
+        lambda p, n: judged(p, n, solver=part("Heun", steps=18, guidance=p.guidance), feature_time=level_law(p)),
+        steps=(1,),
+        teacher_network=True,
+        pairs=0.4,
+    ),
+    "LADD": Recipe(
+        "LADD",
+        lambda p, n: judged(p, n, sampler=four_calls(p), time=part("LogNormalLevel", mean=-0.5, std=1.0)),
+        levels=own_levels,
+        teacher_network=True,
+        without=NO_GUIDANCE,
+    ),
+    "ADD": Recipe(
+        "ADD",
+        lambda p, n: judged(
+            p,
+            n,
+            sampler=four_calls(p),
+            time=part("LogNormalLevel"),
+            guidance=p.guidance,
+            backbones=[part("DigitsBackbone")],
+            augment=False,
+        ),
+        levels=own_levels,
+        without=(("ring", "judges images"), ("guided", "judges images")),
+    ),
+    "WithoutDistillation": Recipe(
+        "WithoutDistillation",
+        lambda p, n: judged(p, n, time=part("LogNormalLevel", mean=-0.5), divergence=part("JensenShannon")),
+        steps=(1,),
+        teacher_network=True,
+        without=NO_GUIDANCE,
+    ),
+    "MSD": Recipe(
+        "MSD",
+        lambda p, n: scores(p, schedule={"critic_updates": 1}, router=part("LabelRouter", parts=2)),
+        steps=(1,),
+        without=(("ring", "has no labels to part"), ("images", "has no labels to part")),
+    ),
+    "TSM": Recipe(
+        "TSM",
+        lambda p, n: {
+            "objective": part("DenoisingLoss", weight=part("EDMWeight", sigma_data=p.sigma_data)),
+            "guidance": p.guidance,
+            "solver": part("Euler", steps=18),
+            "student_optimizer": adam(1e-3),
+            "student_lr_scheduler": cosine(n),
+        },
+    ),
+    "WaDi": Recipe(
+        "WaDi",
+        lambda p, n: scores(
+            p,
+            lr=3.0,
+            critic_lr=10.0,
+            student=part("LoRaD", rank=32, layers="*"),
+            critic=part("LoRaD", rank=32, layers="*"),
+        ),
+        steps=(1,),
+        teacher_network=True,
+    ),
+    "SDXS": Recipe("SDXS", sdxs, steps=(1,), teacher_network=True),
     "GDD": Recipe("GDD", gdd, steps=(1,), teacher_network=True, without=NO_GUIDANCE),
     "KD": Recipe("KD", regression, steps=(1,), pairs=0.4),
     "Reflow": Recipe("Reflow", regression, process="RectifiedFlow", pairs=0.4),

@@ -1,12 +1,20 @@
 """Every distillation method; importing this package makes each known to the command line by its class name."""
 
 from fastgen.distiller.base import Distiller
+from fastgen.methods.adversarial.add import ADD
+from fastgen.methods.adversarial.adm import ADM
+from fastgen.methods.adversarial.adp import ADP
 from fastgen.methods.adversarial.gdd import GDD
+from fastgen.methods.adversarial.ladd import LADD
+from fastgen.methods.adversarial.without_distillation import WithoutDistillation
 from fastgen.methods.distribution_matching.base import ScoreDistiller
+from fastgen.methods.distribution_matching.data_forcing import DataForcing
 from fastgen.methods.distribution_matching.decoupled_dmd import DecoupledDMD
 from fastgen.methods.distribution_matching.diff_instruct import DiffInstruct
+from fastgen.methods.distribution_matching.disback import DisBack
 from fastgen.methods.distribution_matching.dmd import DMD
 from fastgen.methods.distribution_matching.dmd2 import DMD2
+from fastgen.methods.distribution_matching.emd import EMD
 from fastgen.methods.distribution_matching.f_distill import FDistill
 from fastgen.methods.distribution_matching.phased_dmd import PhasedDMD
 from fastgen.methods.distribution_matching.swiftbrush import SwiftBrush
@@ -26,12 +34,17 @@ from fastgen.methods.flow_maps.shortcut import Shortcut
 from fastgen.methods.score_identity.few_step_sid import FewStepSiD
 from fastgen.methods.score_identity.ibmd import IBMD
 from fastgen.methods.score_identity.real_uid import RealUID
+from fastgen.methods.score_identity.sgmd import SGMD
 from fastgen.methods.score_identity.sid import SiD
 from fastgen.methods.score_identity.sida import SiDA
 from fastgen.methods.score_identity.sim import SIM
 from fastgen.methods.score_identity.uni_instruct import UniInstruct
 from fastgen.methods.solvers.optimal_steps import OptimalSteps
+from fastgen.methods.students.msd import MSD
+from fastgen.methods.students.sdxs import SDXS
+from fastgen.methods.students.wadi import WaDi
 from fastgen.methods.teachers.teacher import TeacherTraining
+from fastgen.methods.teachers.tsm import TSM
 from fastgen.methods.trajectories.base import TrajectoryDistiller
 from fastgen.methods.trajectories.kd import KD
 from fastgen.methods.trajectories.pi_flow import PiFlow
@@ -39,22 +52,33 @@ from fastgen.methods.trajectories.progressive import Progressive
 from fastgen.methods.trajectories.reflow import Reflow
 
 __all__ = [
+    "ADD",
+    "ADM",
+    "ADP",
     "CDM",
     "DMD",
     "DMD2",
     "DPDMD",
     "ECT",
+    "EMD",
     "GDD",
     "IBMD",
     "KD",
+    "LADD",
     "LCM",
     "LSD",
+    "MSD",
     "PSD",
     "SCM",
+    "SDXS",
+    "SGMD",
     "SIM",
     "TDM",
+    "TSM",
+    "DataForcing",
     "DecoupledDMD",
     "DiffInstruct",
+    "DisBack",
     "Distiller",
     "FDistill",
     "FewStepSiD",
@@ -77,4 +101,6 @@ __all__ = [
     "TeacherTraining",
     "TrajectoryDistiller",
     "UniInstruct",
+    "WaDi",
+    "WithoutDistillation",
 ]

@@ -17,8 +17,10 @@ from fastgen.methods import DMD2, Distiller, ScoreDistiller, SiD
 from fastgen.randomness import Draws
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-WITHOUT = {*GRADIENT_FREE, "TeacherTraining", "FDistill", "RegularisedSCM"}
+WITHOUT = {*GRADIENT_FREE, "TeacherTraining", "TSM", "FDistill", "UniInstruct", "RegularisedSCM"}
 """Methods that follow no gradient, make no few-step samples, or have such extras already."""
+ADVERSARIAL = {"GDD", "LADD", "ADD", "ADP", "WithoutDistillation"}
+"""Methods that are a discriminator."""
 LABEL = torch.arange(4) % CLASSES
 
 
@@ -35,9 +37,9 @@ def part() -> MicroBatch:
 
 
 def extras(cls: type[Distiller]) -> list[Extra]:
-    own = None if issubclass(cls, ScoreDistiller) or cls.__name__ == "GDD" else torch.optim.Adam
+    own = None if issubclass(cls, ScoreDistiller) or cls.__name__ in ADVERSARIAL else torch.optim.Adam
     found: list[Extra] = [Reward(Left, weight=1.0)]
-    if cls.__name__ != "GDD":
+    if cls.__name__ not in ADVERSARIAL:
         found.append(GAN(features="teacher", optimizer=own, weight=1.0, discriminator_weight=1.0))
     if own is not None:
         found.append(DistributionMatching(critic_updates=1))

@@ -580,3 +580,23 @@ def test_a_number_of_steps_is_the_process_own_grid():
         RenoiseSampler([9.0, 1.0], steps=4)
     with pytest.raises(UserError, match="steps must be an integer from 1"):
         RenoiseSampler(steps=0)
+
+
+def test_bins_of_time_are_those_of_the_official_code():
+    """With draws between 2 % and 98 % of EDM's grid, two thirds share the first of ten bins of the noise level."""
+    t = UniformTime(0.02, 0.98).sample(Draws(0, range(20000)), EDM())
+    shares = {}
+    for axis in ("position", "time"):
+        method = build(FDistill, bin_axis=axis)
+        method.configure_model()
+        shares[axis] = (method.bin(t).bincount(minlength=10) / 200.0).tolist()
+    expected = [64.6, 10.0, 6.3, 4.7, 3.8, 3.2, 2.8, 2.4, 2.1, 0.0]
+    assert max(abs(a - b) for a, b in zip(shares["time"], expected, strict=True)) < 0.8
+    assert max(abs(share - 10.0) for share in shares["position"]) < 2.8
+    flow = build(FDistill, bin_axis="time", **{n: partial(network, 0, RectifiedFlow()) for n in ROLES})
+    flow.configure_model()
+    t = torch.linspace(0.001, 0.999, 97, dtype=torch.float64)
+    assert torch.equal(flow.bin(t), (10 * t).long())
+
+
+ROLES = ("teacher", "student", "critic")

@@ -23,6 +23,7 @@ from fastgen.extras import GAN, DistributionMatching
 from fastgen.methods import (
     DMD2,
     KD,
+    MSD,
     Distiller,
     FlowMapDistiller,
     MeanFlow,
@@ -50,8 +51,8 @@ PAIRS: dict[str, tuple[Process, Process]] = {
 """Processes of teacher and student."""
 by_pair = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys())
 
-OTHERWISE = {"GDD", "KD", "OptimalSteps", "Reflow", "TeacherTraining"}
-"""Methods that never ask a teacher at the student's samples; see the tests below."""
+OTHERWISE = {"ADP", "GDD", "KD", "OptimalSteps", "Reflow", "SDXS", "TeacherTraining"}
+"""Methods that never ask a teacher at the student's samples, or let it solve; see the tests below."""
 ASKING = [cls for cls in METHODS if cls.__name__ not in OTHERWISE]
 SETTINGS: dict[str, dict[str, Any]] = {
     "TDM": {"sampler": TrajectorySampler(steps=2)},
@@ -63,7 +64,7 @@ def made(cls: type[Distiller], teacher: Callable[[], Denoiser], student: Process
     settings = SPECIAL.get(cls.__name__, {}) | SETTINGS.get(cls.__name__, {})
     names = arguments(cls)
     if issubclass(cls, ScoreDistiller):
-        settings = settings | {"guidance": Guidance(2.0, 1.5, 1.5, 0.3)}
+        settings = settings | {"guidance": Guidance(2.0) if cls is MSD else Guidance(2.0, 1.5, 1.5, 0.3)}
     if issubclass(cls, FlowMapDistiller):
         settings = settings | {"guidance": TeacherGuidance(2.0)}
         settings |= {"velocity": TeacherVelocity()} if "velocity" in names else {}

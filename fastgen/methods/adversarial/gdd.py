@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
 
 from fastgen import checks
 from fastgen.denoisers.base import Denoiser
@@ -13,9 +15,36 @@ from fastgen.denoisers.wrappers.freezing import freeze
 from fastgen.distiller.base import Distiller
 from fastgen.distiller.extra import Extra
 from fastgen.errors import UserError
+from fastgen.extras.backbones import Backbone
 from fastgen.extras.gan import GAN
+from fastgen.extras.vision_gan import VisionGAN
 from fastgen.optimizers import BetasAdam
 from fastgen.times import TimeLaw, UniformTime
+
+KINDS: tuple[tuple[str, ...], ...] = (
+    ("conv", "proj"),
+    ("qkv", "to_q", "to_k", "to_v"),
+    ("skip", "shortcut"),
+)
+"""What each level freezes beside the level below, by parts of names: those of EDM's networks and of diffusers'."""
+
+
+def names_of_level(network: nn.Module, level: int) -> list[str]:
+    """The parameters that a level freezes: those inside numbered blocks whose names say what they are.
+
+    Raises:
+        UserError: If the network calls its parts otherwise.
+    """
+    found = []
+    for name, _ in network.named_parameters():
+        kind = next((rank for rank in (2, 1, 0) if any(word in name for word in KINDS[rank])), 3)
+        if kind < level and re.search(r"\.\d+\.", name):
+            found.append(name)
+    if level and not found:
+        raise UserError(
+            f"GDD: no part of {type(network).__name__} is called as level {level} expects; give patterns as 'frozen'."
+        )
+    return found
 
 
 class GDD(Distiller):
@@ -25,12 +54,17 @@ class GDD(Distiller):
     nothing: real samples do, through a discriminator alone. Student: ``sum_heads softplus(-D(x))``; discriminator:
     softplus of both and a lazy R1. GDD-I trains only what ``frozen`` leaves, which the paper shows to be enough.
 
-    The official discriminator reads ImageNet networks (VGG16, DeiT) at clean images; here its heads read the frozen
-    teacher's features at noised samples, as every teacher has them (and no metric's network leaks into training).
+    The official discriminator reads ImageNet networks at clean images: give ``backbones``, e.g. VGG16 and DeiT of timm
+    (:class:`~fastgen.extras.vision_gan.VisionGAN`). Without them its heads read the frozen teacher's features at noised
+    samples, as every teacher has them (and no metric's network leaks into training). Left out is the distillation of
+    single instances that the code has as an option.
 
     Args:
-        frozen: Patterns of names of the student's parameters that stay as the teacher's, e.g. ``["*conv*"]``. The
-            paper's level 1 freezes ``conv`` and ``proj`` inside blocks, level 2 also ``qkv``, level 3 also ``skip``.
+        level: What of the student stays as the teacher: 0 nothing, 1 convolutions and projections inside its blocks
+            (GDD-I), 2 attention's queries, keys and values too, 3 skip connections too.
+        frozen: Patterns of names of further parameters that stay, e.g. ``["*conv*"]``.
+        backbones: Networks of images that the discriminator reads at clean samples, in place of the teacher.
+        conditional: Whether heads on ``backbones`` are told the condition.
         layers: Module paths of the teacher's features, one head each; ``bottleneck`` is where the network is narrowest.
         time: Law of the noise levels at which features are read: the lower half.
         r1_gamma: Factor of R1 at real samples; 0 leaves it out.
@@ -45,7 +79,10 @@ class GDD(Distiller):
 
     def __init__(
         self,
+        level: Literal[0, 1, 2, 3] = 0,
         frozen: Sequence[str] = (),
+        backbones: Sequence[Backbone] = (),
+        conditional: bool = True,
         layers: Sequence[str] | Literal["bottleneck"] = "bottleneck",
         time: TimeLaw = UniformTime(0.0, 0.5),
         r1_gamma: float = 1e-4,
@@ -58,28 +95,36 @@ class GDD(Distiller):
         **kwargs: Any,
     ) -> None:
         checks.not_empty(self, layers=layers)
-        heads = 1 if isinstance(layers, str) else len(layers)
-        gan = GAN(
-            weight=heads,  # sums over heads, not means
-            discriminator_weight=heads,
-            features="teacher",
-            layer=layers if isinstance(layers, str) else list(layers),
-            time=time,
+        if backbones and layers != "bottleneck":
+            raise UserError("GDD's discriminator reads 'backbones' or the teacher's 'layers', not both; leave one out.")
+        if backbones:
+            count = sum(len(backbone.layers) for backbone in backbones)
+            read: dict[str, Any] = {"backbones": backbones, "conditional": conditional}
+        else:
+            count = 1 if isinstance(layers, str) else len(layers)
+            read = {
+                "features": "teacher",
+                "layer": layers if isinstance(layers, str) else list(layers),
+                "time": time,
+            }
+        gan = (VisionGAN if backbones else GAN)(
+            weight=count,  # sums over heads, not means
+            discriminator_weight=count,
             width=width,
             optimizer=discriminator_optimizer,
             r1_gamma=r1_gamma,
             r1_interval=r1_interval,
+            **read,
         )
         super().__init__(student_optimizer=student_optimizer, extras=[gan, *extras], **kwargs)
         self.lr_scheduler_factories["discriminator"] = discriminator_lr_scheduler
         self.frozen = list(frozen)
+        self.level = level
 
     def build_roles(self) -> None:
         if self.teacher is None:
-            raise UserError(
-                "GDD needs a teacher, whose features its discriminator reads; give model.init_args.teacher."
-            )
-        freeze(self.student, self.frozen)
+            raise UserError("GDD needs a teacher, whose weights start the student; give model.init_args.teacher.")
+        freeze(self.student, [*names_of_level(self.student, self.level), *self.frozen])
 
     def all_turns(self, iteration: int) -> tuple[str, ...]:
         """The discriminator first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -36,13 +36,21 @@ class DensityRatios(_Base):
     Args:
         divergence: Which f-divergence.
         memory: Share of a bin's old mean that stays in an update.
-        bins: Number of noise-level bins, equally wide in the positions that ``UniformTime`` draws.
+        bins: Number of noise-level bins.
+        bin_axis: What bins are equally wide in: the ``position`` that ``UniformTime`` draws, or the process's ``time``.
     """
 
     ratio_means: Tensor
     weight_mean: Tensor
 
-    def __init__(self, divergence: Divergence, memory: float = 0.0, bins: int = 10, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        divergence: Divergence,
+        memory: float = 0.0,
+        bins: int = 10,
+        bin_axis: Literal["position", "time"] = "position",
+        **kwargs: Any,
+    ) -> None:
         checks.between(self, 0.0, 1.0, "[)", memory=memory)
         checks.whole(self, bins=bins)
         super().__init__(**kwargs)
@@ -53,6 +61,7 @@ class DensityRatios(_Base):
             )
         self.divergence = divergence
         self.memory = memory
+        self.bin_axis = bin_axis
         self.register_buffer("ratio_means", torch.ones(bins, dtype=torch.float64))
         self.register_buffer("weight_mean", torch.ones((), dtype=torch.float64))
 
@@ -68,8 +77,12 @@ class DensityRatios(_Base):
 
     def bin(self, t: Tensor) -> Tensor:
         """Index (B,) of the noise-level bin of times ``t``."""
-        count = len(self.ratio_means)
-        return (self.student.process.fraction(t) * count).long().clamp(max=count - 1)
+        process, count = self.student.process, len(self.ratio_means)
+        share = process.fraction(t)
+        if self.bin_axis == "time":
+            first = process.position(torch.zeros_like(t))
+            share = ((t - first) / (process.t_max - first)).clamp(min=0.0)
+        return (share * count).long().clamp(max=count - 1)
 
     def relative(self, ratio: Tensor, t: Tensor) -> Tensor:
         """Ratios (B,) over their mean at similar levels."""

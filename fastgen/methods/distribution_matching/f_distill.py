@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -25,13 +25,15 @@ class FDistill(DensityRatios, DMD2):
     NVlabs/FastGen: ``r`` by its mean at similar noise levels, ``h(r)`` by its mean; both means are over the whole batch
     of all ranks. With ``ReverseKL`` it is DMD2 with a GAN.
 
-    Two differences: the ten noise-level bins are equally wide in the positions that ``UniformTime`` draws (on flows and
-    VP that is equally wide in time), and a bin without samples keeps its mean.
+    Two differences: the ten noise-level bins are by default equally wide in the positions that ``UniformTime`` draws,
+    not in time (the same on flows and VP; on EDM bins of time would hold 65 % of all draws in the first and none in the
+    last), and a bin without samples keeps its mean.
 
     Args:
         divergence: Which f-divergence; ``JensenShannon`` is the paper's best on ImageNet-64 and SD1.5.
         memory: Share of a bin's old mean that stays in an update (0.5 on ImageNet-64, 0 elsewhere).
         bins: Number of noise-level bins.
+        bin_axis: What bins are equally wide in: ``position``, or the process's ``time`` as in NVlabs/FastGen.
         extras: Must hold a GAN; by default one on the teacher's features that judges the samples whose scores are
             compared.
     """
@@ -41,6 +43,7 @@ class FDistill(DensityRatios, DMD2):
         divergence: Divergence = JensenShannon(),
         memory: float = 0.0,
         bins: int = 10,
+        bin_axis: Literal["position", "time"] = "position",
         extras: list[Extra] | None = None,
         student_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=2e-6),
         critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=2e-6),
@@ -50,6 +53,7 @@ class FDistill(DensityRatios, DMD2):
             divergence=divergence,
             memory=memory,
             bins=bins,
+            bin_axis=bin_axis,
             extras=[GAN(features="teacher", at_scores=True)] if extras is None else extras,
             student_optimizer=student_optimizer,
             critic_optimizer=critic_optimizer,

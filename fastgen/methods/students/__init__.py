@@ -1,0 +1,1 @@
+"""Distribution matching for students of other kinds: turned weights, several networks, small networks."""
