@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import yaml
 from command_line import ROOT, fastgen, last, load, write
 from denoisers.families import FAMILIES
 from denoisers.tiny_sd import write_tiny_pipeline
 from PIL import Image
+from safetensors.torch import save_file
 
 from fastgen.checkpoints.reading import method_from_checkpoint
 from fastgen.pictures.grids import CAPTION_SIZE
@@ -27,7 +29,36 @@ SDXL, SD3, FLUX, QWEN, WAN = (
         "Wan": FAMILIES["Wan"].options,
     }.items()
 )
+
+
+def tiny_vision(folder: Path, tiny: dict[str, Any]) -> list[dict[str, Any]]:
+    """A network of images in a file."""
+    torch.manual_seed(5)
+    save_file(timm.create_model("test_vit", pretrained=False).state_dict(), folder / "vit.safetensors")
+    options = {"model": "test_vit", "layers": ["blocks.0"], "weights": str(folder / "vit.safetensors"), "size": 160}
+    return [{"class_path": "TimmBackbone", "init_args": options}]
+
+
+def tiny_student(folder: Path, tiny: dict[str, Any]) -> dict[str, Any]:
+    """A student of an architecture of its own."""
+    return {"class_path": "StableDiffusion", "init_args": dict(tiny)}
+
+
+# What of a config is too large for a tiny pipeline: values, or functions of the folder and the pipeline's options.
 CONFIGS = {
+    "emd_sd15": SD15 | {"model": {"corrector": {"class_path": "Langevin", "init_args": {"steps": 2}}}},
+    "msd_sd15": SD15,
+    "wadi_sd15": SD15,
+    "swiftbrush_sd21": SD15,
+    "f_distill_sd15": SD15,
+    "sdxs_sd15": SD15 | {"model": {"student": tiny_student}},
+    "disback_sdxl": SDXL | {"model": {"degradation": 2, "snapshots": 2}},
+    "adp_sdxl": SDXL | {"model": {"layers": "bottleneck", "backbones": tiny_vision}},
+    "adm_sdxl": SDXL | {"model": {"layers": "bottleneck"}},
+    "add_sdxl": SDXL | {"model": {"backbones": tiny_vision}},
+    "ladd_sd3": SD3 | {"model": {"layers": "bottleneck"}},
+    "sgmd_wan": WAN,
+    "data_forcing_wan": WAN,
     "sid_sd15": SD15,
     "lcm_sd15": SD15,
     "dmd_sd15": SD15,
@@ -75,6 +106,8 @@ def shortened(config: dict[str, Any], family: dict[str, Any], folder: Path, grid
         arguments["teacher"] = {"class_path": family["teacher"], "init_args": {}}
     tiny = {"pretrained": str(family["write"](folder / "pipeline")), **family["options"]}
     arguments["teacher"]["init_args"] |= tiny
+    for key, value in family.get("model", {}).items():
+        arguments[key] = value(folder, tiny) if callable(value) else value
     if config["data"]["class_path"] == "ImageFolder":
         width = tiny.get("width", 16)
         data |= {"root": str(images_with_captions(folder / "images", width)), "held_out_fraction": 0.4}
@@ -125,6 +158,10 @@ def test_config_trains_two_steps_and_samples(name: str, tmp_path: Path, capsys: 
     if added:
         assert fastgen("export", f"--ckpt={checkpoint}", f"--out={tmp_path / 'exported'}") != 0
         assert "no pipeline of diffusers has" in capsys.readouterr().err
+    if name == "msd_sd15":  # each student by its number
+        assert fastgen("export", f"--ckpt={checkpoint}", f"--out={tmp_path / 'all'}") != 0
+        assert "--role average/0 to average/3" in capsys.readouterr().err
+        assert fastgen("export", f"--ckpt={checkpoint}", "--role=student/1", f"--out={tmp_path / 'second'}") == 0
     samples = method.sample([0, 1], {"prompt": ["a cat", "a dog"]})
     assert samples.isfinite().all()
     assert samples.shape == ((2, 3, 5, 16, 16) if named == "Wan" else (2, 3, 16, 16))
