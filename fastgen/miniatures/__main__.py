@@ -32,14 +32,21 @@ def pipeline(words: Sequence[str]) -> None:
 
     parser = argparse.ArgumentParser(prog="python -m fastgen.miniatures pipeline", description=pipeline.__doc__)
     parser.add_argument("--like", type=Path, required=True, help="folder with model_index.json and configurations")
-    parser.add_argument("--part", action="append", default=[], metavar="NAME=FOLDER", help="a part from elsewhere")
+    parser.add_argument(
+        "--part",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="a part from elsewhere: a folder, or student.safetensors of a training",
+    )
+    parser.add_argument("--half", action="store_true", help="write weights in fp16")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     options = parser.parse_args(words)
     if wrong := next((part for part in options.part if "=" not in part), None):
-        raise UserError(f"--part is NAME=FOLDER, got '{wrong}'.")
+        raise UserError(f"--part is NAME=PATH, got '{wrong}'.")
     parts = {name: Path(folder) for name, folder in (part.split("=", 1) for part in options.part)}
-    make_pipeline(options.like, options.out, parts, options.seed)
+    make_pipeline(options.like, options.out, parts, options.seed, options.half)
 
 
 def fit(words: Sequence[str]) -> None:

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from fastgen.denoisers.base import load_strictly
 from fastgen.denoisers.diffusers.pipeline_files import VOCABULARIES, read_json
 from fastgen.denoisers.diffusers.pipelines import only_errors
 from fastgen.errors import UserError
+from fastgen.storage.files import load_tensors
 
 LIBRARIES = ("diffusers", "transformers")
 """Whose classes an index may name; nothing else is imported."""
@@ -47,14 +50,27 @@ def at_random(kind: Any, folder: Path) -> Any:
         return kind.from_config(config)
 
 
-def make_pipeline(like: Path, out: Path, parts: Mapping[str, Path], seed: int = 0) -> None:
+def weights_of(part: str, file: Path) -> dict[str, Tensor]:
+    """The weights of a part out of a denoiser's ``student.safetensors``, which holds them under the part's name."""
+    tensors, _ = load_tensors(file)
+    return {name.removeprefix(f"{part}."): value for name, value in tensors.items()}
+
+
+def write(network: Any, folder: Path, half: bool) -> None:
+    """Write a network, in fp16 if asked to."""
+    (network.half() if half else network).save_pretrained(folder)
+
+
+def make_pipeline(like: Path, out: Path, parts: Mapping[str, Path], seed: int = 0, half: bool = False) -> None:
     """Write a folder in a released format.
 
     Args:
         like: A folder with ``model_index.json`` and a folder per part: its configuration alone, or with weights.
         out: Where to write.
-        parts: Folders that stand for parts of ``like``, by name; they are brought to the class that its index names.
+        parts: What stands for parts of ``like``, by name: folders, which are brought to the class that its index names,
+            or the ``student.safetensors`` of a training.
         seed: Of the random weights. The global generator is left as it was.
+        half: Whether weights are written in fp16.
 
     Raises:
         UserError: If a part is missing or is no part of this pipeline.
@@ -68,6 +84,11 @@ def make_pipeline(like: Path, out: Path, parts: Mapping[str, Path], seed: int = 
         torch.manual_seed(seed)
         for part, kind in sorted(kinds.items()):
             source = parts.get(part, like / part)
+            if source.is_file():
+                network = at_random(kind, like / part)
+                load_strictly(network, weights_of(part, source), str(source))
+                write(network, out / part, half)
+                continue
             if not source.is_dir():
                 raise UserError(f"'{source}' is missing; give the folder of '{part}', or its configuration.")
             if not hasattr(kind, "parameters"):  # tokenizers, schedulers
@@ -80,5 +101,5 @@ def make_pipeline(like: Path, out: Path, parts: Mapping[str, Path], seed: int = 
                     network = kind.from_pretrained(source, use_safetensors=True)
             else:
                 network = at_random(kind, source)
-            network.save_pretrained(out / part)
+            write(network, out / part, half)
     shutil.copy(like / "model_index.json", out / "model_index.json")

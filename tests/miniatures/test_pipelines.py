@@ -12,9 +12,11 @@ from denoisers.tiny_sd import write_tiny_pipeline
 from denoisers.tiny_sd3 import write_tiny_sd3
 
 from fastgen.denoisers import StableDiffusion, StableDiffusion3
+from fastgen.denoisers.diffusers import pipeline_files
 from fastgen.errors import UserError
 from fastgen.miniatures.__main__ import main
 from fastgen.miniatures.pipelines import make_pipeline
+from fastgen.storage.files import save_tensors
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,6 +60,33 @@ def test_parts_are_taken_over(tmp_path: Path) -> None:
     assert torch.equal(a.encode(picture), b.encode(picture))
     prompt = {"prompt": ["a cat"]}
     assert not torch.equal(a.encode_condition(prompt)["prompt_embeds"], b.encode_condition(prompt)["prompt_embeds"])
+
+
+def test_a_trained_network_comes_back_into_its_folder(tmp_path: Path) -> None:
+    like = write_tiny_pipeline(tmp_path / "like")
+    trained = StableDiffusion(str(like))
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.uniform_(-1, 1)
+    save_tensors(tmp_path / "student.safetensors", trained.state_dict())
+    make_pipeline(like, tmp_path / "out", {"unet": tmp_path / "student.safetensors"}, half=True)
+    again = StableDiffusion(str(tmp_path / "out"))
+    again.load_weights()
+    for name, value in trained.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, rtol=1e-3, atol=1e-6)
+    sizes = [(tmp_path / f / "unet/diffusion_pytorch_model.safetensors").stat().st_size for f in ("like", "out")]
+    assert sizes[1] < 0.6 * sizes[0]
+
+
+def test_miniatures_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_files, "ASSETS", tmp_path)
+    with pytest.raises(UserError, match=r"'emoji-sd' is not part of this installation"):
+        StableDiffusion("emoji-sd")
+    write_tiny_pipeline(tmp_path / "miniatures" / "emoji-sd")
+    network = StableDiffusion("emoji-sd")
+    network.load_weights()
+    assert network.pipeline.is_local and network.pipeline.pretrained == "emoji-sd"
+    assert network.make_codec().encode(torch.zeros(1, 3, 16, 16)).shape == (1, 4, 8, 8)
 
 
 def test_mistakes(tmp_path: Path) -> None:

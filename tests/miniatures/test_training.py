@@ -124,7 +124,7 @@ def test_learning_rate() -> None:
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2 and "Give a command" in capsys.readouterr().err
     assert main(["pipeline", "--like", str(tmp_path), "--out", str(tmp_path), "--part", "unet"]) == 2
-    assert "NAME=FOLDER" in capsys.readouterr().err
+    assert "NAME=PATH" in capsys.readouterr().err
     PictureTower(TowerShape((8, 8), 8, 8)).save_pretrained(tmp_path / "tower")
     (tmp_path / "tower" / "model.safetensors").write_bytes(b"no")
     with pytest.raises(Exception, match="not a readable safetensors"):

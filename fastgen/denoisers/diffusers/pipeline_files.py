@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastgen.errors import UserError
+from fastgen.storage.files import ASSETS
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 WEIGHTS = re.compile(
@@ -26,6 +27,25 @@ VOCABULARIES = (
     "sentencepiece.bpe.model",
     "tokenizer.model",
 )
+MINIATURES = ("emoji-sd", "emoji-sd3", "emoji-wan")
+"""Pipelines that are called by name; docs/miniatures.md says how they were made."""
+
+
+def local_folder(pretrained: str) -> Path:
+    """The folder that ``pretrained`` means here: a path, there or not, or that of a miniature.
+
+    Raises:
+        UserError: If it is a miniature that is not there.
+    """
+    if pretrained not in MINIATURES or Path(pretrained).is_dir():
+        return Path(pretrained).expanduser()
+    folder = ASSETS / "miniatures" / pretrained
+    if not folder.is_dir():
+        raise UserError(
+            f"The miniature '{pretrained}' is not part of this installation; take fastgen/assets/miniatures from a "
+            "checkout of the repository, or train it as docs/miniatures.md says and give its folder."
+        )
+    return folder
 
 
 def variants(folder: Path) -> set[str | None]:

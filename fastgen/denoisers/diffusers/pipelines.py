@@ -25,6 +25,7 @@ from fastgen.denoisers.diffusers.pipeline_files import (
     check_weights,
     damaged,
     first_line,
+    local_folder,
     missing_library,
     read_json,
     usable_variant,
@@ -46,7 +47,8 @@ class PipelineFolder:
     """A diffusers pipeline, in a local folder or on the Hugging Face hub, read part by part.
 
     Args:
-        pretrained: Local folder, or hub id such as ``stable-diffusion-v1-5/stable-diffusion-v1-5``.
+        pretrained: Local folder, name of a miniature such as ``emoji-sd``, or hub id such as
+            ``stable-diffusion-v1-5/stable-diffusion-v1-5``.
         revision: Branch, tag or commit of the hub repository, if not its main branch.
         variant: Infix of the weight files, e.g. ``fp16``; None is the plain files, or in a local folder the only ones.
     """
@@ -208,11 +210,11 @@ class PipelineFolder:
     @property
     def is_local(self) -> bool:
         """Whether it is a folder here."""
-        return Path(self.pretrained).expanduser().is_dir()
+        return self._path.is_dir()
 
     @property
     def _path(self) -> Path:
-        return Path(self.pretrained).expanduser()
+        return local_folder(self.pretrained)
 
     @property
     def _place(self) -> str:
