@@ -17,6 +17,7 @@ from fastgen.denoisers.wrappers.experts import Experts
 from fastgen.denoisers.wrappers.fake_quant import FakeQuant
 from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
 from fastgen.denoisers.wrappers.lora import AdaptedDenoiser, LoRA
+from fastgen.denoisers.wrappers.lorad import LoRaD
 
 __all__ = [
     "MLP",
@@ -33,6 +34,7 @@ __all__ = [
     "GaussianDenoiser",
     "ImageMixture",
     "LoRA",
+    "LoRaD",
     "LowRankMixtureDenoiser",
     "MixtureDenoiser",
     "QwenImage",
