@@ -22,15 +22,15 @@ TERM = "tests/extras/test_distribution_matching.py"
 ENGINE = [
     NUMBERS,
     RANKS,
+    "tests/methods/test_updates.py",
     "tests/extras/test_extra_rules.py",
+    "tests/extras/test_any_method.py -k not order",
     ROLES,
-    CONTRACT,
+    "tests/methods/test_published_optimizers.py -k rate or length",
     GUIDANCE,
     PROCESSES,
-    "tests/extras/test_any_method.py",
-    "tests/methods/test_updates.py",
+    CONTRACT,
     "tests/methods/test_map_parts.py -k target",
-    "tests/methods/test_published_optimizers.py -k rate or length",
     ALL_NUMBERS,
     "tests/test_seeds.py",
     "tests/test_cli.py",
@@ -133,6 +133,11 @@ RULES: dict[str, list[str]] = {
     "fastgen/denoisers/diffusers/packing.py": [
         "tests/denoisers/test_families.py",
         "tests/denoisers/test_family_inputs.py",
+    ],
+    "fastgen/denoisers/wrappers/guided.py": [
+        "tests/methods/test_guidance_by_number.py -k test_solvers or the_ways",
+        NUMBERS,
+        "tests/methods/test_guidance_by_number.py",
     ],
     "fastgen/denoisers": [
         "tests/denoisers/test_networks.py",
@@ -266,7 +271,7 @@ RULES: dict[str, list[str]] = {
     "fastgen/distiller/resume.py": ["tests/methods/test_resume_settings.py", "tests/test_seals.py"],
     "fastgen/distiller/start.py": ["tests/methods/test_resume_settings.py", "tests/methods/test_map_parts.py"],
     "fastgen/distiller/rollouts.py": [*ENGINE[:2], "tests/extras/test_any_method.py", *ENGINE[2:]],
-    "fastgen/distiller/score_term.py": ["tests/prototypes/test_score_terms.py", TERM, *SCORES],
+    "fastgen/distiller/score_term.py": [NUMBERS, TERM, "tests/prototypes/test_score_terms.py", *SCORES, ALL_NUMBERS],
     "fastgen/distiller/stages.py": [
         "tests/methods/test_updates.py",
         f"{ALL_NUMBERS} and Progressive",
@@ -299,9 +304,10 @@ RULES: dict[str, list[str]] = {
     "fastgen/methods": [
         *METHODS[:2],
         "tests/methods/test_map_parts.py",
+        *METHODS[2:5],
         "tests/methods/test_flow_maps.py",
         "tests/methods/test_closed_form.py",
-        *METHODS[2:],
+        CONTRACT,
     ],
 }
 """Tests by the beginning of a file's path; the longest that fits counts. Fast ones come first.
