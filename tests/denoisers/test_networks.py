@@ -13,6 +13,7 @@ from fastgen.denoisers.networks.dit import DiT
 from fastgen.denoisers.networks.mlp import MLP
 from fastgen.denoisers.networks.unet import UNet
 from fastgen.denoisers.wrappers.features import tap
+from fastgen.denoisers.wrappers.lora import LoRA
 from fastgen.errors import UserError
 from fastgen.processes import EDM, VP, RectifiedFlow, TrigFlow
 from fastgen.storage.files import save_tensors
@@ -210,3 +211,15 @@ def test_deepcopy_is_equal_and_independent(make):
     with torch.no_grad():
         next(clone.parameters()).add_(1.0)
     assert not torch.equal(next(clone.parameters()), next(network.parameters()))
+
+
+def test_what_an_adapter_is_told_leaves_nothing_behind_on_its_network():
+    network = awake(NETWORKS["mlp"](num_classes=3))
+    x_t, t, condition = batch(network)
+    before = network(x_t, t, condition).x0
+    student = LoRA(rank=2).attach(network)
+    student.add_second_time()
+    hooks = list(network.time_embedder._forward_hooks)
+    student(x_t, t, condition, 0.5 * t)
+    assert list(network.time_embedder._forward_hooks) == hooks
+    assert torch.equal(network(x_t, t, condition).x0, before)
