@@ -124,7 +124,7 @@ class Copy:
         subprocess.run(command, cwd=self.tree, check=True)
 
     def run(self, tests: Sequence[str], options: Sequence[str] = (), slack: int = 1) -> dict[str, Any]:
-        """``{"passed", "by", "seconds"}`` of the tests on the tree as it is, in their order; ``slack`` times as long."""
+        """``{"passed", "by", "seconds"}`` of the tests on the tree as it is, in their order; maybe ``slack`` times."""
         seconds, note, log = slack * self.seconds, self.folder / "first", self.folder / "log"
         note.unlink(missing_ok=True)
         began = time.monotonic()
