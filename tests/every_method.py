@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
 from toys import StirredLoRA, StirredLoRaD, ToyBackbone, ToyData, build, trainer
 
 import fastgen.methods  # noqa: F401
@@ -16,7 +17,7 @@ from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
 from fastgen.denoisers.wrappers.routed import LabelRouter
 from fastgen.distiller.schedule import UpdateSchedule
-from fastgen.extras import GAN, DistributionMatching
+from fastgen.extras import GAN, DistributionMatching, RewardModel
 from fastgen.methods import SCM, Distiller
 from fastgen.sampling.samplers import (
     GridSampler,
@@ -24,14 +25,24 @@ from fastgen.sampling.samplers import (
     PolicySampler,
     RandomScheduleSampler,
     RenoiseSampler,
+    ScaleSampler,
     TrajectorySampler,
 )
+
+
+class ToTheRight(RewardModel):
+    """Larger first coordinates."""
+
+    def forward(self, samples: Tensor, condition: Mapping[str, Any]) -> Tensor:
+        return samples[:, 0]
+
 
 SPECIAL: dict[str, dict[str, Any]] = {
     "ADD": {"backbones": [ToyBackbone()], "augment": False},
     "DisBack": {"degradation": 2, "snapshots": 2, "schedule": UpdateSchedule()},
     "MSD": {"router": LabelRouter(3)},
     "SDXS": {"warmup": 1},
+    "AMD": {"reward": ToTheRight},
     "SwiftBrush": {"critic": StirredLoRA(rank=4)},
     "WaDi": {"student": StirredLoRaD(4, layers="*"), "critic": StirredLoRaD(3, layers="*")},
     "TDM": {"sampler": TrajectorySampler([20.0, 2.0])},
@@ -47,6 +58,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 FEW_STEPS: dict[str, dict[str, Any]] = {
     "CDM": {"sampler": RandomScheduleSampler([80.0, 5.0, 0.5], longest=3)},
     "EMD": {"sampler": RenoiseSampler([80.0])},
+    "SwD": {"sampler": ScaleSampler([80.0, 5.0, 0.5], scales=[0.5, 0.75, 1.0])},
     "OptimalSteps": {"sampler": GridSampler(3)},
     "PhasedDMD": {"sampler": PhasedSampler([80.0, 5.0, 0.5], phases=3)},
     "PiFlow": {"sampler": PolicySampler([80.0, 5.0, 0.5], substeps=16)},

@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import Any
 
 import pytest
-from every_method import METHODS
+from every_method import METHODS, SPECIAL
 from toys import build
 
 import fastgen.metrics
@@ -82,6 +82,7 @@ AT = "RenoiseSampler(gradient_calls=1, level={}, steps=1, stop=random, times=gri
 EDM_LOSS = "DenoisingLoss(reduction={}, target=x0, weight=EDMWeight(sigma_data=0.5))"
 FOUR_CALLS = "{0}Sampler(gradient_calls={2}, level=max, steps=4, stop={1}, times=grid)"
 SHIFTED = "SharedLevel(law=FlowTime(high=1.0, low=0.001, shift=3.0))"
+SWD_LAW = f"FlowTime(high={{}}, low={1 / 28}, shift=3.0)"
 FLOW_LOSS = "DenoisingLoss(reduction=mean, target=velocity, weight=UniformWeight())"
 TURNS = "UpdateSchedule(critic_first={}, critic_updates={}, exclusive=False, reuse_rollout={}, student_start=0)"
 SCALES = "Guidance(condition_dropout={}, critic={}, critic_training={}, teacher={})"
@@ -183,11 +184,33 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "guidance": SCALES.format(0.0, 1.0, 1.0, 7.0),
         "schedule": TURNS.format(True, 1, False),
     },
+    "AMD": DMD2  # 2602.07345; derived
+    | {"guidance": SCALES.format(0.0, 1.0, 1.0, 4.0), "samples_per_condition": 4, "strength": 0.5, "sharpening": 0.5},
+    "KDMD": DMD2  # 2601.08303
+    | {
+        "sampler": FOUR_CALLS.format("Renoise", "random", 1),
+        "critic_objective": FLOW_LOSS,
+        "schedule": TURNS.format(False, 1, True),
+        "extras.0.weight": 1.0,
+        "extras.0.feature_weight": 1.0,
+    },
+    "SwD": {  # 2503.16397, yandex-research/swd
+        "sampler": "ScaleSampler(level=max, scales=(0.5, 0.625, 0.75, 1.0), steps=4, times=grid)",
+        "renoise_time": SWD_LAW.format(16 / 28),
+        "critic_time": SWD_LAW.format(1.0),
+        "critic_objective": FLOW_LOSS.replace("velocity", "x0"),
+        "guidance": SCALES.format(0.0, 1.0, 1.0, 7.0),
+        "schedule": "UpdateSchedule(critic_first=True, critic_updates=5, exclusive=True, reuse_rollout=False, "
+        "student_start=5)",
+        "extras.0.weight": 1.0,
+        "extras.0.c": 1e-3,
+        "extras.0.time": SWD_LAW.format(10 / 28),
+    },
     "SD35Flash": DMD2  # 2509.21318
     | {
         "sampler": FOUR_CALLS.format("Jump", "random", 1),
-        "renoise_time": "StudentLevels()",
-        "critic_time": "StudentLevels()",
+        "renoise_time": "StudentLevels(noisier=False)",
+        "critic_time": "StudentLevels(noisier=True)",
         "critic_objective": FLOW_LOSS,
         "guidance": SCALES.format(0.0, 1.0, 1.0, 4.5),
     },
@@ -404,7 +427,11 @@ def test_every_method_has_its_numbers():
 
 @pytest.mark.parametrize("cls", PUBLIC, ids=lambda cls: cls.__name__)
 def test_methods(cls: type):
-    special = {"OptimalSteps": {"student": CopyOfTeacher()}, "ADD": {"backbones": [DigitsBackbone()]}}
+    special = {
+        "ADD": {"backbones": [DigitsBackbone()]},
+        "AMD": {"reward": SPECIAL["AMD"]["reward"]},
+        "OptimalSteps": {"student": CopyOfTeacher()},
+    }
     given: dict[str, Any] = special.get(cls.__name__, {})
     method = build(cls, **given)
     if cls.__name__ in ("SCM", "MeanFlow", "LSD", "PSD", "Shortcut"):  # the others take the student's own process
@@ -531,7 +558,7 @@ LAWS = {
     "KarrasLevel": {"low": 0.0, "high": 1.0, "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0},  # 2206.00364, eq. 5
     "LogNormalLevel": {"mean": -1.2, "std": 1.2},  # 2206.00364, table 1
     "LogitNormalTime": {"mean": 0.0, "std": 1.0},  # 2403.03206
-    "StudentLevels": {},
+    "StudentLevels": {"noisier": False},
     "WithinChain": {"low": "anchor", "high": "student", "floor": 0.02, "margin": 0.0, "shift": 1.0},
     "FlowTime": {"low": 1e-3, "high": 1.0, "shift": 1.0},
     "ToData": {"law": LogNormalLevel(-1.0, 1.4)},

@@ -302,6 +302,27 @@ def sd35_flash(problem: Problem, updates: int) -> Config:
     return given
 
 
+def swd(problem: Problem, updates: int) -> Config:
+    return scores(
+        problem,
+        schedule={"critic_updates": 1},
+        sampler=part("ScaleSampler", times=list(problem.levels)),
+        renoise_time=part("UniformTime"),
+        extras=[part("TokenMMD", weight=0.1, features="critic")],
+    )
+
+
+def k_dmd(problem: Problem, updates: int) -> Config:
+    """The few-step teacher is the teacher, which at high noise knows only means: it counts little."""
+    return scores(problem, sampler=four_calls(problem), extras=[part("FewStepTeacher", weight=0.01)])
+
+
+def amd(problem: Problem, updates: int) -> Config:
+    guidance = {"teacher": max(problem.guidance, 1.5), "critic": 1.0, "critic_training": 1.0, "condition_dropout": 0.0}
+    given = scores(problem, schedule={"critic_updates": 1}, reward=part("DigitLogProbability"))
+    return given | {"guidance": guidance}
+
+
 def phased_dmd(problem: Problem, updates: int) -> Config:
     first = max(1, updates // 2)
     given = scores(
@@ -315,6 +336,7 @@ def phased_dmd(problem: Problem, updates: int) -> Config:
 
 
 NO_GUIDANCE = (("guided", "learns from data alone, which know no guidance"),)
+UNJUDGED = tuple((name, "has no judge of its samples") for name in ("ring", "guided", "images"))
 UNGUIDED = tuple((name, "is DMD2 where nothing is guided") for name in ("ring", "images", "digits"))
 
 RECIPES: dict[str, Recipe] = {
@@ -380,6 +402,9 @@ RECIPES: dict[str, Recipe] = {
     "DPDMD": Recipe("DPDMD", dp_dmd, steps=(4,)),
     "CDM": Recipe("CDM", cdm, steps=(4,)),
     "OneXDistill": Recipe("OneXDistill", one_x_distill, steps=(4,)),
+    "SwD": Recipe("SwD", swd, steps=(4,), without=NO_GUIDANCE),
+    "KDMD": Recipe("KDMD", k_dmd, levels=own_levels),
+    "AMD": Recipe("AMD", amd, steps=(1,), without=UNJUDGED),
     "SD35Flash": Recipe("SD35Flash", sd35_flash, steps=(4,)),
     "EMD": Recipe(
         "EMD",

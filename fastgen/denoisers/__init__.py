@@ -15,7 +15,7 @@ from fastgen.denoisers.networks.unet import UNet
 from fastgen.denoisers.wrappers.bridge import Bridge
 from fastgen.denoisers.wrappers.experts import Experts
 from fastgen.denoisers.wrappers.fake_quant import FakeQuant
-from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
+from fastgen.denoisers.wrappers.from_teacher import CopyOfStudent, CopyOfTeacher
 from fastgen.denoisers.wrappers.lora import AdaptedDenoiser, LoRA
 from fastgen.denoisers.wrappers.lorad import LoRaD
 
@@ -24,6 +24,7 @@ __all__ = [
     "AdaptedDenoiser",
     "Bridge",
     "Codec",
+    "CopyOfStudent",
     "CopyOfTeacher",
     "Denoiser",
     "DiT",

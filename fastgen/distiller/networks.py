@@ -104,9 +104,9 @@ class Networks(Roles):
         """A network that learns, from its factory or from the frozen teacher."""
         if not isinstance(maker, FromTeacher):
             return self.build(maker)
-        if self.teacher is None:
-            raise UserError(f"There is no teacher to make the {role} from; give model.init_args.teacher.")
-        return maker.build(self.teacher)
+        if (source := getattr(self, maker.source, None)) is None:
+            raise UserError(f"There is no {maker.source} to make the {role} from; give model.init_args.{maker.source}.")
+        return maker.build(source)
 
     def average_of_student(self) -> Denoiser:
         """A frozen fp32 copy of the student, to be moved by an EMA callback."""

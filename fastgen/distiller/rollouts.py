@@ -81,8 +81,13 @@ class Rollouts(Networks):
                 part.rollouts[role] = self.make_rollout(part, role, part.condition if condition is None else condition)
         return part.rollouts[role]
 
-    def real_samples(self, part: MicroBatch) -> Tensor | None:
-        """What discriminators call real, (B, ...): the data, unless a method learns from the teacher's samples."""
+    def real_samples(self, part: MicroBatch, beside: Rollout | None = None) -> Tensor | None:
+        """What discriminators call real, (B, ...): the data, unless a method learns from the teacher's samples.
+
+        Args:
+            part: Whose.
+            beside: The student's samples that they are compared with; a method may give both one size.
+        """
         return part.x0
 
     def role_condition(self, part: MicroBatch, role: str, condition: Condition) -> Condition:

@@ -4,6 +4,7 @@ from fastgen.distiller.extra import Extra
 from fastgen.extras.backbones import Backbone, DigitsBackbone, TimmBackbone
 from fastgen.extras.distribution_matching import DistributionMatching
 from fastgen.extras.embedding_loss import EL
+from fastgen.extras.few_step_teacher import FewStepTeacher
 from fastgen.extras.first_step_anchor import FirstStepAnchor
 from fastgen.extras.gan import GAN
 from fastgen.extras.implicit_alignment import ImplicitAlignment
@@ -13,6 +14,7 @@ from fastgen.extras.reward import DigitLogProbability, Reward, RewardModel
 from fastgen.extras.score_pair_gan import ScorePairGAN
 from fastgen.extras.shared_encoder import SharedEncoder
 from fastgen.extras.statistics_shield import StatisticsShield
+from fastgen.extras.token_mmd import TokenMMD
 from fastgen.extras.vision_gan import VisionGAN
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "DigitsBackbone",
     "DistributionMatching",
     "Extra",
+    "FewStepTeacher",
     "FirstStepAnchor",
     "ImplicitAlignment",
     "IntraSegmentGuidance",
@@ -35,5 +38,6 @@ __all__ = [
     "SharedEncoder",
     "StatisticsShield",
     "TimmBackbone",
+    "TokenMMD",
     "VisionGAN",
 ]

@@ -219,19 +219,19 @@ class GAN(Extra):
 
     def own_losses(self, method: Distiller, part: MicroBatch) -> dict[str, Tensor]:
         """What the discriminator learns."""
-        real_x0 = method.real_samples(part)
-        if real_x0 is None:
-            raise UserError("The GAN extra needs real samples; the data module gives none ('x0' is missing).")
         made = part.rollouts.get(self.follows)  # before its turn the student's are not made here: without a graph
         rollout = (made or method.rollout(part, self.role)).detach()
+        x0 = method.real_samples(part, rollout)
+        if x0 is None:
+            raise UserError("The GAN extra needs real samples; the data module gives none ('x0' is missing).")
         at_real = part.draws.scoped("critic/gan/real")
         judged = [
-            (real_x0, part.condition, at_real),
+            (x0, part.condition, at_real),
             (rollout.x0, rollout.condition, part.draws.scoped("critic/gan/fake")),
         ]
         if self.r1_weight > 0:
-            move = part.draws.scoped("critic/gan/r1").normal("noise", real_x0.shape[1:], real_x0.dtype)
-            judged.append((real_x0 + self.r1_noise * move, part.condition, at_real))
+            move = part.draws.scoped("critic/gan/r1").normal("noise", x0.shape[1:], x0.dtype)
+            judged.append((x0 + self.r1_noise * move, part.condition, at_real))
         penalised = self.r1_gamma > 0 and part.draws.step % self.r1_interval == 0
         real, fake, *moved = self.logits(method, *judged)
         losses = {"gan": self.discriminator_weight * self.objective.discriminator(real, fake)}

@@ -19,11 +19,14 @@ from fastgen.methods.distribution_matching.f_distill import FDistill
 from fastgen.methods.distribution_matching.phased_dmd import PhasedDMD
 from fastgen.methods.distribution_matching.swiftbrush import SwiftBrush
 from fastgen.methods.distribution_matching.tdm import TDM
+from fastgen.methods.few_step.amd import AMD
 from fastgen.methods.few_step.cdm import CDM
 from fastgen.methods.few_step.dp_dmd import DPDMD
+from fastgen.methods.few_step.k_dmd import KDMD
 from fastgen.methods.few_step.one_x_distill import OneXDistill
 from fastgen.methods.few_step.sd35_flash import SD35Flash
 from fastgen.methods.few_step.sense_flow import SenseFlow
+from fastgen.methods.few_step.swd import SwD
 from fastgen.methods.flow_maps.base import FlowMapDistiller
 from fastgen.methods.flow_maps.ect import ECT
 from fastgen.methods.flow_maps.lcm import LCM
@@ -55,6 +58,7 @@ __all__ = [
     "ADD",
     "ADM",
     "ADP",
+    "AMD",
     "CDM",
     "DMD",
     "DMD2",
@@ -64,6 +68,7 @@ __all__ = [
     "GDD",
     "IBMD",
     "KD",
+    "KDMD",
     "LADD",
     "LCM",
     "LSD",
@@ -97,6 +102,7 @@ __all__ = [
     "Shortcut",
     "SiD",
     "SiDA",
+    "SwD",
     "SwiftBrush",
     "TeacherTraining",
     "TrajectoryDistiller",

@@ -99,21 +99,31 @@ class _UniformBetween(TimeLaw):
 
 @dataclass(frozen=True)
 class StudentLevels(TimeLaw):
-    """Uniform among the times of the student's own calls (SD3.5-Flash, arXiv 2509.21318)."""
+    """Uniform among the times of the student's own calls (SD3.5-Flash, arXiv 2509.21318).
+
+    Args:
+        noisier: Also those above the time of its last call; else that one and those below it.
+    """
+
+    noisier: bool = False
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
         raise UserError("StudentLevels needs a student's chain; use it for renoise_time, critic_time or guidance_time.")
 
     def given(self, chain: Chain) -> TimeLaw:
-        return _OneOf(tuple(chain.times))
+        return _OneOf(tuple(chain.times), None if self.noisier else chain.t)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _OneOf(TimeLaw):
-    """Uniform among some times."""
+    """Uniform among some decreasing times, of each sample those up to a time of its own (B,)."""
 
     times: Sequence[float]
+    most: Tensor | None
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
-        known = torch.tensor(self.times, dtype=torch.float64, device=draws.device)
-        return known[draws.integers("time", len(known))]
+        known, u = torch.tensor(self.times, dtype=torch.float64, device=draws.device), draws.uniform("time")
+        allowed = torch.full_like(u, len(known))
+        if self.most is not None:
+            allowed = (known <= self.most[:, None] * (1.0 + 1e-9)).sum(1).clamp(min=1).to(u.dtype)
+        return known[(len(known) - allowed + (u * allowed).floor()).long()]

@@ -68,6 +68,7 @@ CONFIGS = {
     "cdm_sd3": SD3,
     "one_x_distill_sd3": SD3,
     "sd35_flash_sd3": SD3,
+    "swd_sd3": SD3,
     "phased_dmd_wan": WAN,
     "dmd2_sdxl": SDXL,
     "dmd2_sd3": SD3,
@@ -82,8 +83,8 @@ CONFIGS = {
 ADDED = {"meanflow_flux": "second_time"}
 """Inputs that students get."""
 COPY = {"class_path": "CopyOfTeacher"}
-NOT_EXPORTED = (*ADDED, "rcm_wan", "phased_dmd_wan")
-"""Students that no pipeline of diffusers can call: for their input, for their times, or because they are several."""
+NOT_EXPORTED = (*ADDED, "rcm_wan", "phased_dmd_wan", "swd_sd3")
+"""Students that no pipeline of diffusers can call: for input, times or sizes, or because they are several."""
 
 
 def images_with_captions(folder: Path, width: int) -> Path:

@@ -36,6 +36,7 @@ PUBLISHED: dict[str, dict[str, tuple[type, float, tuple[float, float], float]]] 
     "DMD2": {role: (ADAMW, 2e-6, (0.9, 0.999), 0.01) for role in ("student", "critic")},
     "DecoupledDMD": {role: (ADAMW, 5e-7, (0.9, 0.999), 0.01) for role in ("student", "critic")},
     "DMD": {role: (ADAMW, 2e-6, (0.9, 0.999), 0.01) for role in ("student", "critic")},
+    "SwD": {role: (ADAMW, 5e-6, (0.9, 0.999), 0.01) for role in ("student", "critic")},
     "SenseFlow": {role: (ADAMW, 1e-6, (0.9, 0.999), 0.0) for role in ("student", "critic")},
     "DPDMD": {role: (ADAMW, 1e-5, (0.9, 0.999), 0.0) for role in ("student", "critic")},
     "CDM": {"student": (ADAMW, 1e-5, (0.9, 0.999), 1e-4), "critic": (ADAMW, 5e-6, (0.9, 0.999), 1e-4)},

@@ -192,6 +192,13 @@ def feature_shapes(denoiser: Denoiser, paths: Sequence[str]) -> list[tuple[int, 
     return [tuple(features[path].shape[1:]) for path in paths]
 
 
+def tokens(features: Tensor) -> Tensor:
+    """Features as a set (B, L, C) of each sample: maps (B, C, H, W) by place, tokens as they are, vectors as one."""
+    if features.ndim == 4:
+        return features.flatten(2).mT
+    return features if features.ndim == 3 else features[:, None]
+
+
 def _group_norm(channels: int) -> nn.GroupNorm:
     """Group norm with at most 32 groups of at least 8 channels: smaller groups would erase the values of a 1x1 map."""
     groups = next((g for g in (32, 16, 8, 4, 2) if channels % g == 0 and channels // g >= 8), 1)

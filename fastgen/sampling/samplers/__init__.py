@@ -9,6 +9,7 @@ from fastgen.sampling.samplers.phased import PhasedSampler
 from fastgen.sampling.samplers.policy import PolicySampler
 from fastgen.sampling.samplers.random_schedule import RandomScheduleSampler
 from fastgen.sampling.samplers.renoise import RenoiseSampler
+from fastgen.sampling.samplers.scales import ScaleSampler
 from fastgen.sampling.samplers.simulation import BackwardSimulation
 from fastgen.sampling.samplers.student import StudentSampler
 from fastgen.sampling.samplers.trajectory import TrajectorySampler
@@ -24,6 +25,7 @@ __all__ = [
     "RandomScheduleSampler",
     "RenoiseSampler",
     "Sampler",
+    "ScaleSampler",
     "StudentSampler",
     "TrajectorySampler",
 ]

@@ -2,88 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from every_method import fit
+from every_method import ToTheRight, fit
 from torch import Tensor
 from toys import CLASSES, build, network
 
 from fastgen.conditions import Guidance
 from fastgen.distiller.groups import group_advantages
 from fastgen.distiller.micro_batch import MicroBatch
-from fastgen.methods import DMD2, DecoupledDMD
-from fastgen.objectives.distribution_matching import guidance_gradient, normalised, pseudo_loss
-from fastgen.processes import Prediction
+from fastgen.errors import UserError
+from fastgen.methods import AMD, DMD2
 from fastgen.randomness import Draws
-from fastgen.sampling.scores import ScoreInputs
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-def to_the_right(samples: Tensor, condition: Mapping[str, Any]) -> Tensor:
-    """A reward (B,)."""
-    return samples[:, 0]
-
-
-class AMD(DecoupledDMD):
-    """Adaptive matching distillation (arXiv 2602.07345): a guided DMD gradient, weighed within groups by a reward.
-
-    ``beta (mu_fake - mu_cond) - alpha (w - 1) (mu_cond - mu_uncond)`` with ``alpha = 1 + s A`` and ``beta = 1 - s A``;
-    A is the reward among those of the sample's condition, normalised, cut at 1. The critic weighs what falls behind by
-    ``1 + s' max(0, -A)``. (How A enters is derived, not published.)
-
-    Args:
-        reward: Judges decoded samples (B, ...) and conditions: (B,).
-        group: Samples of each condition.
-        strength: s.
-        sharpening: s'.
-    """
-
-    def __init__(
-        self,
-        reward: Callable[[Tensor, Mapping[str, Any]], Tensor] = to_the_right,
-        group: int = 4,
-        strength: float = 0.5,
-        sharpening: float = 0.5,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(coupled=True, **kwargs)
-        self.reward, self.samples_per_condition = reward, group
-        self.strength, self.sharpening = strength, sharpening
-        self.advantages: dict[int, Tensor] = {}
-
-    def before_update(self, role: str, parts: Sequence[MicroBatch]) -> None:
-        """Judge the samples of the whole batch; student and critic share them."""
-        rewards = [
-            self.reward(self.codec.decode(self.rollout(part, role).x0.detach()), part.raw_condition) for part in parts
-        ]
-        found = group_advantages(self, parts, rewards)
-        self.advantages = {id(part): one.clamp(-1.0, 1.0) for part, one in zip(parts, found, strict=True)}
-
-    def advantage(self, part: MicroBatch) -> Tensor:
-        """(B,); 0 where nobody asked for it, as in validation."""
-        return self.advantages.get(id(part), torch.zeros(len(part.draws), dtype=torch.float64))
-
-    def matching_losses(self, part: MicroBatch) -> dict[str, Tensor]:
-        x, found = self.score_inputs(part).rollout.x0, self.comparison(part)
-        cond, uncond = found.real.cond, found.real.uncond
-        assert cond is not None and uncond is not None
-        push = (self.strength * self.advantage(part))[:, None].to(x.dtype)
-        match = (1.0 - push) * normalised(found.fake.x0 - cond.x0, x, found.real.x0)
-        pull = (1.0 + push) * guidance_gradient(x, cond.x0, uncond.x0, self.guidance.teacher, found.real.x0)
-        return {"match": pseudo_loss(x, match), "guidance": pseudo_loss(x, pull)}
-
-    def denoising_losses(self, part: MicroBatch) -> dict[str, Tensor]:
-        self.critic_factor = 1.0 + self.sharpening * (-self.advantage(part)).clamp(min=0.0)
-        return super().denoising_losses(part)
-
-    def denoising_loss(self, inputs: ScoreInputs, prediction: Prediction) -> Tensor:
-        return self.critic_objective(prediction, inputs.rollout.x0, inputs.noise, self.critic_factor)
 
 
 class Rank(SimpleNamespace):
@@ -103,7 +40,8 @@ def made(cls: type[DMD2] = AMD, trainer: Any = None, **kwargs: Any) -> Any:
         name: partial(lambda seed: network(seed).double(), seed)
         for seed, name in enumerate(("teacher", "student", "critic"))
     }
-    method = build(cls, guidance=Guidance(teacher=3.0), **roles | kwargs)
+    given = {"reward": ToTheRight} if cls is AMD else {}
+    method = build(cls, guidance=Guidance(teacher=3.0), **roles | given | kwargs)
     method.configure_model()
     method.trainer = trainer or Rank()
     return method
@@ -182,6 +120,13 @@ def test_a_group_may_lie_on_two_ranks():
         torch.testing.assert_close(one, (first + second) / 2, rtol=1e-9, atol=1e-12)
 
 
+def test_what_cannot_be_weighed_is_refused():
+    with pytest.raises(UserError, match=r"set guidance\.teacher above 1"):
+        build(AMD, reward=ToTheRight, guidance=Guidance())
+    with pytest.raises(UserError, match="group must be"):
+        build(AMD, reward=ToTheRight, group=1)
+
+
 def test_copies_belong_to_the_group_of_their_sample():
     method = made(group=2)
     piece = part(0, 4).repeated(3)
@@ -199,7 +144,7 @@ def test_the_data_module_gives_a_condition_as_often_as_a_method_says():
             super().before_update(role, parts)
             seen.extend((part.raw_condition["label"].tolist(), self.rollout(part, role).x0) for part in parts)
 
-    fit(build(Watched, guidance=Guidance(teacher=3.0), micro_batches=2), 1, batch_size=8)
+    fit(build(Watched, reward=ToTheRight, guidance=Guidance(teacher=3.0), micro_batches=2), 1, batch_size=8)
     for labels, samples in seen:
         assert labels == labels[:1] * 4 and len(samples[:, 0].unique()) == 4
     assert len(seen) == 4, "two turns of two pieces"
