@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from fastgen.distiller.base import Distiller
 
 
+VIEWED = "inner."
+"""Where a network that is seen on another process has its weights."""
+
+
 class ImplicitAlignment(Extra):
     """Implicit distribution alignment, IDA (Ge et al. 2025, SenseFlow, arXiv 2506.00523).
 
@@ -59,7 +63,10 @@ class ImplicitAlignment(Extra):
         Raises:
             UserError: If the two networks have other weights.
         """
-        kept, new = (dict(getattr(method, name).named_parameters()) for name in (self.role, "student"))
+        kept, new = (
+            {name.removeprefix(VIEWED): weight for name, weight in getattr(method, role).named_parameters()}
+            for role in (self.role, "student")
+        )
         unlike = next(
             (n for n in (*kept, *new) if n not in kept or n not in new or kept[n].shape != new[n].shape), None
         )

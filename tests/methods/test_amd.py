@@ -121,8 +121,8 @@ def test_a_group_may_lie_on_two_ranks():
 
 
 def test_what_cannot_be_weighed_is_refused():
-    with pytest.raises(UserError, match=r"set guidance\.teacher above 1"):
-        build(AMD, reward=ToTheRight, guidance=Guidance())
+    with pytest.raises(UserError, match=r"set guidance\.teacher to 1"):
+        build(AMD, reward=ToTheRight, guidance=Guidance(teacher=0.0))
     with pytest.raises(UserError, match="group must be"):
         build(AMD, reward=ToTheRight, group=1)
 

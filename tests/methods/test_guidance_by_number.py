@@ -103,6 +103,14 @@ def descent(**rates: float) -> dict[str, Any]:
     return {f"{role}_optimizer": partial(torch.optim.SGD, lr=lr) for role, lr in rates.items()}
 
 
+ALONE: dict[str, dict[str, Any]] = {
+    "AMD": {"strength": 0.0, "sharpening": 0.0},
+    "CDM": {"extras": [], "off_weight": 0.0},
+    "OneXDistill": {"guided_below": 1.0},
+    **{name: {"extras": []} for name in ("DMD", "DPDMD", "KDMD", "SenseFlow", "SwD")},
+}
+"""Settings of methods with which guidance has one way to show: no terms that have a scale of their own or none."""
+
 Way = tuple[str, dict[str, Any], dict[str, Any]]
 """Its name, the arguments with guidance and those with the effect instead."""
 
@@ -122,7 +130,7 @@ def ways(cls: type[Distiller]) -> list[Way]:
             if field not in ONLY.get(cls.__name__, cases):
                 continue
             coupled = {"coupled": True} if issubclass(cls, DecoupledDMD) else {}
-            plain = {"guidance": Guidance()} | rates | coupled
+            plain = {"guidance": Guidance()} | rates | coupled | ALONE.get(cls.__name__, {})
             found.append((field, plain | network_1 | {"guidance": Guidance(**{field: W})}, plain | network_w))
     if kinds.get("guidance") == "float":
         rates = descent(student=1e-2) | ({} if "discriminator_optimizer" not in known else descent(discriminator=0.0))
@@ -207,7 +215,7 @@ def test_samples_of_the_teacher(cls: type[Distiller], solver: type[Solver]):
     ends = []
     for effect, guidance in ((1.0, W), (W + OWN_RULE, 1.0)):
         networks = {name: partial(Told, effect) for name in ("teacher", "critic") if name in arguments(cls)}
-        method = make(cls, solver=solver(steps=3, guidance=guidance), **networks)
+        method = make(cls, solver=solver(steps=3, guidance=guidance), **networks, **ALONE.get(cls.__name__, {}))
         method.configure_model()
         ends.append(method.sample([1, 2, 3, 4], {"label": LABEL}, role="teacher"))
     torch.testing.assert_close(*ends, rtol=1e-5, atol=1e-5)

@@ -55,6 +55,7 @@ OTHERWISE = {"ADP", "GDD", "KD", "OptimalSteps", "Reflow", "SDXS", "TeacherTrain
 """Methods that never ask a teacher at the student's samples, or let it solve; see the tests below."""
 ASKING = [cls for cls in METHODS if cls.__name__ not in OTHERWISE]
 SETTINGS: dict[str, dict[str, Any]] = {
+    "DMD": {"extras": []},  # its pairs are the teacher's own: another grid on another process
     "TDM": {"sampler": TrajectorySampler(steps=2)},
     "PhasedDMD": {"sampler": PhasedSampler(steps=2)},
 }

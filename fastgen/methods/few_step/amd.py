@@ -58,8 +58,8 @@ class AMD(DMD2):
         checks.between(self, 0.0, 1.0, "[)", strength=strength)
         checks.not_negative(self, sharpening=sharpening)
         super().__init__(guidance=guidance, **kwargs)
-        if guidance.teacher in (0.0, 1.0):
-            raise UserError("AMD weighs guidance against matching; set guidance.teacher above 1.")
+        if guidance.teacher == 0.0:
+            raise UserError("AMD guides towards the condition; set guidance.teacher to 1 (off) or above.")
         self.factory = reward
         self.samples_per_condition = group
         self.strength = strength
@@ -69,7 +69,7 @@ class AMD(DMD2):
 
     def build_roles(self) -> None:
         super().build_roles()
-        if self.teacher.guided_by_input:
+        if self.guidance.teacher != 1.0 and self.teacher.guided_by_input:
             raise UserError(
                 f"AMD asks its teacher with and without the condition, but {type(self.teacher).__name__} is guided by "
                 "an input; take another teacher."
@@ -99,12 +99,14 @@ class AMD(DMD2):
 
     def matching_losses(self, part: MicroBatch) -> dict[str, Tensor]:
         x, found = self.score_inputs(part).rollout.x0, self.comparison(part)
-        cond, uncond, real = found.real.cond, found.real.uncond, found.real.x0
-        assert cond is not None and uncond is not None  # refused when roles are built
+        cond, real, w = found.real.conditional, found.real.x0, self.guidance.teacher
         push = pad_axes(self.strength * self.advantage(part), x).to(x.dtype)
-        match = (1.0 - push) * normalised(found.fake.x0 - cond.x0, x, real)
-        pull = (1.0 + push) * guidance_gradient(x, cond.x0, uncond.x0, self.guidance.teacher, real)
-        return {"match": pseudo_loss(x, match), "guidance": pseudo_loss(x, pull)}
+        losses = {"match": pseudo_loss(x, (1.0 - push) * normalised(found.fake.x0 - cond.x0, x, real))}
+        if w != 1.0:
+            assert found.real.uncond is not None  # refused when roles are built
+            pull = guidance_gradient(x, cond.x0, found.real.uncond.x0, w, real)
+            losses["guidance"] = pseudo_loss(x, (1.0 + push) * pull)
+        return losses
 
     def denoising_losses(self, part: MicroBatch) -> dict[str, Tensor]:
         self.critic_factor = 1.0 + self.sharpening * (-self.advantage(part)).clamp(min=0.0)
