@@ -100,7 +100,7 @@ class ADP(Distiller):
             Rollout(made.x0, told, t, 0, made.x0, torch.full_like(t, process.t_clean), (made,)), condition=condition
         )
 
-    def real_samples(self, part: MicroBatch) -> Tensor:
+    def real_samples(self, part: MicroBatch, beside: Rollout | None = None) -> Tensor:
         """The solutions."""
         return self.pair(part)[1]
 
