@@ -3,7 +3,7 @@
 from fastgen.data.base import DistillationData
 from fastgen.data.degraded import AddedNoise, Degradation, Degraded, MaskedCentre, Pooled
 from fastgen.data.digits import Digits
-from fastgen.data.emoji import Emoji
+from fastgen.data.emoji import Emoji, MovingEmoji
 from fastgen.data.encoded import Encoded
 from fastgen.data.images import ImageFolder
 from fastgen.data.mixture import Mixture
@@ -21,6 +21,7 @@ __all__ = [
     "ImageFolder",
     "MaskedCentre",
     "Mixture",
+    "MovingEmoji",
     "Pairs",
     "Pooled",
     "Prompts",

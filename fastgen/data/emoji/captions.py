@@ -53,7 +53,8 @@ class Picture:
         return all(said is None or said == true for said, true in pairs)
 
 
-def _pick(words: Sequence[T], number: float) -> T:
+def pick(words: Sequence[T], number: float) -> T:
+    """The word that a number in [0, 1) chooses."""
     return words[int(number * len(words))]
 
 
@@ -72,17 +73,17 @@ def caption(said: Picture, wording: Sequence[float]) -> str:
     sentence, size, where, ground, spelling = wording
     parts = {"name": said.name, "what": said.name}
     if said.size is not None:
-        parts["size"] = _pick(SIZE_WORDS[said.size], size)
+        parts["size"] = pick(SIZE_WORDS[said.size], size)
         parts["what"] = f"{parts['size']} {said.name}"
     if said.position is not None:
-        parts["where"] = _pick(POSITION_WORDS[said.position], where)
+        parts["where"] = pick(POSITION_WORDS[said.position], where)
     if said.background is not None:
-        spelled = _pick(SPELLINGS.get(said.background, (said.background,)), spelling)
-        parts["ground"] = _pick(BACKGROUND_WORDS, ground).format(spelled)
+        spelled = pick(SPELLINGS.get(said.background, (said.background,)), spelling)
+        parts["ground"] = pick(BACKGROUND_WORDS, ground).format(spelled)
     if not PLURAL.fullmatch(said.name):
         vowel = parts["what"][0] in "aeiou" and not parts["what"].startswith("uni")
         parts["what"] = f"{'an' if vowel else 'a'} {parts['what']}"
-    between, *order = _pick(SENTENCES, sentence)
+    between, *order = pick(SENTENCES, sentence)
     return between.join(parts[part] for part in order if part in parts)
 
 
