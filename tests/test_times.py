@@ -213,7 +213,12 @@ def test_levels_of_a_chain_keep_away_from_its_ends_and_follow_a_shift():
 
 def test_levels_of_the_student_are_its_own_times():
     times, many = [1.0, 0.9, 0.5], draws()
-    for input_at, noisier, reached in ((1.0, False, times), (0.9, False, times[1:]), (0.5, True, times)):
+    for input_at, noisier, reached in (
+        (1.0, False, times[1:]),
+        (0.9, False, [0.5]),
+        (0.5, False, [0.25]),
+        (0.5, True, times),
+    ):
         chain = Chain(torch.full((COUNT,), input_at, dtype=torch.float64), torch.zeros(COUNT), times=times)
         found = StudentLevels(noisier).given(chain).sample(many, RectifiedFlow())
         assert sorted(set(found.tolist())) == sorted(reached)

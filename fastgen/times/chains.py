@@ -102,7 +102,8 @@ class StudentLevels(TimeLaw):
     """Uniform among the times of the student's own calls (SD3.5-Flash, arXiv 2509.21318).
 
     Args:
-        noisier: Also those above the time of its last call; else that one and those below it.
+        noisier: All of them; else only those cleaner than the input of its last call, and half the time of that input
+            where there are none.
     """
 
     noisier: bool = False
@@ -116,14 +117,15 @@ class StudentLevels(TimeLaw):
 
 @dataclass(frozen=True, eq=False)
 class _OneOf(TimeLaw):
-    """Uniform among some decreasing times, of each sample those up to a time of its own (B,)."""
+    """Uniform among some decreasing times, of each sample those below a time of its own (B,), or half of that."""
 
     times: Sequence[float]
-    most: Tensor | None
+    below: Tensor | None
 
     def sample(self, draws: Draws, process: Process) -> Tensor:
         known, u = torch.tensor(self.times, dtype=torch.float64, device=draws.device), draws.uniform("time")
-        allowed = torch.full_like(u, len(known))
-        if self.most is not None:
-            allowed = (known <= self.most[:, None] * (1.0 + 1e-9)).sum(1).clamp(min=1).to(u.dtype)
-        return known[(len(known) - allowed + (u * allowed).floor()).long()]
+        if self.below is None:
+            return known[(u * len(known)).long()]
+        allowed = (known < self.below[:, None] * (1.0 - 1e-9)).sum(1)
+        index = len(known) - allowed + (u * allowed).long()
+        return torch.where(allowed > 0, known[index.clamp(max=len(known) - 1)], 0.5 * self.below)

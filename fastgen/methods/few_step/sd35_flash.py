@@ -22,8 +22,9 @@ class SD35Flash(DMD2):
     The scores are compared on the student's own path: its x0 with the noise that it predicted itself, not with fresh
     noise, at one of the times at which it is called. On rectified flow that is the input moved along the student's own
     velocity, ``x_t' = x_t + (t' - t) v``. Gradients vary less so. The critic learns under fresh noise, at those times.
-    No t' is noisier than the input: going up, the step's error would grow by sigma' / sigma in the predicted noise, and
-    on the ring of ``sd35_flash_mixture`` such training diverged within 500 updates.
+    Every t' is cleaner than the input: ``x_t' = (1 - t'/t) x0 + (t'/t) x_t``, so at t the scores would not see what the
+    call made, and above it with the wrong sign. Training with such times diverged on the ring of
+    ``sd35_flash_mixture``.
 
     Of the rest of the recipe trajectory guidance, its pre-training, is the extra ``FirstStepAnchor`` or ``KD``, and its
     discriminator ``GAN``. Not here: two copies fine-tuned on times above and below one half and merged 7:3.
@@ -33,8 +34,8 @@ class SD35Flash(DMD2):
 
     Args:
         sampler: How the student generates: four Euler steps, rollouts stopped at a random one.
-        renoise_time: Law of the noise levels at which the scores are compared: the student's own times, the input's
-            and those below it.
+        renoise_time: Law of the noise levels at which the scores are compared: the student's own times below the
+            input's, or half of it for the last call.
         critic_time: Law of the noise levels at which the critic learns: all of the student's times.
         critic_objective: The critic's loss: the squared error of the velocity.
         guidance: Guidance scales; the pipeline of the teacher has 4.5.
