@@ -19,6 +19,8 @@ from fastgen import checks
 from fastgen.conditions import Guidance
 from fastgen.denoisers import MLP, RingMixture
 from fastgen.errors import UserError
+from fastgen.extras import DigitLogProbability
+from fastgen.extras.backbones import TimmBackbone
 from fastgen.metrics import DigitsClassifier
 from fastgen.objectives.divergences import JensenShannon
 from fastgen.processes import EDM, Process
@@ -83,6 +85,11 @@ NOT_FROM_CONFIGS = (
     "denoisers.wrappers.policies.Policy",
     "data.images.ImageReader",
     "data.emoji.drawings",  # made by the data module
+    "metrics.judge.attributes",  # read from a judge's folder
+    "denoisers.wrappers.lorad.Rotation",
+    "extras.heads",  # built on features
+    "sampling.langevin.Product",
+    "sampling.scores",  # made by the method
 )
 """Beginnings of what no config builds, or what other tests look at."""
 
@@ -114,6 +121,10 @@ GIVEN: dict[str, Any] = {
     "suite": None,
     "optimizer": torch.optim.SGD([torch.zeros(1)], lr=1.0),
     "model": "resnet18.a1_in1k",
+    "backbones": [TimmBackbone("resnet18.a1_in1k", ["layer1"])],
+    "layers": ["layer1"],
+    "reward": lambda: DigitLogProbability(),
+    "judge": DigitsClassifier(),
 }
 """What required arguments get."""
 
@@ -125,6 +136,7 @@ NEGATIVE_IS_FINE = {
     "LogNormalLevel.mean",
     "LogitNormalTime.mean",
     "Reward.margin",
+    "StatisticsShield.mean",
     "SiD.alpha",
     "SiDA.alpha",
     "SiDForm.alpha",

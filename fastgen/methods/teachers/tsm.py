@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.wrappers.guided import guided
 from fastgen.denoisers.wrappers.on_process import on_process
@@ -39,6 +40,7 @@ class TSM(TeacherTraining):
         condition_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
+        checks.not_negative(self, guidance=guidance)
         if router is not None and condition_dropout:
             raise UserError("TSM: no student of a router knows no condition; leave condition_dropout at 0.")
         super().__init__(student=student, condition_dropout=condition_dropout, **kwargs)
