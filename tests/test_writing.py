@@ -119,3 +119,22 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path
     (tmp_path / ".hidden").write_text("of the user")
     remove_leftovers(tmp_path)
     assert names(tmp_path) == [".hidden"]
+
+
+def test_a_file_is_replaced_and_as_open_as_any_other(tmp_path: Path):
+    """Whoever has the old file open, or another name of it, keeps the old one."""
+    target, other, plain = tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "c.txt"
+    for path in (target, plain):
+        path.write_text("old")
+    os.link(target, other)
+    write_atomically(target, lambda path: path.write_text("new"))
+    assert (target.read_text(), other.read_text()) == ("new", "old")
+    assert target.stat().st_mode == plain.stat().st_mode
+
+    def broken(path: Path) -> None:
+        path.write_text("half")
+        raise RuntimeError("no end")
+
+    with pytest.raises(RuntimeError, match="no end"):
+        write_atomically(target, broken)
+    assert target.read_text() == "new" and sorted(tmp_path.iterdir()) == [target, other, plain]

@@ -57,6 +57,12 @@ RULES: dict[str, list[str]] = {
     "fastgen/results/rows.py": ["tests/callbacks/test_rules.py", "tests/callbacks/test_evaluation.py"],
     "fastgen/callbacks": ["tests/callbacks/test_watchers.py", "tests/callbacks/test_ema.py"],
     "fastgen/checkpoints": ["tests/test_adapter_roles.py", "tests/test_trust.py", "tests/test_bad_input.py"],
+    "fastgen/checkpoints/reading.py": [
+        "tests/test_trust.py -k pickles or poisoned_checkpoint",
+        "tests/test_protocols.py",
+        "tests/test_adapter_roles.py",
+        "tests/test_bad_input.py",
+    ],
     "fastgen/checkpoints/restoring.py": ["tests/test_seals.py"],
     "fastgen/checks.py": ["tests/test_checks.py"],
     "fastgen/cli": ["tests/test_cli.py", "tests/test_bad_input.py", "tests/layouts"],
