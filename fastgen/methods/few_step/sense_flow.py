@@ -30,12 +30,13 @@ class SenseFlow(DMD2):
 
     Three things are added to DMD2: the critic follows the student's weights (the extra ``ImplicitAlignment``), a step
     of the student is worth one of the teacher and one of its own (``IntraSegmentGuidance``), and a discriminator reads
-    DINOv2's features of decoded samples (``PixelGAN``, which needs its weights and so stands in a config). In each
-    iteration a coin decides whether rollouts are the student's own chain, stopped at a step that all share, or begin at
-    real samples under noise, with a step for each.
+    DINOv2's features of decoded samples, ``VisionGAN`` with ``objective: Hinge``, which needs weights and so stands in
+    a config. In each iteration a coin decides whether rollouts are the student's own chain, stopped at a step that all
+    share, or begin at real samples under noise, with a step for each.
 
-    Defaults are SD3.5 medium's; FLUX.1: ``critic_updates: 5``, decay 0.97, guidance 1 and 8 in the extra. The official
-    code's discriminator is conditioned on CLIP's text embedding and on the real image; see ``PixelGAN``.
+    Defaults are SD3.5 medium's; FLUX.1: ``critic_updates: 5``, decay 0.97, guidance 1 and 8 in the extra. Differs in
+    the discriminator: the code weighs each sample of both its losses by ``(1 - sigma)^2`` of the student's input (its
+    file for SD3.5 squares another entry of the shifted table) and tells it the real image too.
 
     Args:
         data_share: Probability that an iteration begins at real samples.
