@@ -461,6 +461,7 @@ OTHERS: dict[type, dict[str, Any]] = {
     VisionGAN: {"weight": 1.0, "discriminator_weight": 1.0, "conditional": True, "augment": True},
     Reward: {"weight": 0.05, "margin": None},  # 2511.13649
     ImplicitAlignment: {"decay": 0.97, "follows": "student", "role": "critic"},  # 2506.00523 on FLUX.1
+    # 2311.18828
     PairedRegression: {
         "weight": 0.25,
         "metric": SquaredError(scale=0.5),
