@@ -107,6 +107,7 @@ GIVEN: dict[str, Any] = {
     "tokenizer": "tokens",
     "divergence": JensenShannon(),
     "network": lambda: MLP(EDM()),
+    "law": UniformTime(),
     "encoder": lambda: RingMixture(EDM()),
     "resolution": 8,
     "means": [[0.0], [1.0]],

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import pytest
@@ -160,22 +161,6 @@ def test_an_old_config_with_null_gets_one_sentence(tmp_path: Path, capsys: Captu
     assert "model.init_args.renoise_time must not be null; leave it out for its default (KarrasLevel(low=0.0" in said
 
 
-STILL_NULL = {
-    "CollectingMetric.name",
-    "DistributionMatching.sampler",
-    "EmpiricalDenoiser.labels",
-    "FDistill.extras",
-    "FlowMapDistiller.target",
-    "GAN.optimizer",
-    "Prompts.held_out",
-    "Wrapper.prediction",
-    "Wrapper.process",
-    *(f"{family}.resolution" for family in ("Flux", "QwenImage")),
-    *(f"{family}.resolution" for family in ("StableDiffusion", "StableDiffusion3", "StableDiffusionXL")),
-}
-"""Arguments whose ``null`` still stands for something; only to become fewer."""
-OF_FLOW_MAPS = {"coordinates", "derivative", "metric", "sampler", "times", "transition", "velocity"}
-"""Arguments of flow maps, likewise."""
 NAMED_IN_CONFIGS = (
     Callback,
     Component,
@@ -201,6 +186,11 @@ def documented(kind: type) -> dict[str, str]:
     return found
 
 
+def stands_for_something(text: str) -> bool:
+    """Whether a docstring says what null is, other than none."""
+    return bool(re.search(r"\bdefault\b|None(``)? (is|means|takes) ", text, re.IGNORECASE))
+
+
 def nulls_that_stand_for_something() -> Iterator[str]:
     """Arguments that are null by default and whose docstring says what they are then, other than none."""
     for module in pkgutil.walk_packages(package.__path__, "fastgen."):
@@ -211,11 +201,39 @@ def nulls_that_stand_for_something() -> Iterator[str]:
             continue
         said = documented(kind)
         for name, argument in inspect.signature(kind).parameters.items():
-            text = said.get(name, "")
-            if argument.default is None and re.search(r"\bdefault\b|None(``)? (is|means|takes) ", text, re.IGNORECASE):
+            if argument.default is None and stands_for_something(said.get(name, "")):
                 yield f"{kind.__name__}.{name}"
 
 
 def test_null_stands_for_nothing():
-    found = {place for place in nulls_that_stand_for_something() if place.partition(".")[2] not in OF_FLOW_MAPS}
-    assert not found - STILL_NULL, "give the default as a value, or a word such as 'trained'"
+    found = list(nulls_that_stand_for_something())
+    assert not found, "give the default as a value, or a word such as 'trained'"
+
+
+SHIPPED_CONFIGS = sorted(CONFIGS.glob("*.yaml"))
+
+
+def printed_nulls(value: Any, place: str = "model") -> Iterator[tuple[str, type, str]]:
+    """Where a printed configuration holds null: the place, the class and the argument."""
+    if isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from printed_nulls(part, f"{place}[{number}]")
+    elif isinstance(value, dict):
+        kind = locate(value["class_path"]) if isinstance(value.get("class_path"), str) else None
+        for key, part in (value.get("init_args") or {}).items() if kind else value.items():
+            if part is None and kind:
+                yield f"{place}.{key}", kind, key
+            yield from printed_nulls(part, f"{place}.{key}")
+
+
+@pytest.mark.parametrize("path", SHIPPED_CONFIGS, ids=lambda path: path.stem)
+def test_every_config_prints_its_defaults(path: Path, capsys: CaptureFixture[str]):
+    """``--print_config`` of each is read again, and a null in it is a null that its docstring explains as none."""
+    capsys.readouterr()
+    assert fastgen("fit", f"--config={path}", "--print_config") == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    for part in ("model", "data"):
+        for place, kind, name in printed_nulls(shown[part], part):
+            if kind.__module__.startswith("fastgen."):
+                assert arguments_of(kind)[name].nullable, place
+                assert not stands_for_something(documented(kind).get(name, "")), place

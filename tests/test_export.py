@@ -26,7 +26,8 @@ from torch import Tensor
 from fastgen.checkpoints.reading import method_from_checkpoint
 from fastgen.checkpoints.seals import seal
 from fastgen.denoisers import Flux, LoRA, QwenImage, StableDiffusion, StableDiffusion3, StableDiffusionXL, Wan
-from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser, PipelineFolder
+from fastgen.denoisers.diffusers.pipeline_folder import PipelineFolder
+from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser
 from fastgen.denoisers.wrappers.lora import AdaptedDenoiser
 from fastgen.errors import UserError
 from fastgen.export import lora as lora_files

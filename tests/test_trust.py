@@ -21,7 +21,7 @@ from fastgen.checkpoints.seals import seal
 from fastgen.configuration.masking import masked
 from fastgen.data.prompts import read_prompts
 from fastgen.denoisers import MLP, StableDiffusion, StableDiffusion3
-from fastgen.denoisers.diffusers.pipelines import PipelineFolder
+from fastgen.denoisers.diffusers.pipeline_folder import PipelineFolder
 from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
 from fastgen.errors import UserError
 from fastgen.methods.recipes import generator_from

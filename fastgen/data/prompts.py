@@ -15,6 +15,8 @@ from fastgen.storage.files import resolve
 
 PLAIN = ("", ".txt")
 """Suffixes of files with one prompt per line."""
+TRAINING = "training prompts"
+"""In place of a file."""
 
 
 def read_prompts(path: str) -> list[str]:
@@ -67,8 +69,8 @@ class Prompts(DistillationData):
         path: File with the training prompts: one per line (.txt), or .jsonl/.csv/.tsv with a column ``text`` or
             ``prompt``.
             ``asset:prompts_toy.txt`` ships with fastgen. A column ``style`` groups the numbers of an evaluation.
-        held_out: File with prompts for validation, test and evaluation; ``None`` takes the training prompts (and
-            validates on the first batch of them).
+        held_out: File with prompts for validation, test and evaluation; ``training prompts`` are those of ``path``, of
+            which the first batch is for validation.
         batch_size: Prompts per rank and batch.
         seed: Seed of the order; ``seed_everything`` is that of the run.
         num_workers: Loader processes per rank.
@@ -78,7 +80,7 @@ class Prompts(DistillationData):
     def __init__(
         self,
         path: str,
-        held_out: str | None = None,
+        held_out: str = TRAINING,
         batch_size: int = 8,
         seed: Seed = "seed_everything",
         num_workers: int = 0,
@@ -91,19 +93,19 @@ class Prompts(DistillationData):
     def make_sources(self) -> tuple[BatchSource, ...]:
         """Training prompts; held-out prompts or the first batch of the training prompts."""
         train = read_prompts(self.path)
-        test = train[: self.batch_size] if self.held_out is None else read_prompts(self.held_out)
+        test = train[: self.batch_size] if self.held_out == TRAINING else read_prompts(self.held_out)
         return _PromptSource(train), _PromptSource(test)
 
     def evaluation_conditions(self, indices: Sequence[int]) -> dict[str, Any]:
         """The held-out prompts (the training prompts if there are none) in file order, repeated from the start."""
-        source = self.sources[0 if self.held_out is None else 1]
+        source = self.sources[0 if self.held_out == TRAINING else 1]
         assert isinstance(source, _PromptSource)
         return {"prompt": [source.prompts[i % len(source.prompts)] for i in indices]}
 
     @cached_property
     def styles(self) -> list[str] | None:
         """The style of every evaluation prompt, ``None`` if the file has none."""
-        return read_styles(self.path if self.held_out is None else self.held_out)
+        return read_styles(self.path if self.held_out == TRAINING else self.held_out)
 
     def evaluation_groups(self, indices: Sequence[int]) -> dict[str, list[str]]:
         """The styles of the prompts."""

@@ -62,7 +62,9 @@ class ScoreTerm(ABC):
 
     def scope(self, name: str) -> str:
         """A scope of random numbers; terms beside the first, whose critics have other names, have their own."""
-        return name if self.critic_role == "critic" else f"{self.critic_role}/{name}"
+        # Random numbers are keyed by names. Those of the usual critic have none before them, so that a term draws the
+        # same whether others stand beside it or not.
+        return name if self.critic_role == ScoreTerm.critic_role else f"{self.critic_role}/{name}"
 
     # ------------------------------------------------------------------ networks
 

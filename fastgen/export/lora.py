@@ -19,7 +19,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser, only_errors
+from fastgen.denoisers.diffusers.pipeline_folder import only_errors
+from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser
 from fastgen.denoisers.wrappers.lora import AdaptedDenoiser, LowRank
 from fastgen.errors import UserError
 from fastgen.export.pipeline import Sampling, refuse_used, write_card

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ class DistributionMatching(ScoreTerm, Extra):
         critic_optimizer: Builds the critic's optimizer; default rCM's at 1.3B.
         critic_updates: Iterations of the critic for each of the method's; rCM: 4, for 14B 9.
         sampler: How the student generates what this term and other extras judge, if the method makes no samples of its
-            own; ``None`` is as it generates afterwards. rCM: ``AnytimeSampler``.
+            own; ``student`` is as it generates afterwards. rCM: ``AnytimeSampler``.
         renoise_time: Law of the noise levels at which the scores are compared.
         critic_time: Law of the noise levels at which the critic learns.
         critic_objective: The critic's loss.
@@ -62,7 +62,7 @@ class DistributionMatching(ScoreTerm, Extra):
         critic: Callable[[], Denoiser] | FromTeacher = CopyOfTeacher(),
         critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=4e-7, beta1=0.0),
         critic_updates: int = 4,
-        sampler: Sampler | None = None,
+        sampler: Sampler | Literal["student"] = "student",
         renoise_time: TimeLaw = UniformTime(0.02, 0.98),
         critic_time: TimeLaw = LogNormalLevel(),
         critic_objective: DenoisingLoss = DenoisingLoss(),
@@ -77,7 +77,7 @@ class DistributionMatching(ScoreTerm, Extra):
         self.factory = critic
         self.optimizer = critic_optimizer
         self.critic_updates = critic_updates
-        self.sampler = sampler
+        self.sampler = None if isinstance(sampler, str) else sampler
         self.renoise_time = renoise_time
         self.critic_time = critic_time
         self.critic_objective = critic_objective

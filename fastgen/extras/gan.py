@@ -50,8 +50,8 @@ class GAN(Extra):
         time: Law of the noise levels.
         width: Channels of the heads; ``features`` for as many as the features have.
         network: Builds the network with features of its ``own``, or says how it is made from the teacher.
-        optimizer: Builds the discriminator's own optimizer; ``None`` trains it with the critic's. A network of its own
-            always has one, by default Adam.
+        optimizer: Builds the discriminator's own optimizer. ``by features`` trains heads on features of others with the
+            critic's, and a network of its own with Adam.
         at_scores: Judge the student at the very noisy samples whose scores are compared, as NVlabs/FastGen does.
         r1_weight: Factor, within the discriminator's loss, of the approximate R1 penalty (Lin et al. 2025, arXiv
             2501.08316): the squared change of the logits of real samples that are moved a little; 0 for none.
@@ -75,7 +75,7 @@ class GAN(Extra):
         time: TimeLaw = UniformTime(0.0, 1.0),
         width: int | Literal["features"] = "features",
         network: Callable[[], Denoiser] | FromTeacher = CopyOfTeacher(),
-        optimizer: OptimizerCallable | None = None,
+        optimizer: OptimizerCallable | Literal["by features"] = "by features",
         at_scores: bool = False,
         r1_weight: float = 0.0,
         r1_noise: float = 0.1,
@@ -97,7 +97,8 @@ class GAN(Extra):
         self.time = time
         self.width = None if isinstance(width, str) else width
         self.factory = network
-        self.optimizer = torch.optim.Adam if features == "own" and optimizer is None else optimizer
+        own = torch.optim.Adam if features == "own" else None
+        self.optimizer = own if isinstance(optimizer, str) else optimizer
         self.role = "critic" if self.optimizer is None else role
         self.at_scores = at_scores
         self.r1_weight = r1_weight

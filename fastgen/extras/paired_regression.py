@@ -60,6 +60,10 @@ class LPIPS(PerceptualDistance):
         return self.network(*both.expand(-1, 3, -1, -1).chunk(2))
 
 
+AT_HAND = "at hand"
+"""In place of a folder of pairs."""
+
+
 class PairedRegression(Extra):
     """``weight * d(G(noise), x0)`` over pairs of noise and what the teacher's solver makes of it.
 
@@ -71,8 +75,8 @@ class PairedRegression(Extra):
         weight: Factor of the term.
         start: Student update from which it is active.
         pairs: A folder that ``fastgen pairs`` wrote; each sample of a batch brings one of its pairs, drawn at random.
-            ``None`` takes those that the data module gives (``Pairs``), and where it gives none, has the teacher's
-            solver make them in every update.
+            ``at hand`` are those that the data module gives (``Pairs``), and where it gives none, the teacher's solver
+            makes them in every update.
         metric: d, in the denoiser's own space.
         perceptual: Builds a d of decoded images in its place, e.g. ``{class_path: LPIPS}``.
     """
@@ -83,7 +87,7 @@ class PairedRegression(Extra):
         self,
         weight: float = 0.25,
         start: int = 0,
-        pairs: str | None = None,
+        pairs: str = AT_HAND,
         metric: Metric = SquaredError(scale=0.5),
         perceptual: Callable[[], PerceptualDistance] | None = None,
     ) -> None:
@@ -93,7 +97,7 @@ class PairedRegression(Extra):
         self.factory = perceptual
 
     def build(self, method: Distiller) -> None:
-        self.folder = None if self.path is None else PairFolder(resolve(self.path))
+        self.folder = None if self.path == AT_HAND else PairFolder(resolve(self.path))
         if self.factory is not None:
             keep_frozen(self, "distance", self.factory)
 

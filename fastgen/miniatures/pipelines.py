@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastgen.denoisers.base import load_strictly
 from fastgen.denoisers.diffusers.pipeline_files import VOCABULARIES, read_json
-from fastgen.denoisers.diffusers.pipelines import only_errors
+from fastgen.denoisers.diffusers.pipeline_folder import only_errors
 from fastgen.errors import UserError
 from fastgen.storage.files import load_tensors
 

@@ -174,7 +174,7 @@ def test_config_trains_two_steps_and_samples(name: str, tmp_path: Path, capsys: 
 def test_pictures_that_are_not_square(name: str, tmp_path: Path):
     """Fit with a discriminator or adapters, the pictures of the run, sample and export, 16 pixels high and 32 wide."""
     config = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
-    options = {**CONFIGS[name]["options"], "resolution": None, "height": 16, "width": 32}
+    options = {**CONFIGS[name]["options"], "resolution": "trained", "height": 16, "width": 32}
     grid = name == "dmd2_flux"
     checkpoint = fitted(shortened(config, CONFIGS[name] | {"options": options}, tmp_path, grid), tmp_path)
     method = method_from_checkpoint(checkpoint)

@@ -18,7 +18,7 @@ from denoisers.tiny_sdxl import write_tiny_sdxl
 
 from fastgen.denoisers import Flux, StableDiffusion, StableDiffusion3, StableDiffusionXL
 from fastgen.denoisers.diffusers.pipeline_files import missing_library, usable_variant, variants
-from fastgen.denoisers.diffusers.pipelines import PipelineFolder
+from fastgen.denoisers.diffusers.pipeline_folder import PipelineFolder
 from fastgen.errors import UserError
 
 Change = Callable[[Path], Any]

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Codec
-from fastgen.denoisers.diffusers.pipelines import NULL, PipelineFolder
+from fastgen.denoisers.diffusers.pipeline_folder import PipelineFolder
+from fastgen.denoisers.diffusers.pipelines import NULL
 from fastgen.denoisers.diffusers.text import text_length
 from fastgen.errors import UserError
 from fastgen.notices import notice

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from fastgen.denoisers.diffusers.codec import PipelineCodec, TextDtype
-from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser, PipelineFolder
+from fastgen.denoisers.diffusers.pipeline_folder import PipelineFolder
+from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser
 from fastgen.denoisers.diffusers.schedulers import flow_from_scheduler
 from fastgen.errors import UserError
 

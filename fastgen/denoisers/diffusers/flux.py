@@ -7,7 +7,7 @@ Source: Black Forest Labs 2024, github.com/black-forest-labs/flux; the layout of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from fastgen import checks
 from fastgen.denoisers.diffusers.codec import TextDtype
 from fastgen.denoisers.diffusers.flow_transformers import FlowTransformer, LongPromptCodec
 from fastgen.denoisers.diffusers.packing import pack, unpack
-from fastgen.denoisers.diffusers.pipelines import PipelineFolder, latent_sides
+from fastgen.denoisers.diffusers.pipeline_folder import PipelineFolder
+from fastgen.denoisers.diffusers.pipelines import latent_sides
 from fastgen.denoisers.diffusers.text import t5
 from fastgen.sizes import height_and_width
 
@@ -32,7 +33,7 @@ class Flux(FlowTransformer):
         pretrained: Local pipeline folder, or hub id such as ``black-forest-labs/FLUX.1-dev``.
         revision: Branch, tag or commit of the hub repository, if not its main branch.
         variant: Infix of the weight files; weights become fp32 all the same.
-        resolution: Side of square images in pixels; None is 1024 where ``height`` and ``width`` are not given.
+        resolution: Side of square images in pixels; ``trained`` is 1024.
         height: Height of images in pixels, given together with ``width`` in place of ``resolution``.
         width: Width of images in pixels.
         embedded_guidance: The guidance scale that the network is told where ``condition["guidance"]`` (B,) says none; a
@@ -55,7 +56,7 @@ class Flux(FlowTransformer):
         pretrained: str,
         revision: str | None = None,
         variant: str | None = None,
-        resolution: int | None = None,
+        resolution: int | Literal["trained"] = "trained",
         height: int | None = None,
         width: int | None = None,
         embedded_guidance: float = 3.5,
@@ -71,7 +72,7 @@ class Flux(FlowTransformer):
         pipeline = PipelineFolder(pretrained, revision, variant)
         transformer = pipeline.network("transformer", FluxTransformer2DModel)
         factor = pipeline.latent_factor
-        size = height_and_width(self, resolution, height, width, default=1024)
+        size = height_and_width(self, resolution, height, width, trained=1024)
         rows, columns = latent_sides(pretrained, size, factor, patch=2)
         shape = (transformer.config.in_channels // 4, rows, columns)
         tokens = (rows // 2) * (columns // 2)

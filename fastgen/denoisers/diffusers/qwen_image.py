@@ -6,7 +6,7 @@ Source: Wu et al. 2025, arXiv 2508.02324; the layout of folders is that of diffu
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,8 @@ from fastgen.conditions import Condition
 from fastgen.denoisers.diffusers.codec import TextDtype
 from fastgen.denoisers.diffusers.flow_transformers import FlowTransformer, LongPromptCodec
 from fastgen.denoisers.diffusers.packing import pack, unpack
-from fastgen.denoisers.diffusers.pipelines import NULL, PipelineFolder, latent_sides
+from fastgen.denoisers.diffusers.pipeline_folder import PipelineFolder
+from fastgen.denoisers.diffusers.pipelines import NULL, latent_sides
 from fastgen.processes import Prediction
 from fastgen.sizes import height_and_width
 
@@ -41,7 +42,7 @@ class QwenImage(FlowTransformer):
         pretrained: Local pipeline folder, or hub id such as ``Qwen/Qwen-Image``.
         revision: Branch, tag or commit of the hub repository, if not its main branch.
         variant: Infix of the weight files; weights become fp32 all the same.
-        resolution: Side of square images in pixels; None is 1024 where ``height`` and ``width`` are not given.
+        resolution: Side of square images in pixels; ``trained`` is 1024.
         height: Height of images in pixels, given together with ``width`` in place of ``resolution``.
         width: Width of images in pixels.
         max_tokens: Longer prompts are cut.
@@ -61,7 +62,7 @@ class QwenImage(FlowTransformer):
         pretrained: str,
         revision: str | None = None,
         variant: str | None = None,
-        resolution: int | None = None,
+        resolution: int | Literal["trained"] = "trained",
         height: int | None = None,
         width: int | None = None,
         max_tokens: int = 512,
@@ -75,7 +76,7 @@ class QwenImage(FlowTransformer):
         pipeline = PipelineFolder(pretrained, revision, variant)
         transformer = pipeline.network("transformer", QwenImageTransformer2DModel)
         factor = 2 ** len(pipeline.config("vae", AutoencoderKLQwenImage)["temperal_downsample"])
-        size = height_and_width(self, resolution, height, width, default=1024)
+        size = height_and_width(self, resolution, height, width, trained=1024)
         rows, columns = latent_sides(pretrained, size, factor, patch=2)
         shape = (transformer.config.in_channels // 4, rows, columns)
         tokens = (rows // 2) * (columns // 2)

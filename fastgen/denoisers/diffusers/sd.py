@@ -6,14 +6,15 @@ Source: Rombach et al. 2022, arXiv 2112.10752; the layout of folders is that of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fastgen import checks
 from fastgen.denoisers.diffusers.codec import PipelineCodec
-from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser, PipelineFolder, latent_sides
+from fastgen.denoisers.diffusers.pipeline_folder import PipelineFolder
+from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser, latent_sides
 from fastgen.denoisers.diffusers.schedulers import process_from_scheduler
 from fastgen.denoisers.wrappers.added_inputs import guidance_features
 from fastgen.errors import UserError
@@ -56,8 +57,7 @@ class PipelineUNet(PipelineDenoiser):
         pipeline: Where configurations and weights are.
         scheduler: Configuration of the pipeline's scheduler.
         process: The process that it describes.
-        size: ``resolution``, ``height`` and ``width`` as the user gave them; all None is the square that the U-Net was
-            trained at.
+        size: ``resolution``, ``height`` and ``width`` as the user gave them.
         gradient_checkpointing: Recompute activations in the backward pass.
         embedded_guidance: What a U-Net with that input is told.
     """
@@ -69,7 +69,7 @@ class PipelineUNet(PipelineDenoiser):
         pipeline: PipelineFolder,
         scheduler: Mapping[str, Any],
         process: VP,
-        size: tuple[int | None, int | None, int | None],
+        size: tuple[int | Literal["trained"], int | None, int | None],
         gradient_checkpointing: bool,
         embedded_guidance: float,
     ) -> None:
@@ -79,7 +79,7 @@ class PipelineUNet(PipelineDenoiser):
         name, factor = pipeline.pretrained, pipeline.latent_factor
         unet = pipeline.network("unet", UNet2DConditionModel)
         kind = prediction_from_scheduler(scheduler, name)
-        pixels = height_and_width(self, *size, default=unet.config.sample_size * factor)
+        pixels = height_and_width(self, *size, trained=unet.config.sample_size * factor)
         shape = (unet.config.in_channels, *latent_sides(name, pixels, factor))
         super().__init__(pipeline, unet, process, kind, shape, gradient_checkpointing)
         self.embedded_guidance = embedded_guidance
@@ -143,7 +143,7 @@ class StableDiffusion(PipelineUNet):
         pretrained: Local pipeline folder, or hub id such as ``stable-diffusion-v1-5/stable-diffusion-v1-5``.
         revision: Branch, tag or commit of the hub repository, if not its main branch.
         variant: Infix of the weight files, e.g. ``fp16`` for half the download; weights become fp32 all the same.
-        resolution: Side of square images in pixels; None is the resolution that the U-Net was trained at.
+        resolution: Side of square images in pixels; ``trained`` is that of the U-Net's training.
         height: Height of images in pixels, given together with ``width`` in place of ``resolution``.
         width: Width of images in pixels.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
@@ -159,7 +159,7 @@ class StableDiffusion(PipelineUNet):
         pretrained: str,
         revision: str | None = None,
         variant: str | None = None,
-        resolution: int | None = None,
+        resolution: int | Literal["trained"] = "trained",
         height: int | None = None,
         width: int | None = None,
         gradient_checkpointing: bool = False,

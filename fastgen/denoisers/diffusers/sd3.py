@@ -6,7 +6,7 @@ Source: Esser et al. 2024, arXiv 2403.03206; the layout of folders is that of di
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,8 @@ from torch import Tensor
 from fastgen import checks
 from fastgen.denoisers.diffusers.codec import TextDtype
 from fastgen.denoisers.diffusers.flow_transformers import FlowTransformer, LongPromptCodec
-from fastgen.denoisers.diffusers.pipelines import PipelineFolder, latent_sides
+from fastgen.denoisers.diffusers.pipeline_folder import PipelineFolder
+from fastgen.denoisers.diffusers.pipelines import latent_sides
 from fastgen.denoisers.diffusers.text import penultimate_clip, t5
 from fastgen.errors import UserError
 from fastgen.sizes import height_and_width
@@ -31,7 +32,7 @@ class StableDiffusion3(FlowTransformer):
         pretrained: Local pipeline folder, or hub id such as ``stabilityai/stable-diffusion-3.5-medium``.
         revision: Branch, tag or commit of the hub repository, if not its main branch.
         variant: Infix of the weight files, e.g. ``fp16`` for half the download; weights become fp32 all the same.
-        resolution: Side of square images in pixels; None is the resolution that the transformer was trained at.
+        resolution: Side of square images in pixels; ``trained`` is that of the transformer's training.
         height: Height of images in pixels, given together with ``width`` in place of ``resolution``.
         width: Width of images in pixels.
         max_tokens: Length of T5's part of the prompt.
@@ -50,7 +51,7 @@ class StableDiffusion3(FlowTransformer):
         pretrained: str,
         revision: str | None = None,
         variant: str | None = None,
-        resolution: int | None = None,
+        resolution: int | Literal["trained"] = "trained",
         height: int | None = None,
         width: int | None = None,
         max_tokens: int = 256,
@@ -65,7 +66,7 @@ class StableDiffusion3(FlowTransformer):
         transformer = pipeline.network("transformer", SD3Transformer2DModel)
         config, factor = transformer.config, pipeline.latent_factor
         patch, largest = config.patch_size, config.pos_embed_max_size
-        size = height_and_width(self, resolution, height, width, config.sample_size * factor)
+        size = height_and_width(self, resolution, height, width, trained=config.sample_size * factor)
         rows, columns = latent_sides(pretrained, size, factor, patch)
         if largest is not None and max(rows, columns) > largest * patch:
             raise UserError(

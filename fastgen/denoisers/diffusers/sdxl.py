@@ -6,12 +6,13 @@ Source: Podell et al. 2023, arXiv 2307.01952; the layout of folders is that of d
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fastgen.denoisers.diffusers.codec import PipelineCodec
-from fastgen.denoisers.diffusers.pipelines import PipelineFolder
+from fastgen.denoisers.diffusers.pipeline_folder import PipelineFolder
 from fastgen.denoisers.diffusers.schedulers import PipelineVP
 from fastgen.denoisers.diffusers.sd import PipelineUNet
 from fastgen.denoisers.diffusers.text import penultimate_clip
@@ -30,7 +31,7 @@ class StableDiffusionXL(PipelineUNet):
         pretrained: Local pipeline folder, or hub id such as ``stabilityai/stable-diffusion-xl-base-1.0``.
         revision: Branch, tag or commit of the hub repository, if not its main branch.
         variant: Infix of the weight files, e.g. ``fp16`` for half the download; weights become fp32 all the same.
-        resolution: Side of square images in pixels; None is the resolution that the U-Net was trained at.
+        resolution: Side of square images in pixels; ``trained`` is that of the U-Net's training.
         height: Height of images in pixels, given together with ``width`` in place of ``resolution``.
         width: Width of images in pixels.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
@@ -48,7 +49,7 @@ class StableDiffusionXL(PipelineUNet):
         pretrained: str,
         revision: str | None = None,
         variant: str | None = None,
-        resolution: int | None = None,
+        resolution: int | Literal["trained"] = "trained",
         height: int | None = None,
         width: int | None = None,
         gradient_checkpointing: bool = False,

@@ -11,7 +11,7 @@ from fastgen.errors import UserError
 
 if TYPE_CHECKING:
     from fastgen.denoisers.diffusers.codec import PipelineCodec
-    from fastgen.denoisers.diffusers.pipelines import PipelineFolder
+    from fastgen.denoisers.diffusers.pipeline_folder import PipelineFolder
 
 
 def text_length(pipeline: PipelineFolder, part: str, tokenizer: Any) -> int:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from fastgen import checks
 from fastgen.denoisers.diffusers.codec import TextDtype
 from fastgen.denoisers.diffusers.flow_transformers import FlowTransformer, LongPromptCodec
-from fastgen.denoisers.diffusers.pipelines import PipelineFolder, latent_sides
+from fastgen.denoisers.diffusers.pipeline_folder import PipelineFolder
+from fastgen.denoisers.diffusers.pipelines import latent_sides
 from fastgen.errors import UserError
 from fastgen.sharding import parameters_without_storage
 

@@ -106,19 +106,24 @@ class EmpiricalDenoiser(MixtureDenoiser):
     Args:
         process: How data becomes noise.
         data: Samples (N, ...), or a safetensors file with ``samples`` and maybe ``label``.
-        labels: Class of each sample (N,); ``None`` takes the file's, if any.
+        labels: Class of each sample (N,); ``file`` for those of the file, if it has any.
         std: Smoothing. 0 is the bare data set, which has a denoiser but no density.
     """
 
     def __init__(
-        self, process: Process, data: str | Tensor, labels: Sequence[int] | Tensor | None = None, std: float = 0.0
+        self,
+        process: Process,
+        data: str | Tensor,
+        labels: Sequence[int] | Tensor | Literal["file"] = "file",
+        std: float = 0.0,
     ) -> None:
+        found = None
         if isinstance(data, str):
             tensors, _ = load_tensors(data)
             if "samples" not in tensors:
                 raise UserError(f"'{data}' has no tensor 'samples'; write the data under that name.")
-            data, labels = tensors["samples"], tensors.get("label") if labels is None else labels
-        super().__init__(process, data, std, classes=labels)
+            data, found = tensors["samples"], tensors.get("label")
+        super().__init__(process, data, std, classes=found if isinstance(labels, str) else labels)
 
 
 class RingMixture(MixtureDenoiser):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Literal
 
 import torch
 
@@ -17,14 +18,18 @@ class Wrapper(Denoiser):
 
     Args:
         wrapped: That network.
-        process: The process of what is asked; default its own.
-        prediction: The kind of the answer; default its own.
+        process: The process of what is asked, or that of the network.
+        prediction: The kind of the answer, or that of the network.
     """
 
     def __init__(
-        self, wrapped: Denoiser, process: Process | None = None, prediction: PredictionKind | None = None
+        self,
+        wrapped: Denoiser,
+        process: Process | Literal["wrapped"] = "wrapped",
+        prediction: PredictionKind | Literal["wrapped"] = "wrapped",
     ) -> None:
-        super().__init__(process or wrapped.process, prediction or wrapped.prediction, wrapped.sample_shape)
+        process = wrapped.process if isinstance(process, str) else process
+        super().__init__(process, wrapped.prediction if prediction == "wrapped" else prediction, wrapped.sample_shape)
         self.num_classes = wrapped.num_classes
         self.takes_prompts = wrapped.takes_prompts
 

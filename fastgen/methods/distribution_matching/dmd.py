@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.cli import OptimizerCallable
 
@@ -30,20 +30,20 @@ class DMD(DMD2):
 
     Args:
         schedule: Turns of critic and student: 1:1.
-        extras: Further loss terms; the regression of the paper with its weight 0.25 if none are given.
+        extras: Further loss terms; ``published`` is the paper's regression, a ``PairedRegression`` of weight 0.25.
     """
 
     def __init__(
         self,
         schedule: UpdateSchedule = UpdateSchedule(critic_first=False, reuse_rollout=True),
-        extras: Sequence[Extra] | None = None,
+        extras: Sequence[Extra] | Literal["published"] = "published",
         student_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=2e-6),
         critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=2e-6),
         **kwargs: Any,
     ) -> None:
         super().__init__(
             schedule=schedule,
-            extras=[PairedRegression()] if extras is None else extras,
+            extras=[PairedRegression()] if isinstance(extras, str) else extras,
             student_optimizer=student_optimizer,
             critic_optimizer=critic_optimizer,
             **kwargs,

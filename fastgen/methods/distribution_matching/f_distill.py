@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -34,7 +35,7 @@ class FDistill(DensityRatios, DMD2):
         memory: Share of a bin's old mean that stays in an update (0.5 on ImageNet-64, 0 elsewhere).
         bins: Number of noise-level bins.
         bin_axis: What bins are equally wide in: ``position``, or the process's ``time`` as in NVlabs/FastGen.
-        extras: Must hold a GAN; by default one on the teacher's features that judges the samples whose scores are
+        extras: Must hold a GAN; ``published`` is one on the teacher's features that judges the samples whose scores are
             compared.
     """
 
@@ -44,7 +45,7 @@ class FDistill(DensityRatios, DMD2):
         memory: float = 0.0,
         bins: int = 10,
         bin_axis: Literal["position", "time"] = "position",
-        extras: list[Extra] | None = None,
+        extras: Sequence[Extra] | Literal["published"] = "published",
         student_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=2e-6),
         critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=2e-6),
         **kwargs: Any,
@@ -54,7 +55,7 @@ class FDistill(DensityRatios, DMD2):
             memory=memory,
             bins=bins,
             bin_axis=bin_axis,
-            extras=[GAN(features="teacher", at_scores=True)] if extras is None else extras,
+            extras=[GAN(features="teacher", at_scores=True)] if isinstance(extras, str) else extras,
             student_optimizer=student_optimizer,
             critic_optimizer=critic_optimizer,
             **kwargs,

@@ -49,7 +49,7 @@ class CDM(DecoupledDMD):
         critic_objective: The critic's loss: the squared error of the velocity.
         guidance: 8 for the teacher.
         schedule: Turns of critic and student: 2:1.
-        extras: Further loss terms; the alignment with 0.999 if none are given.
+        extras: Further loss terms; ``published`` is an ``ImplicitAlignment`` of decay 0.999.
     """
 
     sampler: RandomScheduleSampler
@@ -68,7 +68,7 @@ class CDM(DecoupledDMD):
         guidance_weight: float = 2.0,
         guidance: Guidance = Guidance(teacher=8.0),
         schedule: UpdateSchedule = UpdateSchedule(critic_updates=2),
-        extras: Sequence[Extra] | None = None,
+        extras: Sequence[Extra] | Literal["published"] = "published",
         student_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=1e-5, decay=1e-4),
         critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=5e-6, decay=1e-4),
         **kwargs: Any,
@@ -86,7 +86,7 @@ class CDM(DecoupledDMD):
             guidance_weight=guidance_weight,
             guidance=guidance,
             schedule=schedule,
-            extras=[ImplicitAlignment(0.999, follows="critic")] if extras is None else extras,
+            extras=[ImplicitAlignment(0.999, follows="critic")] if isinstance(extras, str) else extras,
             student_optimizer=student_optimizer,
             critic_optimizer=critic_optimizer,
             **kwargs,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.cli import OptimizerCallable
 
@@ -38,7 +38,7 @@ class DPDMD(DMD2):
         critic_objective: The critic's loss: the squared error of the velocity.
         guidance: 3.5 for the teacher.
         schedule: Turns of critic and student: five of the critic, then one of the student.
-        extras: Further loss terms; the anchor of the paper if none are given.
+        extras: Further loss terms; ``published`` is the paper's anchor, a ``FirstStepAnchor``.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class DPDMD(DMD2):
         critic_objective: DenoisingLoss = DenoisingLoss("velocity", UniformWeight()),
         guidance: Guidance = Guidance(teacher=3.5),
         schedule: UpdateSchedule = UpdateSchedule(critic_updates=5, exclusive=True, student_start=5),
-        extras: Sequence[Extra] | None = None,
+        extras: Sequence[Extra] | Literal["published"] = "published",
         student_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=1e-5, decay=0.0),
         critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=1e-5, decay=0.0),
         **kwargs: Any,
@@ -63,7 +63,7 @@ class DPDMD(DMD2):
             critic_objective=critic_objective,
             guidance=guidance,
             schedule=schedule,
-            extras=[FirstStepAnchor()] if extras is None else extras,
+            extras=[FirstStepAnchor()] if isinstance(extras, str) else extras,
             student_optimizer=student_optimizer,
             critic_optimizer=critic_optimizer,
             **kwargs,

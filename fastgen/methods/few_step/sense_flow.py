@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.cli import OptimizerCallable
 
@@ -44,7 +44,8 @@ class SenseFlow(DMD2):
         critic_objective: The critic's loss: the squared error of the velocity.
         guidance: 4 for the teacher.
         schedule: Turns of critic and student: the critic in every iteration, the student in every tenth.
-        extras: Further loss terms; alignment (0.98) and guidance within segments (0.5) if none are given.
+        extras: Further loss terms; ``published`` are an ``ImplicitAlignment`` of decay 0.98 and an
+            ``IntraSegmentGuidance`` of weight 0.5.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class SenseFlow(DMD2):
         critic_objective: DenoisingLoss = DenoisingLoss("velocity", UniformWeight()),
         guidance: Guidance = Guidance(teacher=4.0),
         schedule: UpdateSchedule = UpdateSchedule(critic_updates=10, critic_first=False, reuse_rollout=True),
-        extras: Sequence[Extra] | None = None,
+        extras: Sequence[Extra] | Literal["published"] = "published",
         student_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=1e-6, decay=0.0),
         critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=1e-6, decay=0.0),
         **kwargs: Any,
@@ -65,7 +66,7 @@ class SenseFlow(DMD2):
             critic_objective=critic_objective,
             guidance=guidance,
             schedule=schedule,
-            extras=[ImplicitAlignment(0.98), IntraSegmentGuidance()] if extras is None else extras,
+            extras=[ImplicitAlignment(0.98), IntraSegmentGuidance()] if isinstance(extras, str) else extras,
             student_optimizer=student_optimizer,
             critic_optimizer=critic_optimizer,
             **kwargs,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastgen.denoisers.diffusers.pipeline_files import first_line, read_json
-from fastgen.denoisers.diffusers.pipelines import only_errors
+from fastgen.denoisers.diffusers.pipeline_folder import only_errors
 from fastgen.errors import UserError
 from fastgen.metrics.extractors.features import state_digest
 from fastgen.metrics.judge.attributes import FILE, AttributeClassifiers, read_classifiers

@@ -20,15 +20,15 @@ class CollectingMetric(SampleMetric):
 
     Args:
         num_features: D.
-        name: What messages call the metric; default its class.
+        name: What messages call the metric.
     """
 
     features: list[Tensor] | Tensor
     labels: list[Tensor] | Tensor
 
-    def __init__(self, num_features: int, name: str | None = None) -> None:
+    def __init__(self, num_features: int, name: str) -> None:
         super().__init__()
-        self.name = name or type(self).__name__
+        self.name = name
         self.num_features = num_features
         self.reference: Tensor | None = None
         self.reference_label: Tensor | None = None
