@@ -465,7 +465,7 @@ OTHERS: dict[type, dict[str, Any]] = {
     PairedRegression: {
         "weight": 0.25,
         "metric": SquaredError(scale=0.5),
-        "pairs": None,
+        "pairs": "at hand",
         "perceptual": None,
     },  # 2311.18828
     LPIPS: {"backbone": "vgg", "size": "as is"},
