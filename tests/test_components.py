@@ -188,7 +188,7 @@ def documented(kind: type) -> dict[str, str]:
 
 def stands_for_something(text: str) -> bool:
     """Whether a docstring says what null is, other than none."""
-    return bool(re.search(r"\bdefault\b|None(``)? (is|means|takes) ", text, re.IGNORECASE))
+    return bool(re.search(r"\bdefault\b|None(``)? (is|means|takes) |if none (is|are) given", text, re.IGNORECASE))
 
 
 def nulls_that_stand_for_something() -> Iterator[str]:

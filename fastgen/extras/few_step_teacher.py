@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +33,10 @@ class FewStepTeacher(Extra):
     Args:
         weight: Factor of the term on outputs.
         start: Student update from which it is active.
-        network: Builds the expert; ``None`` is the method's teacher itself.
+        network: Builds the expert; ``teacher`` is the method's own.
         feature_weight: Factor of the term on features.
         layer: Module path of the expert's features, e.g. its last block; ``None`` leaves that term out.
-        student_layer: Module path of the student's; ``None`` is the same.
+        student_layer: Module path of the student's; ``as layer`` is the same.
     """
 
     expert: Denoiser
@@ -45,17 +45,17 @@ class FewStepTeacher(Extra):
         self,
         weight: float = 1.0,
         start: int = 0,
-        network: Callable[[], Denoiser] | None = None,
+        network: Callable[[], Denoiser] | Literal["teacher"] = "teacher",
         feature_weight: float = 1.0,
         layer: str | None = None,
-        student_layer: str | None = None,
+        student_layer: str = "as layer",
     ) -> None:
         checks.not_negative(self, feature_weight=feature_weight)
         super().__init__(weight, start)
-        self.factory = network
+        self.factory = None if isinstance(network, str) else network
         self.feature_weight = feature_weight
         self.layer = layer
-        self.student_layer = student_layer or layer
+        self.student_layer = layer if student_layer == "as layer" else student_layer
 
     def build(self, method: Distiller) -> None:
         expert = method.teacher if self.factory is None else method.build(self.factory).requires_grad_(False).eval()

@@ -41,7 +41,7 @@ def part(step: int = 0) -> MicroBatch:
 @pytest.mark.parametrize("expert", [None, 7])
 def test_the_students_last_call_is_the_experts(expert: int | None):
     """``mean (v_expert - v)^2`` of v = noise - x0 at the input of the call that the other losses judge."""
-    extra = FewStepTeacher(0.3, network=None if expert is None else partial(double, expert))
+    extra = FewStepTeacher(0.3, network="teacher" if expert is None else partial(double, expert))
     method, piece = made(DMD2, extra, sampler=RenoiseSampler([20.0, 2.0])), part(1)
     loss = method.losses("student", piece)["output"]
     rollout = piece.rollouts["student"]

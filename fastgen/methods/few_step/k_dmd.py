@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.wrappers.from_teacher import CopyOfStudent, FromTeacher
@@ -31,7 +31,7 @@ class KDMD(DMD2):
         sampler: How the student generates: four steps of the process's own grid.
         critic_objective: The critic's loss: the squared error of the velocity.
         schedule: Turns of critic and student: 1:1.
-        extras: Further loss terms; the few-step teacher if none are given, which without a network is the teacher.
+        extras: Further loss terms; ``published`` is a ``FewStepTeacher``, whose network is the teacher.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class KDMD(DMD2):
         sampler: Sampler = RenoiseSampler(steps=4),
         critic_objective: DenoisingLoss = DenoisingLoss("velocity", UniformWeight()),
         schedule: UpdateSchedule = UpdateSchedule(critic_first=False, reuse_rollout=True),
-        extras: Sequence[Extra] | None = None,
+        extras: Sequence[Extra] | Literal["published"] = "published",
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -48,6 +48,6 @@ class KDMD(DMD2):
             sampler=sampler,
             critic_objective=critic_objective,
             schedule=schedule,
-            extras=[FewStepTeacher()] if extras is None else extras,
+            extras=[FewStepTeacher()] if isinstance(extras, str) else extras,
             **kwargs,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
@@ -47,7 +47,7 @@ class SwD(DMD2):
         critic_objective: The critic's loss: the squared error of x0.
         guidance: 7 for the teacher.
         schedule: Turns of critic and student: five of the critic, then one of the student.
-        extras: Further loss terms; the discrepancy of tokens if none are given.
+        extras: Further loss terms; ``published`` is the discrepancy of tokens, a ``TokenMMD``.
     """
 
     sampler: ScaleSampler
@@ -62,7 +62,7 @@ class SwD(DMD2):
         critic_objective: DenoisingLoss = DenoisingLoss("x0", UniformWeight()),
         guidance: Guidance = Guidance(teacher=7.0),
         schedule: UpdateSchedule = UpdateSchedule(critic_updates=5, exclusive=True, student_start=5),
-        extras: Sequence[Extra] | None = None,
+        extras: Sequence[Extra] | Literal["published"] = "published",
         student_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=5e-6),
         critic_optimizer: OptimizerCallable = lambda params: BetasAdamW(params, lr=5e-6),
         **kwargs: Any,
@@ -77,7 +77,7 @@ class SwD(DMD2):
             critic_objective=critic_objective,
             guidance=guidance,
             schedule=schedule,
-            extras=[TokenMMD()] if extras is None else extras,
+            extras=[TokenMMD()] if isinstance(extras, str) else extras,
             student_optimizer=student_optimizer,
             critic_optimizer=critic_optimizer,
             **kwargs,
