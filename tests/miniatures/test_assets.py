@@ -6,6 +6,7 @@ import math
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from data.test_emoji import emoji
 from diffusers import AutoencoderKL
@@ -41,9 +42,10 @@ def test_autoencoder() -> None:
     assert 0.8 < float(latents.std() * vae.config.scaling_factor) < 1.2
 
 
+@pytest.mark.parametrize("name", ["emoji-clip", "emoji-judge"])
 @torch.no_grad()
-def test_contrastive_pair() -> None:
-    tower, text, tokenizer = pair(FOLDER / "emoji-clip")
+def test_contrastive_pairs(name: str) -> None:
+    tower, text, tokenizer = pair(FOLDER / name)
     batch = emoji().sources[2].batch(range(60))
     tokens = tokenizer(batch["condition"]["prompt"], padding="max_length", truncation=True, return_tensors="pt")
     nearest = (tower(batch["x0"]) @ embed_texts(text, tokens.input_ids).T).argmax(1, keepdim=True)
