@@ -509,7 +509,7 @@ CAPTION_METRICS = (CaptionRetrieval(), AttributeAccuracy(), UnsaidDiversity())
 METRICS: dict[str, dict[str, Any]] = {
     "AttributeAccuracy": {"attributes": ("name", "background", "size", "position")},
     "CaptionRetrieval": {"candidates": 100},
-    "EmojiJudge": {"classifiers": True},
+    "EmojiJudge": {"folder": "asset:miniatures/emoji-judge", "classifiers": True},
     "EmojiMetrics": {"metrics": IMAGE_METRICS[:-1], "captions": CAPTION_METRICS, "batch_size": 256},
     "UnsaidDiversity": {"attributes": ("background", "size", "position")},
     "CentreCrop": {"size": 299},

@@ -78,13 +78,23 @@ CONFIGS = {
     "dmd2_qwenimage": QWEN,
     "dmd2_wan": WAN,
     "rcm_wan": WAN,
+    "sid_emoji": SD15,
+    "dmd2_emoji": SD15,
+    "swiftbrush_emoji": SD15,
+    "lcm_emoji": SD15,
+    "dmd2_emoji_sd3": SD3,
+    "tdm_emoji_sd3": SD3,
+    "meanflow_emoji_sd3": SD3,
+    "rcm_emoji_sd3": SD3,
+    "pi_flow_emoji_sd3": SD3,
 }
 
-ADDED = {"meanflow_flux": "second_time"}
+ADDED = {"meanflow_flux": "second_time", "meanflow_emoji_sd3": "second_time"}
 """Inputs that students get."""
 COPY = {"class_path": "CopyOfTeacher"}
-NOT_EXPORTED = (*ADDED, "rcm_wan", "phased_dmd_wan", "swd_sd3")
-"""Students that no pipeline of diffusers can call: for input, times or sizes, or because they are several."""
+NOT_EXPORTED = (*ADDED, "rcm_wan", "phased_dmd_wan", "swd_sd3", "rcm_emoji_sd3", "pi_flow_emoji_sd3")
+"""Students that no pipeline of diffusers can call: for input, output, times or sizes, or because they are several."""
+DRAWINGS = ROOT / "tests" / "data" / "emoji"
 
 
 def images_with_captions(folder: Path, width: int) -> Path:
@@ -113,6 +123,8 @@ def shortened(config: dict[str, Any], family: dict[str, Any], folder: Path, grid
         width = tiny.get("width", 16)
         data |= {"root": str(images_with_captions(folder / "images", width)), "held_out_fraction": 0.4}
         data |= {"resolution": None, "height": 16, "width": width} if "width" in tiny else {"resolution": 16}
+    if config["data"]["class_path"] == "Emoji":
+        data |= {"font": str(DRAWINGS), "drawings": str(DRAWINGS / "drawings.txt"), "resolution": 16}
     pairs = config["data"]["class_path"] == "Pairs"
     if pairs:
         data |= {"path": str(folder / "pairs"), "held_out_count": 2}

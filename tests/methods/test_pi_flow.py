@@ -125,9 +125,28 @@ def test_images_have_a_policy_for_every_pixel_and_other_heads_are_refused():
     assert policy.means.shape == (2, 3, 1, 8, 8) and policy.logits.shape == (2, 3, 1, 8, 8)
     assert policy.follow(policy.x_source, policy.t_source, 0 * t, 4)[0].shape == x.shape
     with pytest.raises(UserError, match="last layer gives a sample's own"):
-        PolicyDenoiser(DiT(), GMFlow(3))
+        PolicyDenoiser(DiT(width=48), GMFlow(3), head="blocks.0.attention.out")
+    with pytest.raises(UserError, match="does not give patches"):
+        PolicyDenoiser(DiT(), GMFlow(3), head="blocks.0.attention.out")(x, t / 10, {})
     with pytest.raises(UserError, match="no layer 'tail'"):
         PolicyDenoiser(MLP(EDM()), GMFlow(3), head="tail")
+
+
+def test_a_transformer_has_a_policy_for_every_pixel():
+    dit = DiT(depth=1).double()
+    x, t = torch.randn(2, 1, 8, 8, dtype=torch.float64), torch.full((2,), 0.7, dtype=torch.float64)
+    student = PolicyDenoiser(dit, GMFlow(2, offset=0.0))
+    torch.testing.assert_close(student(x, t, {}).x0, dit(x, t, {}).x0)
+    # What token (1, 2) says stands in the rows 2, 3 and the columns 4, 5, each of its four cells in its place.
+    outputs = GMFlow(2).outputs(1)
+    tokens = torch.zeros(1, 16, dit.width if hasattr(dit, "width") else 64, dtype=torch.float64)
+    tokens[0, 1 * 4 + 2, 0] = 1
+    with torch.no_grad():
+        student.extra.bias.zero_()
+        student.extra.weight[:, 0] = 1 + torch.arange(4 * outputs)
+    found = student.shaping(tokens)[0]
+    assert found.shape == (outputs, 8, 8) and torch.count_nonzero(found) == 4 * outputs
+    assert found[0, 2:4, 4:6].flatten().tolist() == [1 + cell * outputs for cell in range(4)]
 
 
 # ---------------------------------------------------------------------- the method

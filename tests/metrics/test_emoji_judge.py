@@ -14,6 +14,7 @@ from fastgen.data.emoji import Emoji
 from fastgen.data.emoji.captions import words_of
 from fastgen.errors import UserError
 from fastgen.metrics import CaptionRetrieval, EmojiJudge, EmojiMetrics, FrechetDistance, UnsaidDiversity, VendiScore
+from fastgen.metrics.judge import emoji_judge
 from fastgen.metrics.judge.attributes import FILE, AttributeClassifiers, read_classifiers, write_classifiers
 from fastgen.miniatures.tokens import write_tokenizer
 from fastgen.miniatures.towers import PictureTower, TowerShape, make_text_tower
@@ -90,7 +91,10 @@ def test_logistic_regression_finds_what_is_linear() -> None:
     assert found["a"] > 0.95 and found["b"] > 0.95
 
 
-def test_mistakes(folder: Path, tmp_path: Path) -> None:
+def test_mistakes(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(emoji_judge, "ASSETS", tmp_path)
+    with pytest.raises(UserError, match="'emoji-judge' is not part of this installation"):
+        EmojiJudge()
     with pytest.raises(UserError, match="train_emoji_attributes"):
         EmojiMetrics(EmojiJudge(str(folder)), captions=[UnsaidDiversity()]).load()
     EmojiMetrics(EmojiJudge(str(folder)), captions=[CaptionRetrieval()]).load()

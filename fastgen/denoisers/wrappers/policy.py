@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -47,7 +49,8 @@ class PolicyDenoiser(Wrapper):
     Args:
         network: The denoiser; its weights are kept.
         family: What policies are made of.
-        head: Module path of its last layer, whose output has the place of a sample (a vector or a map).
+        head: Module path of its last layer, whose output has the place of a sample (a vector or a map), or of a
+            transformer the linear layer that gives square patches of a map, row by row.
 
     Raises:
         UserError: If there is no such layer or its output has other channels than a sample.
@@ -64,13 +67,44 @@ class PolicyDenoiser(Wrapper):
             )
         channels = network.sample_shape[0]
         self.network, self.family, self.head = network, family, head
-        self.extra = twin_of(layer, family.initial(channels))
+        self.patch = self._side_of_patches(layer)
+        self.extra = twin_of(layer, family.initial(channels).repeat(self.patch**2))
         given = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-        if given != channels or isinstance(layer, nn.Linear) != (len(network.sample_shape) == 1):
+        flat = isinstance(layer, nn.Linear) and not self.in_patches
+        if given != channels * self.patch**2 or flat != (len(network.sample_shape) == 1):
             raise UserError(
                 f"The layer '{head}' of {type(network).__name__} gives {given} channels that are not those of a sample "
                 f"{network.sample_shape}; policies need a network whose last layer gives a sample's own."
             )
+
+    @property
+    def in_patches(self) -> bool:
+        """Whether the last layer gives patches of a map, not the map."""
+        return isinstance(self.extra, nn.Linear) and len(self.sample_shape) == 3
+
+    def _side_of_patches(self, layer: nn.Module) -> int:
+        """Side of what a linear layer gives of a map (C, H, W) at every place; 1 of any other layer."""
+        if not isinstance(layer, nn.Linear) or len(self.sample_shape) != 3:
+            return 1
+        return math.isqrt(layer.out_features // self.sample_shape[0])
+
+    def shaping(self, seen: Tensor) -> Tensor:
+        """The outputs that shape the policy, (B, outputs) or (B, outputs, H, W), for what the last layer read.
+
+        Raises:
+            UserError: If that is not as many patches as there are in a map.
+        """
+        values = at_least_float32(self.extra(seen))
+        if not self.in_patches:
+            return values
+        p, (_, height, width) = self.patch, self.sample_shape
+        if values.shape[1] != (height // p) * (width // p):
+            raise UserError(
+                f"The layer '{self.head}' of {type(self.network).__name__} does not give patches of a sample "
+                f"{self.sample_shape}; give model.init_args.head its last layer."
+            )
+        cells = values.unflatten(1, (height // p, width // p)).unflatten(-1, (p, p, -1))  # (B, h, w, p, p, outputs)
+        return cells.permute(0, 5, 1, 3, 2, 4).reshape(len(values), -1, height, width)
 
     def policy(self, x_t: Tensor, t: Tensor, condition: Condition, end: Tensor) -> Policy:
         """The policy of one call, in the coordinates of rectified flow.
@@ -90,7 +124,7 @@ class PolicyDenoiser(Wrapper):
             handle.remove()
         x, time = self.process.warp(prediction.x_t, t, FLOW)
         velocity = prediction.noise - prediction.x0
-        return self.family.policy(x, time, end, velocity, at_least_float32(self.extra(seen[-1])).to(velocity.dtype))
+        return self.family.policy(x, time, end, velocity, self.shaping(seen[-1]).to(velocity.dtype))
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
         policy = self.policy(x_t, t, condition, torch.zeros_like(t))

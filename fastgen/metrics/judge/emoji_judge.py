@@ -19,9 +19,11 @@ from fastgen.metrics.extractors.features import state_digest
 from fastgen.metrics.judge.attributes import FILE, AttributeClassifiers, read_classifiers
 from fastgen.metrics.judge.base import CaptionJudge
 from fastgen.miniatures.towers import PictureTower
-from fastgen.storage.files import resolve
+from fastgen.storage.files import ASSET_PREFIX, ASSETS, resolve
 
 PARTS = ("image_encoder", "text_encoder", "tokenizer")
+SHIPPED = "asset:miniatures/emoji-judge"
+"""The judge of the repository's own numbers; docs/miniatures.md says how it was made."""
 
 
 @contextmanager
@@ -62,14 +64,14 @@ class EmojiJudge(CaptionJudge):
     Args:
         folder: With ``image_encoder``, ``text_encoder`` and ``tokenizer`` as ``python -m fastgen.miniatures`` trains
             them, and with the classifiers of ``python -m benchmarks.train_emoji_attributes``, without which attributes
-            cannot be measured.
+            cannot be measured. The default is the judge of the miniature teachers.
         classifiers: Whether to read those.
     """
 
     name = "emoji_judge"
     logits_show_labels = False
 
-    def __init__(self, folder: str, classifiers: bool = True) -> None:
+    def __init__(self, folder: str = SHIPPED, classifiers: bool = True) -> None:
         super().__init__()
         self.folder = folder
         self.classifiers = classifiers
@@ -89,6 +91,11 @@ class EmojiJudge(CaptionJudge):
         Raises:
             UserError: If it or a part of it is missing.
         """
+        if self.folder == SHIPPED and not (ASSETS / SHIPPED.removeprefix(ASSET_PREFIX)).is_dir():
+            raise UserError(
+                "The judge 'emoji-judge' is not part of this installation; take fastgen/assets/miniatures from a "
+                "checkout of the repository, or train it as docs/miniatures.md says and give its folder."
+            )
         found = resolve(self.folder)
         for part in PARTS:
             if not (found / part).is_dir():
