@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from every_method import GRADIENT_FREE, METHODS, fit, make
+from every_method import GRADIENT_FREE, METHODS, ORIGINAL, fit, make
 from toys import CLASSES, build
 
 from fastgen.distiller.micro_batch import MicroBatch
@@ -37,16 +37,18 @@ def part() -> MicroBatch:
 
 
 def extras(cls: type[Distiller]) -> list[Extra]:
-    own = None if issubclass(cls, ScoreDistiller) or cls.__name__ in ADVERSARIAL else torch.optim.Adam
+    own = (
+        None if issubclass(cls, ScoreDistiller) or ORIGINAL.get(cls, cls).__name__ in ADVERSARIAL else torch.optim.Adam
+    )
     found: list[Extra] = [Reward(Left, weight=1.0)]
-    if cls.__name__ not in ADVERSARIAL:
+    if ORIGINAL.get(cls, cls).__name__ not in ADVERSARIAL:
         found.append(GAN(features="teacher", optimizer=own, weight=1.0, discriminator_weight=1.0))
     if own is not None:
         found.append(DistributionMatching(critic_updates=1))
     return found
 
 
-@pytest.mark.parametrize("cls", [cls for cls in METHODS if cls.__name__ not in WITHOUT])
+@pytest.mark.parametrize("cls", [cls for cls in METHODS if ORIGINAL.get(cls, cls).__name__ not in WITHOUT])
 def test_extras_work_on_any_method_in_any_order(cls: type[Distiller]):
     """Their losses depend on the same samples, have gradients, and do not depend on where they stand."""
     found: list[dict[str, torch.Tensor]] = []
