@@ -19,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+TEXT = (
+    "`python -m benchmarks.systems CONFIG...`, one seed each. Where updates are fewer than the config's, the run ended",
+    "early, with `--words trainer.max_steps=500`: it shows that the method learns, not how far it gets.",
+)
 SHOWN = {"mixture": ("wasserstein2", "wasserstein2_floor", "modes_found", "mmd2"), "digits": ("frechet", "accuracy")}
 
 
@@ -39,7 +43,7 @@ def measured(config: str, words: list[str], keep: Path | None) -> dict[str, Any]
 
 def table(results: dict[str, Any]) -> str:
     """The Markdown page."""
-    lines = ["# One run of each small config", "", "`python -m benchmarks.systems CONFIG...`, one seed each.", ""]
+    lines = ["# One run of each small config", "", *TEXT, ""]
     for kind, names in SHOWN.items():
         lines += [f"## {kind}", "", "| config | role | calls | updates | minutes | " + " | ".join(names) + " |"]
         lines += ["|" + "---|" * (5 + len(names))]
