@@ -41,7 +41,7 @@ def extras(cls: type[Distiller]) -> list[Extra]:
         None if issubclass(cls, ScoreDistiller) or ORIGINAL.get(cls, cls).__name__ in ADVERSARIAL else torch.optim.Adam
     )
     found: list[Extra] = [Reward(Left, weight=1.0)]
-    if ORIGINAL.get(cls, cls).__name__ not in ADVERSARIAL:
+    if not adversarial:
         found.append(GAN(features="teacher", optimizer=own, weight=1.0, discriminator_weight=1.0))
     if own is not None:
         found.append(DistributionMatching(critic_updates=1))
