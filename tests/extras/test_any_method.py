@@ -37,9 +37,8 @@ def part() -> MicroBatch:
 
 
 def extras(cls: type[Distiller]) -> list[Extra]:
-    own = (
-        None if issubclass(cls, ScoreDistiller) or ORIGINAL.get(cls, cls).__name__ in ADVERSARIAL else torch.optim.Adam
-    )
+    adversarial = ORIGINAL.get(cls, cls).__name__ in ADVERSARIAL
+    own = None if issubclass(cls, ScoreDistiller) or adversarial else torch.optim.Adam
     found: list[Extra] = [Reward(Left, weight=1.0)]
     if not adversarial:
         found.append(GAN(features="teacher", optimizer=own, weight=1.0, discriminator_weight=1.0))
