@@ -9,7 +9,7 @@ import torch
 from feature_space import Space
 
 from fastgen.errors import UserError
-from fastgen.metrics.samples.frechet import FrechetDistance, FrechetRatio, frechet_distance, moments
+from fastgen.metrics.samples.frechet import FrechetDistance, FrechetRatio, _equal_rows, frechet_distance, moments
 
 
 def features(count: int, dimension: int, seed: int) -> torch.Tensor:
@@ -128,3 +128,14 @@ def test_ratio_does_not_depend_on_the_order_of_arrival() -> None:
     order = torch.randperm(500, generator=torch.Generator().manual_seed(3))
     a, b = ratio(x, label, labelled(600, 0)), ratio(x[order], label[order], labelled(600, 0))
     assert a["frechet_over_floor"] == pytest.approx(b["frechet_over_floor"], rel=1e-9)
+
+
+def test_every_split_is_another_cut_of_both_sides() -> None:
+    label = torch.arange(40) % 2
+    for own_label, reference_label in ((None, None), (label, label)):
+        cuts = [_equal_rows(40, own_label, 40, reference_label, split) for split in range(3)]
+        for own, half_a, half_b in cuts:
+            assert len(own) == len(half_a) == len(half_b) == 20
+            assert torch.cat([half_a, half_b]).unique().numel() == 40
+        for side in zip(*cuts, strict=True):
+            assert len({tuple(rows.tolist()) for rows in side}) == 3
