@@ -67,7 +67,10 @@ RULES: dict[str, list[str]] = {
     "fastgen/checks.py": ["tests/test_checks.py"],
     "fastgen/cli": ["tests/test_cli.py", "tests/test_bad_input.py", "tests/layouts"],
     "fastgen/configuration": ["tests/test_components.py", "tests/test_messages.py", "tests/test_trust.py"],
-    "fastgen/configuration/former_recipes.py": ["tests/test_former_recipes.py"],
+    "fastgen/configuration/former_recipes.py": [
+        "tests/test_former_recipes.py -k by_hand or today or moved",
+        "tests/test_former_recipes.py",
+    ],
     "fastgen/configuration/masking.py": ["tests/test_trust.py"],
     "fastgen/configuration/renamed.py": ["tests/test_components.py", "tests/test_messages.py", "tests/test_cli.py"],
     "fastgen/configuration/trust.py": ["tests/test_trust.py"],

@@ -19,7 +19,13 @@ def table(rows: dict[str, list[dict[str, Any]]], python: str) -> str:
         numbers = f"{len(found)} | {count['killed']} | {count['alive']} | {count['equivalent']}"
         lines.append(f"| {room} | {numbers} | {share} | {count['noticed before']} |")
         total = count
-    rest = ", ".join(f"{total[name]} {name}" for name in ("stale", "broken", "slow", "not run") if total[name])
+    open_cases = {
+        "stale": "stale",
+        "broken": "broken",
+        "slow": "undecided in the seconds they had",
+        "not run": "not run",
+    }
+    rest = ", ".join(f"{total[name]} {said}" for name, said in open_cases.items() if total[name])
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "diffusers", "pytest"))
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     parts = [
