@@ -19,13 +19,9 @@ def table(rows: dict[str, list[dict[str, Any]]], python: str) -> str:
         numbers = f"{len(found)} | {count['killed']} | {count['alive']} | {count['equivalent']}"
         lines.append(f"| {room} | {numbers} | {share} | {count['noticed before']} |")
         total = count
-    open_cases = {
-        "stale": "stale",
-        "broken": "broken",
-        "slow": "undecided in the seconds they had",
-        "not run": "not run",
-    }
-    rest = ", ".join(f"{total[name]} {said}" for name, said in open_cases.items() if total[name])
+    undecided = {"stale": "stale", "broken": "broken", "slow": "still undecided when their time was up"}
+    undecided |= {"not run": "not run"}
+    rest = ", ".join(f"{total[name]} {said}" for name, said in undecided.items() if total[name])
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning", "diffusers", "pytest"))
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     parts = [
