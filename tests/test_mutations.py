@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MUTATIONS = catalogue()
 
 
-STALE = 0.05
+STALE = 0.02
 """Share whose text may have moved on; the program leaves those out and says so."""
 
 

@@ -66,3 +66,15 @@ def test_reference_and_kinds() -> None:
 def test_a_network_is_no_law() -> None:
     with pytest.raises(UserError, match="MLP"):
         Mixture(lambda: MLP(EDM(), 2)).setup()
+
+
+def test_what_is_held_out_is_no_training_sample_and_the_same_for_all_seeds() -> None:
+    parts = []
+    for seed in (0, 1):
+        sources = module(with_x0=True, seed=seed, held_out_count=64).make_sources()
+        parts.append([source.batch(list(range(64)))["x0"] for source in sources])
+    (train, held_out, test), (other, *same) = parts
+    assert not torch.isclose(train, other).all(1).any()
+    assert torch.equal(held_out, same[0]) and torch.equal(test, same[1])
+    for one, two in ((train, held_out), (train, test), (held_out, test)):
+        assert not torch.isclose(one[:, None], two[None]).all(2).any()
