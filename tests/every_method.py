@@ -28,6 +28,7 @@ from fastgen.sampling.samplers import (
     ScaleSampler,
     TrajectorySampler,
 )
+from fastgen.times import UniformTime
 
 
 class ToTheRight(RewardModel):
@@ -50,6 +51,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     # The toys' random networks make steep policies, whose gradients are large and lose digits in fp32.
     "PiFlow": {"loss_scale": 0.6, "sampler": PolicySampler(substeps=16)},
     "Progressive": {"stage_updates": 2},
+    # The velocities that it compares are noise over sigma: near clean data they lose digits in fp32.
+    "RealUID": {"renoise_time": UniformTime(0.4, 0.9), "critic_time": UniformTime(0.4, 0.9)},
     "SiDA": {"gan_start": 0, "schedule": UpdateSchedule()},
     "UniInstruct": {"gan_start": 0, "schedule": UpdateSchedule()},
 }

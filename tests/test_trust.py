@@ -103,9 +103,10 @@ def test_a_recipe_builds_what_samples_need_and_no_more(recipe: dict[str, Any]):
 
 
 FOR_TRAINING = ("student_optimizer", "student_lr_scheduler", "critic", "critic_optimizer", "critic_lr_scheduler")
+LOSSES = ("critic_objective",)
 
 
-@pytest.mark.parametrize("name", [*FOR_TRAINING, "extras"])
+@pytest.mark.parametrize("name", [*FOR_TRAINING, *LOSSES, "extras"])
 @pytest.mark.parametrize("kind", ["function", "stranger", "text"])
 def test_what_only_training_needs_is_not_even_looked_at(name: str, kind: str, recipe: dict[str, Any], canary: Path):
     value = {"function": shell(canary), "stranger": of_class("stranger.Optimizer"), "text": "stranger.optimizer"}[kind]
@@ -124,7 +125,6 @@ PLACES = {
     "the solver": "init_args.solver",
     "the sampler": "init_args.sampler",
     "a time law": "init_args.renoise_time",
-    "a loss": "init_args.critic_objective",
     "deep in the teacher": "init_args.teacher.init_args.process",
     "a plain number": "init_args.seed",
     "a dataclass": "init_args.guidance",

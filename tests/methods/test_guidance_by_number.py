@@ -263,7 +263,9 @@ def dropping(cls: type[Distiller], share: float) -> dict[str, Any]:
 
 
 # The critics of Phased DMD and MSD are several networks; a score term of sCM's samples from the student too.
-DROPPING = [cls for cls in METHODS if dropping(cls, 0.0) and cls.__name__ not in ("MSD", "PhasedDMD", "RegularisedSCM")]
+KEEPING = ("MSD", "PhasedDMD", "RegularisedSCM", "SiDA", "UniInstruct")
+"""Methods with several critics, or whose discriminator is in the critic and keeps the condition."""
+DROPPING = [cls for cls in METHODS if dropping(cls, 0.0) and cls.__name__ not in KEEPING]
 
 
 def labels_in_training(cls: type[Distiller], role: str, **kwargs: Any) -> Tensor:

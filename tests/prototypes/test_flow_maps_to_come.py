@@ -20,6 +20,7 @@ from fastgen.methods.flow_maps.state import MapState
 from fastgen.methods.flow_maps.target_by_time import TargetByTime
 from fastgen.methods.flow_maps.targets import SnapshotTarget, StudentTarget, TargetNetwork
 from fastgen.methods.flow_maps.velocity import TeacherVelocity, Velocity
+from fastgen.objectives.error_weights import AdaptiveWeight
 from fastgen.objectives.flow_maps import head, lagrangian_target
 from fastgen.objectives.metrics import PseudoHuber
 from fastgen.objectives.tangents import value_and_jvp
@@ -90,7 +91,7 @@ class FreeFlow(FlowMapDistiller):
         **kwargs: Any,
     ) -> None:
         super().__init__(times=times, states=states, velocity=velocity, **kwargs)
-        self.c, self.power = c, power
+        self.weight = AdaptiveWeight(c, power)
 
     @torch.no_grad()
     def goal(self, state: MapState) -> Tensor:

@@ -80,7 +80,7 @@ class PromptRouter(Router):
         prompts: One for each network, e.g. ``[a person, an animal, a landscape, an object]``.
     """
 
-    prompts: Sequence[str] = ()
+    prompts: Sequence[str]
 
     def __post_init__(self) -> None:
         if len(self.prompts) < 2:

@@ -8,6 +8,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from fastgen import checks
+from fastgen.denoisers.wrappers.guided import guided
 from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.errors import UserError
@@ -16,7 +17,7 @@ from fastgen.objectives.score_forms import SiDForm
 from fastgen.optimizers import BetasAdam
 from fastgen.processes import Prediction
 from fastgen.sampling.samplers import RenoiseSampler, Sampler
-from fastgen.sampling.scores import ScoreInputs
+from fastgen.sampling.scores import ScoreInputs, critic_condition
 from fastgen.times import TimeLaw, UniformTime
 
 
@@ -110,8 +111,9 @@ class RealUID(ScoreDistiller):
             )
         inputs, process = part.denoised[self.critic_role], self.student.process
         y_t = process.add_noise(part.x0, inputs.noise, inputs.t)
-        condition = self.role_condition(part, self.critic_role, part.condition)
-        seen = velocity(self.seen(self.critic)(y_t, inputs.t, condition))
+        own = self.role_condition(part, self.critic_role, part.condition)
+        condition = critic_condition(self.critic, own, self.guidance, part.draws, self.critic_role)
+        seen = velocity(guided(self.seen(self.critic), y_t, inputs.t, condition, self.guidance.critic_training))
         product = (seen * (inputs.noise - part.x0)).flatten(1).sum(1).mean()
         losses["real"] = (1.0 - self.alpha) * squares(seen) - 2.0 * (1.0 - self.beta) * product
         return losses
