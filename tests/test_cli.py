@@ -155,6 +155,8 @@ def assert_twin_runs(path: Path, folder: Path, *more: str, prompts: tuple[str, .
     (predicted,) = (folder / path.stem).glob("*/samples")
     files = sorted(file.name for file in predicted.iterdir())
     assert files == (["points.safetensors"] if points else [f"{i:06d}.png" for i in range(4)])
+    if data["class_path"] == "Degraded":  # what it restores comes from the data module alone
+        return run
     assert fastgen("sample", f"--ckpt={ckpt}", "--seeds=0-3", f"--out={folder / 'grid.png'}", *prompts) == 0
     assert Image.open(folder / "grid.png").size[0] > 30
     return run

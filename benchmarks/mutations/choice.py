@@ -205,7 +205,7 @@ RULES: dict[str, list[str]] = {
     "fastgen/objectives/score_forms.py": [
         f"{ALL_NUMBERS} and (DMD2 or SwiftBrush or DiffInstruct or SiD or SIM or TDM)",
         "tests/objectives",
-        "tests/prototypes/test_score_terms.py",
+        "tests/methods/test_score_identity.py",
         MATCHING,
     ],
     "fastgen/objectives/distribution_matching.py": [
@@ -216,7 +216,7 @@ RULES: dict[str, list[str]] = {
     "fastgen/objectives": [
         "tests/objectives",
         NUMBERS,
-        "tests/prototypes/test_score_terms.py",
+        "tests/methods/test_score_identity.py",
         MATCHING,
         "tests/methods/test_trajectory.py",
     ],
@@ -280,7 +280,7 @@ RULES: dict[str, list[str]] = {
     "fastgen/distiller/resume.py": ["tests/methods/test_resume_settings.py", "tests/test_seals.py"],
     "fastgen/distiller/start.py": ["tests/methods/test_resume_settings.py", "tests/methods/test_map_parts.py"],
     "fastgen/distiller/rollouts.py": [*ENGINE[:2], "tests/extras/test_any_method.py", *ENGINE[2:]],
-    "fastgen/distiller/score_term.py": [NUMBERS, TERM, "tests/prototypes/test_score_terms.py", *SCORES, ALL_NUMBERS],
+    "fastgen/distiller/score_term.py": [NUMBERS, TERM, "tests/methods/test_score_identity.py", *SCORES, ALL_NUMBERS],
     "fastgen/distiller/stages.py": [
         "tests/methods/test_updates.py",
         f"{ALL_NUMBERS} and Progressive",

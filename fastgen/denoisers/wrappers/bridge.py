@@ -68,7 +68,8 @@ class Bridge(Wrapper):
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
         if SOURCE not in condition:
             raise UserError(
-                "A Bridge leads from degraded samples, but the data module gives none; take the data module Degraded."
+                "A Bridge leads from degraded samples, and there are none here; take the data module Degraded, whose "
+                "samples 'fastgen predict' restores."
             )
         process = self.inner.process
         rest = {name: value for name, value in condition.items() if name != SOURCE}
