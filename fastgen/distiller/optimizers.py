@@ -17,18 +17,34 @@ from fastgen.schedules import RunLength
 RATES = ("lr", "eps", "weight_decay", "momentum", "betas")
 """Arguments of optimizers that are not negative, also where their optimizer does not check them."""
 
+FUSED = (torch.optim.Adam, torch.optim.AdamW)
+"""Optimizers with a fused kernel on CPUs and CUDA."""
+
 LENGTHS = ("T_0", "T_max", "step_size", "total_iters")
 """Arguments of torch's schedules that count steps."""
 
 
 def make_optimizer(role: str, make: OptimizerCallable, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimizer of a role.
+    """The optimizer of a role; torch's fused kernel updates it unless its arguments say ``fused`` or ``foreach``.
 
     Raises:
         UserError: If torch refuses its arguments.
     """
     with building(f"{role}_optimizer"):
-        return make(parameters)
+        return fused(make(parameters))
+
+
+def fused(optimizer: Optimizer) -> Optimizer:
+    """Let one kernel update each weight, where torch has one and nobody has chosen another way.
+
+    By itself torch fuses nothing, since the kernel is younger than the loop; the update is the same to rounding. It
+    saves several passes over weights and moments, which is a few per cent of an iteration on a CPU.
+    """
+    for group in optimizer.param_groups if type(optimizer) in FUSED else ():
+        chosen = group["fused"] is not None or group["foreach"] is not None or group["differentiable"]
+        if not chosen and all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in group["params"]):
+            group["fused"] = True
+    return optimizer
 
 
 def make_schedule(role: str, make: LRSchedulerCallable, optimizer: Optimizer) -> Any:

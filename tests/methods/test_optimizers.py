@@ -88,3 +88,24 @@ def test_a_bug_stays_a_bug():
 
     with pytest.raises(AttributeError):
         make_optimizer("student", broken, [nn.Parameter(torch.zeros(1))])
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
+def test_updates_are_fused_unless_said_otherwise(kind: type[torch.optim.Optimizer]):
+    """The kernel and the loop agree; ``fused`` or ``foreach`` of the configuration stay."""
+    for name in ("fused", "foreach"):
+        made = make_optimizer("student", partial(kind, **{name: False}), [nn.Parameter(torch.zeros(2))])
+        (group,) = made.param_groups
+        assert group[name] is False and not (name == "foreach" and group["fused"])
+    start = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ends = []
+    for arguments in ({}, {"fused": False}):
+        weights = nn.Parameter(start.clone())
+        optimizer = make_optimizer("student", partial(kind, lr=0.1, weight_decay=0.1, **arguments), [weights])
+        assert bool(optimizer.param_groups[0]["fused"]) == (not arguments)
+        for _ in range(3):
+            weights.grad = weights.detach().sin() + 1
+            optimizer.step()
+        ends.append(weights.detach())
+    torch.testing.assert_close(*ends, rtol=1e-14, atol=1e-14)
+    assert not torch.equal(ends[0], start)
