@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import urllib.error
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,6 +23,32 @@ from fastgen.__main__ import main
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def rooms_of(config: dict[str, Any]) -> set[str]:
+    """What a config needs of the house: its data, callbacks, networks and sampler, by class."""
+    arguments = config["model"].get("init_args", {})
+    parts = [config["data"], *config["trainer"]["callbacks"]]
+    parts += [arguments[name] for name in ("teacher", "student", "critic", "sampler") if name in arguments]
+    return {part["class_path"].split(".")[-1] for part in parts if isinstance(part, dict)}
+
+
+def few_of(paths: Iterable[Path]) -> list[Any]:
+    """The configs as parameters, all but few of them ``slow``: the few need all that any of them needs.
+
+    There is a config for each method and more; what a method does by itself is seen by the contract test.
+    """
+    named = {path: rooms_of(yaml.safe_load(path.read_text())) for path in paths}
+    missing = set().union(*named.values())
+    kept = []
+    while missing:
+        kept.append(max(named, key=lambda path: len(named[path] & missing)))
+        missing -= named[kept[-1]]
+    return [
+        pytest.param(path, id=path.stem, marks=[] if path in kept else [pytest.mark.slow])
+        for path in sorted(named, key=lambda path: path.stem)
+    ]
+
 
 torch.set_num_threads(1)
 

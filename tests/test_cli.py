@@ -22,6 +22,7 @@ from command_line import (
     digits,
     environment,
     fastgen,
+    few_of,
     finish,
     last,
     load,
@@ -78,7 +79,7 @@ def no_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Denoiser, "__init__", refuse)
 
 
-@pytest.mark.parametrize("path", CONFIGS[::9], ids=lambda path: path.stem)  # test_components.py prints every config
+@pytest.mark.parametrize("path", CONFIGS[::15], ids=lambda path: path.stem)  # test_components.py prints them all
 def test_print_config_resolves_and_builds_nothing(path: Path, no_networks: None, capsys: pytest.CaptureFixture[str]):
     assert fastgen("fit", "--config", path, "--print_config") == 0
     printed = yaml.safe_load(capsys.readouterr().out)
@@ -165,7 +166,7 @@ HERE = [path for path in CONFIGS if "pretrained:" not in path.read_text()]
 """Configs whose networks need no download; the others run on tiny pipelines in tests/denoisers."""
 
 
-@pytest.mark.parametrize("path", HERE, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", few_of(HERE))
 def test_every_config_runs_small(path: Path, tmp_path: Path):
     run = assert_twin_runs(path, tmp_path)
     rows = (run / "metrics.jsonl").read_text().splitlines()

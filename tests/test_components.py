@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from command_line import fastgen
+from command_line import fastgen, few_of
 from docstring_parser import parse
 from lightning.pytorch import Callback, LightningDataModule
 from pytest import CaptureFixture
@@ -226,7 +226,7 @@ def printed_nulls(value: Any, place: str = "model") -> Iterator[tuple[str, type,
             yield from printed_nulls(part, f"{place}.{key}")
 
 
-@pytest.mark.parametrize("path", SHIPPED_CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", few_of(SHIPPED_CONFIGS))
 def test_every_config_prints_its_defaults(path: Path, capsys: CaptureFixture[str]):
     """``--print_config`` of each is read again, and a null in it is a null that its docstring explains as none."""
     capsys.readouterr()

@@ -20,10 +20,21 @@ from fastgen.data import DistillationData
 from fastgen.methods import Distiller
 
 
+def only(command: str) -> type[CLI]:
+    """A command line that knows one command: the options of each are many and take long to collect."""
+
+    class Only(CLI):
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            return {command: CLI.subcommands()[command]}
+
+    return Only
+
+
 def run(command: str, words: Sequence[str]) -> CLI:
     """Build what the words say and have the trainer run it."""
     set_parsing_settings(import_path_denylist=[])  # jsonargparse's own: os, subprocess, pickle, ... are not imported
-    return CLI(
+    return only(command)(
         Distiller,
         DistillationData,
         subclass_mode_model=True,

@@ -65,8 +65,11 @@ class ClassesOnly(Base):
         return super().instantiate(namespace, *args, **kwargs)
 
     def dump(self, cfg: Any, *args: Any, **kwargs: Any) -> str:
-        """What is written into files and shown: without keys, tokens and passwords, and with defaults spelled out."""
-        return super().dump(spelled_out(masked(cfg)), *args, **kwargs)
+        """What is written into files and shown: without keys, tokens and passwords, and with defaults spelled out.
+
+        It was parsed and is not checked again, which would take as long as parsing.
+        """
+        return super().dump(spelled_out(masked(cfg)), *args, **{"skip_validation": True, **kwargs})
 
 
 def spelled_out(value: Any) -> Any:
