@@ -12,6 +12,7 @@ from data.test_emoji import emoji
 from diffusers import AutoencoderKL
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
+from fastgen.metrics import EmojiJudge
 from fastgen.miniatures.contrastive import true_of
 from fastgen.miniatures.towers import PictureTower, embed_texts
 from fastgen.storage.files import ASSETS, sha256
@@ -51,3 +52,12 @@ def test_contrastive_pairs(name: str) -> None:
     nearest = (tower(batch["x0"]) @ embed_texts(text, tokens.input_ids).T).argmax(1, keepdim=True)
     true = true_of(batch["facts"]["said"], batch["facts"]["shown"])
     assert float(true.gather(1, nearest).float().mean()) > 0.9
+
+
+@torch.no_grad()
+def test_classifiers() -> None:
+    judge, data = EmojiJudge(), emoji()
+    pictures, shown = data.pictures_of(1)
+    right = judge.seen(judge(pictures)) == judge.numbers([vars(picture) for picture in shown])
+    assert [len(values) for values in judge.classes.values()] == [303, 8, 2, 5]
+    assert right.double().mean(0).min() > 0.95, "the drawings of the tests were shrunk twice"
