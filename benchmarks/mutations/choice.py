@@ -255,7 +255,7 @@ RULES: dict[str, list[str]] = {
     "fastgen/sampling/samplers/policy.py": ["tests/methods/test_pi_flow.py", "tests/sampling/test_samplers.py"],
     "fastgen/sampling/samplers/phased.py": ["tests/methods/test_phased_dmd.py", "tests/sampling/test_samplers.py"],
     "fastgen/sampling/samplers/student.py": ["tests/test_former_modules.py", "tests/sampling/test_samplers.py"],
-    "fastgen/sampling/solvers.py": ["tests/sampling/test_solvers.py", "tests/methods/test_guidance_by_number.py"],
+    "fastgen/sampling/solvers/base.py": ["tests/sampling/test_solvers.py", "tests/methods/test_guidance_by_number.py"],
     "fastgen/sampling/scores.py": [
         "tests/sampling/test_samplers.py",
         "tests/test_times.py",

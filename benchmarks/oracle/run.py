@@ -25,7 +25,7 @@ from fastgen.denoisers.base import Denoiser
 from fastgen.methods import Distiller
 from fastgen.randomness import Draws
 from fastgen.sampling.samplers import RenoiseSampler
-from fastgen.sampling.solvers import Euler, Heun, Solver
+from fastgen.sampling.solvers import DPMSolverPP, Euler, Heun, Solver, UniPC
 from fastgen.storage.files import write_atomically
 
 POINTS = 4
@@ -302,7 +302,9 @@ def start_fingerprint(problem: Problem) -> str:
 
 def teachers_fingerprint(problem: Problem) -> str:
     settings = problem.settings
-    return fingerprint([VERSION, *(settings[k] for k in ("teacher", "judge", "guidance")), start_fingerprint(problem)])
+    solvers = [f"{type(solver).__name__} {solver.steps}" for solver in teachers_solvers(problem.guidance)]
+    known = [settings[k] for k in ("teacher", "judge", "guidance")]
+    return fingerprint([VERSION, *known, start_fingerprint(problem), solvers])
 
 
 def measure_solver(problem: Problem, denoiser: Denoiser, solver: Solver) -> dict[str, Any]:
@@ -317,12 +319,17 @@ def measure_solver(problem: Problem, denoiser: Denoiser, solver: Solver) -> dict
     return {"solver": type(solver).__name__, "steps": solver.steps, "calls": calls} | values
 
 
+def teachers_solvers(guidance: float) -> list[Solver]:
+    """The solvers that people use, at few calls and at many."""
+    few: list[Solver] = [kind(k, guidance) for kind in (Euler, DPMSolverPP, UniPC) for k in (1, 2, 4, 8)]
+    return [*few, *(Heun(k, guidance) for k in (2, 3, MANY_STEPS))]
+
+
 def teachers(problem: Problem, start: str | None) -> dict[str, Any]:
     """The teacher, and the network that students begin as, at many and at few steps."""
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    few: list[Solver] = [Euler(k, problem.guidance) for k in (1, 2, 4, 8)]
-    solvers = [*few, *(Heun(k, problem.guidance) for k in (2, 3, MANY_STEPS))]
+    solvers = teachers_solvers(problem.guidance)
     asked = {"teacher": problem.teacher}
     if start is not None:
         asked["start"] = problem.student(start)

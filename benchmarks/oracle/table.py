@@ -18,6 +18,8 @@ Record = dict[str, Any]
 Records = Mapping[tuple[str, str], Record]
 
 CALLS = (1, 2, 4)
+SOLVERS = ("Euler", "DPMSolverPP", "UniPC")
+"""Of the teacher, at few calls."""
 FAMILIES = ("matching", "flow maps", "trajectories and solvers")
 READING = "<!-- reading -->"
 """What follows this line in the page is written by hand and kept."""
@@ -40,6 +42,12 @@ def family(record: Record) -> str:
 def solver_distances(teacher: Record, role: str = "teacher") -> dict[int, float]:
     """Least distance of the teacher's solvers with at most 1, 2, 4 calls: the bar."""
     return {calls: min(row["distance"] for row in teacher[role] if row["calls"] <= calls) for calls in CALLS}
+
+
+def few_calls(teacher: Record, solver: str) -> str:
+    """Distances of one of the teacher's solvers at 1, 2, 4 and 8 calls."""
+    known = {row["calls"]: row["distance"] for row in teacher["teacher"] if row["solver"] == solver}
+    return " / ".join(number(known[calls]) if calls in known else "-" for calls in (*CALLS, 8))
 
 
 def least(teacher: Record) -> float:
@@ -75,8 +83,9 @@ def overview(records: Records) -> list[str]:
 
     lines += ["| a perfect sampler | " + " | ".join(number(records[p, "teacher"]["floor"]) for p in problems) + " |"]
     lines += ["| teacher, many calls | " + " | ".join(many(p) for p in problems) + " |"]
-    few = [" / ".join(number(d) for d in solver_distances(records[p, "teacher"]).values()) for p in problems]
-    lines += ["| teacher, 1 / 2 / 4 calls | " + " | ".join(few) + " |"]
+    for solver in SOLVERS:
+        few = [few_calls(records[p, "teacher"], solver) for p in problems]
+        lines += [f"| teacher, {solver}, 1 / 2 / 4 / 8 calls | " + " | ".join(few) + " |"]
     best = {
         (p, k): min((r["distance"] for n in names(records) if (r := row_of(records, p, n, k))), default=math.nan)
         for p in problems
@@ -160,8 +169,9 @@ four, is measured there and nowhere else (-). Progressive distillation is measur
 SwiftBrush, FDistill and GDD read or adapt their teacher's layers, so theirs is the start network, not the law.
 TeacherTraining is the control: the same budget spent on more denoising, sampled by Euler steps.
 
-**Bar.** A student of k calls must beat the best of the teacher's Euler and Heun solvers with at most k calls; ✗ marks
-those that do not. Bold is the best of its column and number of calls. CPU seconds are of one core.
+**Bar.** A student of k calls must beat the best of the teacher's solvers (Euler, which is DDIM, Heun, DPM-Solver++(2M),
+UniPC) with at most k calls; ✗ marks those that do not. Bold is the best of its column and number of calls. CPU seconds
+are of one core.
 On `guided` the truth is what 35 guided calls of the teacher give, since guided scores are those of no law.
 On `digits` "modes" is the k-NN coverage of the training scans; elsewhere the share of Gaussians found.
 """

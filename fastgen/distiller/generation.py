@@ -94,7 +94,7 @@ class Generation(Updates):
         try:
             if role == "teacher":
                 noise = denoiser.process.prior(draws, denoiser.sample_shape)
-                return self.solver.solve(denoiser, noise, condition, steps)
+                return self.solver.solve(denoiser, noise, condition, steps, draws)
             return self.generate(denoiser, draws, condition, steps)
         finally:
             for module, mode in modes:

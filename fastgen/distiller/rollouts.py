@@ -135,4 +135,4 @@ class Rollouts(Networks):
                 "model.init_args.teacher."
             )
         noise = part.draws.normal("pair", self.teacher.sample_shape, self.noise_dtype())
-        return noise, self.solver.solve(self.teacher, noise, part.condition)
+        return noise, self.solver.solve(self.teacher, noise, part.condition, draws=part.draws.scoped("pair"))

@@ -10,8 +10,10 @@ from fastgen.conditions import Condition
 from fastgen.denoisers.exact.gaussians import GaussianDenoiser, MixtureDenoiser
 from fastgen.denoisers.wrappers.guided import conditional_pair, guided
 from fastgen.errors import UserError
-from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
-from fastgen.sampling.solvers import Euler, Heun, Solver
+from fastgen.processes import EDM, VP, Prediction, Process, RectifiedFlow, TrigFlow
+from fastgen.randomness import Draws
+from fastgen.sampling.solvers import DDIM, DPMSolverPP, Euler, Heun, Solver, UniPC
+from fastgen.sampling.solvers.multistep import Multistep
 
 MEAN = torch.tensor([0.4, -0.3], dtype=torch.float64)
 COVARIANCE = torch.tensor([[0.8, 0.3], [0.3, 0.4]], dtype=torch.float64)
@@ -88,7 +90,7 @@ def test_heun_halves_the_error_of_euler_on_vp(name: str):
 
 
 @by_process
-@pytest.mark.parametrize("solver", [Euler, Heun])
+@pytest.mark.parametrize("solver", [Euler, Heun, DDIM, DPMSolverPP, UniPC])
 def test_one_step_is_the_prediction_at_the_start(process: Process, solver: type[Solver]):
     teacher, noise = GaussianDenoiser(process, MEAN, COVARIANCE), noises()
     t = torch.full((len(noise),), process.t_max, dtype=torch.float64)
@@ -104,10 +106,10 @@ def test_evaluations_are_the_calls_that_are_made():
             self.calls += 1
             return super().predict(*args, **kwargs)
 
-    for solver in (Euler(), Heun()):
+    for solver in (Euler(), Heun(), DDIM(), DDIM(eta=1.0), DPMSolverPP(), UniPC()):
         for steps in (1, 5):
             teacher = Counting(EDM(), MEAN, COVARIANCE)
-            solver.solve(teacher, noises(), {}, steps)
+            solver.solve(teacher, noises(), {}, steps, Draws(0, range(32)))
             assert teacher.calls == solver.evaluations(steps)
 
 
@@ -174,3 +176,160 @@ def test_a_guided_solver_follows_the_guided_prediction():
 def test_no_steps_are_refused():
     with pytest.raises(UserError, match="steps must be an integer from 1"):
         Euler(0)
+
+
+# ------------------------------------------------------------------ several steps remembered
+
+
+def exact_map(process: Process, x: Tensor, high: float, low: float) -> Tensor:
+    (alpha, sigma), (alpha_s, sigma_s) = coefficients(process, high), coefficients(process, low)
+    values, vectors = torch.linalg.eigh(COVARIANCE)
+    scale = ((alpha_s**2 * values + sigma_s**2) / (alpha**2 * values + sigma**2)).sqrt()
+    return alpha_s * MEAN + (((x - alpha * MEAN) @ vectors) * scale) @ vectors.T
+
+
+@by_process
+@pytest.mark.parametrize(("solver", "order"), [(DPMSolverPP(), 2.0), (UniPC(), 3.0)], ids=["dpm", "unipc"])
+def test_order_of_multistep_solvers_between_two_noisy_times(process: Process, solver: Multistep, order: float):
+    teacher, x = GaussianDenoiser(process, MEAN, COVARIANCE), noises()
+    high, low = (1.5, 0.3) if isinstance(process, EDM) else (0.8 * process.t_max, 0.2 * process.t_max)
+    errors = []
+    for steps in (32, 64, 128):
+        ends = process.ratio(torch.tensor([high, low], dtype=torch.float64)).log()
+        levels = ends[0] + (ends[1] - ends[0]) * torch.arange(steps + 1, dtype=torch.float64) / steps
+        times = [process.time(level.exp()).expand(len(x)) for level in levels]
+        errors.append((solver.along(teacher, x, times, {}) - exact_map(process, x, high, low)).abs().max().item())
+    assert all(abs(measured - order) < 0.4 for measured in orders(errors)), errors
+
+
+def test_dpm_solver_by_hand():
+    """EDM, levels 4, 2, 1: h is log 2 in both steps, so D = 1.5 D_t - 0.5 D_before."""
+    process = EDM()
+    teacher, x = GaussianDenoiser(process, MEAN, COVARIANCE), noises()
+    times = [torch.full((len(x),), level, dtype=torch.float64) for level in (4.0, 2.0, 1.0)]
+    first = teacher(x, times[0]).x0
+    middle = 0.5 * x + 0.5 * first
+    second = teacher(middle, times[1]).x0
+    expected = 0.5 * middle + 0.5 * (1.5 * second - 0.5 * first)
+    torch.testing.assert_close(DPMSolverPP().along(teacher, x, times, {}), expected, rtol=1e-12, atol=1e-12)
+
+
+def trained_noise(teacher: GaussianDenoiser, x: Tensor, t: float) -> Tensor:
+    return teacher(x, torch.full((len(x),), t, dtype=torch.float64)).noise
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+@pytest.mark.parametrize("steps", [2, 3, 8])
+def test_multistep_solvers_are_those_of_diffusers_on_vp(name: str, steps: int):
+    """At whole steps, where diffusers has levels too."""
+    import diffusers
+
+    options = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    scheduler = getattr(diffusers, name)(**options, timestep_spacing="linspace", final_sigmas_type="zero")
+    scheduler.set_timesteps(steps)
+    grid = [float(t) for t in scheduler.timesteps]
+    process = VP()
+    teacher, x = GaussianDenoiser(process, MEAN, COVARIANCE), noises()
+    theirs = x.clone()
+    for t in scheduler.timesteps:
+        theirs = scheduler.step(trained_noise(teacher, theirs, float(t)), t, theirs).prev_sample
+    times = [torch.full((len(x),), t, dtype=torch.float64) for t in [*grid, process.t_clean]]
+    solver = DPMSolverPP() if name.startswith("DPM") else UniPC()
+    torch.testing.assert_close(solver.along(teacher, x, times, {}), theirs, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "UniPCMultistepScheduler"])
+def test_multistep_solvers_are_those_of_diffusers_on_flows(name: str):
+    import diffusers
+
+    scheduler = getattr(diffusers, name)(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+    scheduler.set_timesteps(6)
+    process = RectifiedFlow()
+    teacher, x = GaussianDenoiser(process, MEAN, COVARIANCE), noises()
+    theirs, sigmas = x.clone(), scheduler.sigmas.double()
+    for i, t in enumerate(scheduler.timesteps):
+        velocity = teacher(theirs, sigmas[i].expand(len(x))).velocity
+        theirs = scheduler.step(velocity, t, theirs).prev_sample
+    times = [sigma.expand(len(x)) for sigma in sigmas]
+    solver = DPMSolverPP() if name.startswith("DPM") else UniPC()
+    torch.testing.assert_close(solver.along(teacher, x, times, {}), theirs, rtol=2e-4, atol=2e-4)
+
+
+def test_a_flow_begins_at_noise_alone():
+    """There log(alpha / sigma) is infinite; the first difference has no weight, and nothing is NaN."""
+    process = RectifiedFlow()
+    teacher, noise = GaussianDenoiser(process, MEAN, COVARIANCE), noises()
+    for solver in (DPMSolverPP(), UniPC()):
+        assert solver.solve(teacher, noise, {}, 5).isfinite().all()
+    times = [torch.full((len(noise),), t, dtype=torch.float64) for t in (1.0, 0.6, 0.2)]
+    torch.testing.assert_close(
+        DPMSolverPP().along(teacher, noise, times, {}),
+        Euler().step(teacher, Euler().step(teacher, noise, times[0], times[1], {}), times[1], times[2], {}),
+        rtol=1e-12,
+        atol=1e-12,
+    )
+
+
+# ------------------------------------------------------------------ DDIM
+
+
+@by_process
+def test_ddim_without_noise_is_euler(process: Process):
+    teacher, noise = GaussianDenoiser(process, MEAN, COVARIANCE), noises()
+    torch.testing.assert_close(DDIM(7).solve(teacher, noise, {}), Euler(7).solve(teacher, noise, {}), rtol=0, atol=0)
+
+
+@by_process
+def test_ddim_of_one_datum_has_the_marginals_of_the_process(process: Process):
+    """With the true x0 every state is alpha x0 + sigma z: its own deviation and the fresh noise's add up to sigma."""
+    x0 = torch.full((20_000, 1), 0.3, dtype=torch.float64)
+    high, low = (2.0, 0.5) if isinstance(process, EDM) else (0.8 * process.t_max, 0.3 * process.t_max)
+    t, s = (torch.full((len(x0),), time, dtype=torch.float64) for time in (high, low))
+    draws = Draws(0, range(len(x0)))
+    x_t = process.add_noise(x0, draws.normal("a", (1,), torch.float64), t)
+    for eta in (0.5, 1.0):
+        solver = DDIM(eta=eta)
+        moved = solver.noisy_step(Prediction(process, x_t, t, x0, "x0"), s, draws.normal("b", (1,), torch.float64))
+        residual = (moved - process.alpha(s)[:, None] * x0) / process.sigma(s)[:, None]
+        assert abs(residual.std().item() - 1.0) < 0.02
+        noise = (x_t - process.alpha(t)[:, None] * x0) / process.sigma(t)[:, None]
+        # What is kept of the old noise: sqrt(1 - eta^2 (1 - (alpha_t sigma_s / (alpha_s sigma_t))^2)).
+        shrink = (process.ratio(s) / process.ratio(t))[0].item()
+        kept = (residual * noise).mean().item()
+        assert abs(kept - math.sqrt(1.0 - eta**2 * (1.0 - shrink**2))) < 0.02
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_ddim_is_that_of_diffusers(eta: float):
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        timestep_spacing="trailing",
+    )
+    scheduler.set_timesteps(5)
+    process, draws, solver = VP(), Draws(0, range(32)), DDIM(eta=eta)
+    teacher, theirs = GaussianDenoiser(process, MEAN, COVARIANCE), noises()
+    ours = theirs
+    ends = [*scheduler.timesteps[1:].tolist(), -1]
+    for i, (t, end) in enumerate(zip(scheduler.timesteps.tolist(), ends, strict=True)):
+        fresh = draws.normal(f"{i}", (2,), torch.float64)
+        theirs = scheduler.step(trained_noise(teacher, theirs, t), t, theirs, eta=eta, variance_noise=fresh).prev_sample
+        time, s = (torch.full((32,), float(value), dtype=torch.float64) for value in (t, end))
+        ours = solver.noisy_step(teacher(ours, time), s, fresh)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_noise_of_ddim_belongs_to_the_samples():
+    teacher, noise, solver = GaussianDenoiser(EDM(), MEAN, COVARIANCE), noises(), DDIM(6, eta=1.0)
+    together = solver.solve(teacher, noise, {}, draws=Draws(0, range(32)))
+    alone = solver.solve(teacher, noise[7:9], {}, draws=Draws(0, range(7, 9)))
+    torch.testing.assert_close(together[7:9], alone, rtol=1e-12, atol=1e-12)
+    with pytest.raises(UserError, match="DDIM draws fresh noise"):
+        solver.solve(teacher, noise, {})
+    t = torch.full((32,), 1.0, dtype=torch.float64)
+    with pytest.raises(UserError, match="whole samples only"):
+        solver.step(teacher, noise, t, 0.5 * t, {})

@@ -76,7 +76,7 @@ class TeacherTraining(Distiller):
 
     def generate(self, denoiser: Denoiser, draws: Draws, condition: Condition, steps: int | None) -> Tensor:
         """A teacher generates with the solver."""
-        return self.solver.solve(denoiser, draws.normal("noise", denoiser.sample_shape), condition, steps)
+        return self.solver.solve(denoiser, draws.normal("noise", denoiser.sample_shape), condition, steps, draws)
 
     def evaluations(self, role: str, steps: int | None = None) -> int:
         return self.solver.evaluations(steps or self.solver.steps)
