@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fastgen.cli.main import sentence_of
 from fastgen.cli.noise import silence_noise
-from fastgen.errors import UserError
+from fastgen.errors import Malformed, UserError
+from fastgen.storage.documents import parse_json
 
 
 def tokenizer(words: Sequence[str]) -> None:
@@ -26,6 +29,25 @@ def tokenizer(words: Sequence[str]) -> None:
     write_tokenizer(options.out, words_of(list(read_drawings(options.drawings))), options.length)
 
 
+def entries_of(words: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``PART.ENTRY=VALUE`` by part and entry.
+
+    Raises:
+        UserError: If one is written otherwise.
+    """
+    entries: dict[str, dict[str, Any]] = {}
+    for word in words:
+        match = re.fullmatch(r"(\w+)\.(\w+)=(.+)", word)
+        try:
+            value = parse_json(match[3]) if match else None
+        except Malformed:
+            match = None
+        if match is None:
+            raise UserError(f"--set is PART.ENTRY=VALUE with a value in JSON, got '{word}'.")
+        entries.setdefault(match[1], {})[match[2]] = value
+    return entries
+
+
 def pipeline(words: Sequence[str]) -> None:
     """Write a pipeline folder: parts with weights are taken over, the others begin at random."""
     from fastgen.miniatures.pipelines import make_pipeline
@@ -39,6 +61,13 @@ def pipeline(words: Sequence[str]) -> None:
         metavar="NAME=PATH",
         help="a part from elsewhere: a folder, or student.safetensors of a training",
     )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PART.ENTRY=VALUE",
+        help="an entry of a network's configuration, in JSON, such as vae.shift_factor=0.0",
+    )
     parser.add_argument("--half", action="store_true", help="write weights in fp16")
     parser.add_argument("--seed", type=int, default=0, help="of the random weights")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -46,7 +75,7 @@ def pipeline(words: Sequence[str]) -> None:
     if wrong := next((part for part in options.part if "=" not in part), None):
         raise UserError(f"--part is NAME=PATH, got '{wrong}'.")
     parts = {name: Path(folder) for name, folder in (part.split("=", 1) for part in options.part)}
-    make_pipeline(options.like, options.out, parts, options.seed, options.half)
+    make_pipeline(options.like, options.out, parts, options.seed, options.half, entries_of(options.set))
 
 
 def fit(words: Sequence[str]) -> None:

@@ -56,12 +56,32 @@ def weights_of(part: str, file: Path) -> dict[str, Tensor]:
     return {name.removeprefix(f"{part}."): value for name, value in tensors.items()}
 
 
+def set_entries(part: str, network: Any, entries: Mapping[str, Any]) -> None:
+    """Change entries of the configuration of a diffusers network, which keeps its weights.
+
+    Raises:
+        UserError: If it has no such entry.
+    """
+    known = getattr(network, "config", {})
+    if unknown := [name for name in entries if name not in known or not hasattr(network, "register_to_config")]:
+        raise UserError(f"The configuration of '{part}' has no entry '{unknown[0]}' that could be set.")
+    if entries:
+        network.register_to_config(**entries)
+
+
 def write(network: Any, folder: Path, half: bool) -> None:
     """Write a network, in fp16 if asked to."""
     (network.half() if half else network).save_pretrained(folder)
 
 
-def make_pipeline(like: Path, out: Path, parts: Mapping[str, Path], seed: int = 0, half: bool = False) -> None:
+def make_pipeline(
+    like: Path,
+    out: Path,
+    parts: Mapping[str, Path],
+    seed: int = 0,
+    half: bool = False,
+    entries: Mapping[str, Mapping[str, Any]] = {},
+) -> None:
     """Write a folder in a released format.
 
     Args:
@@ -71,6 +91,8 @@ def make_pipeline(like: Path, out: Path, parts: Mapping[str, Path], seed: int = 
             or the ``student.safetensors`` of a training.
         seed: Of the random weights. The global generator is left as it was.
         half: Whether weights are written in fp16.
+        entries: By part, entries of a network's configuration to change that are not its shapes, such as the
+            ``shift_factor`` that pipelines of SD3 want a number for.
 
     Raises:
         UserError: If a part is missing or is no part of this pipeline.
@@ -78,7 +100,7 @@ def make_pipeline(like: Path, out: Path, parts: Mapping[str, Path], seed: int = 
     index = read_json(like / "model_index.json")
     kinds = {part: class_of(part, entry, like) for part, entry in index.items() if not part.startswith("_")}
     kinds = {part: kind for part, kind in kinds.items() if kind is not None}
-    if unknown := set(parts) - set(kinds):
+    if unknown := {*parts, *entries} - set(kinds):
         raise UserError(f"'{like}' has no part '{min(unknown)}', but {', '.join(sorted(kinds))}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -87,11 +109,13 @@ def make_pipeline(like: Path, out: Path, parts: Mapping[str, Path], seed: int = 
             if source.is_file():
                 network = at_random(kind, like / part)
                 load_strictly(network, weights_of(part, source), str(source))
+                set_entries(part, network, entries.get(part, {}))
                 write(network, out / part, half)
                 continue
             if not source.is_dir():
                 raise UserError(f"'{source}' is missing; give the folder of '{part}', or its configuration.")
             if not hasattr(kind, "parameters"):  # tokenizers, schedulers
+                set_entries(part, None, entries.get(part, {}))
                 if "tokenizer" in part and not any((source / name).is_file() for name in VOCABULARIES):
                     raise UserError(f"'{source}' has no vocabulary; give the folder of a tokenizer.")
                 shutil.copytree(source, out / part, dirs_exist_ok=True)
@@ -101,5 +125,6 @@ def make_pipeline(like: Path, out: Path, parts: Mapping[str, Path], seed: int = 
                     network = kind.from_pretrained(source, use_safetensors=True)
             else:
                 network = at_random(kind, source)
+            set_entries(part, network, entries.get(part, {}))
             write(network, out / part, half)
     shutil.copy(like / "model_index.json", out / "model_index.json")

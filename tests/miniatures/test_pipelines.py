@@ -106,8 +106,34 @@ def test_mistakes(tmp_path: Path) -> None:
         make_pipeline(like, tmp_path / "out", {})
 
 
-def test_the_shipped_configurations(tmp_path: Path) -> None:
-    """They belong together: the miniature's VAE and text encoder of the default arguments fit its U-Net."""
+def test_entries_are_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    like = write_tiny_sd3(tmp_path / "like", long_text=False)
+    words = ["pipeline", "--like", str(like), "--out", str(tmp_path / "out")]
+    assert main([*words, "--set", "vae.shift_factor=0.0", "--set", "vae.scaling_factor=2.0"]) == 0
+    config = json.loads((tmp_path / "out" / "vae" / "config.json").read_text())
+    assert config["shift_factor"] == 0.0 and config["scaling_factor"] == 2.0
+    before, after = (StableDiffusion3(str(folder)).make_codec() for folder in (like, tmp_path / "out"))
+    picture = torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(after.encode(picture), 2.0 * (before.encode(picture) / 1.5305 + 0.0609))
+    for wrong in (
+        "vae.shift=0.0",
+        "scheduler.shift=3.0",
+        "vea.shift_factor=0.0",
+        "vae.shift_factor",
+        "vae.shift_factor=x",
+    ):
+        assert main([*words, "--set", wrong]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert "'vae' has no entry 'shift'" in said[-5] and "'scheduler' has no entry 'shift'" in said[-4]
+    assert "no part 'vea'" in said[-3] and all("--set is PART.ENTRY=VALUE" in line for line in said[-2:])
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "options", "size"),
+    [("emoji-sd", StableDiffusion, {}, 4e6), ("emoji-sd3", StableDiffusion3, {"max_tokens": 1}, 5.4e6)],
+)
+def test_the_shipped_configurations(tmp_path: Path, name: str, family, options, size: float) -> None:
+    """They belong together: the miniature's VAE and text encoder of the default arguments fit its network."""
     from fastgen.miniatures.autoencoder import AutoencoderTraining
     from fastgen.miniatures.tokens import write_tokenizer
     from fastgen.miniatures.towers import make_text_tower
@@ -115,12 +141,15 @@ def test_the_shipped_configurations(tmp_path: Path) -> None:
     AutoencoderTraining().write(tmp_path / "vae")
     write_tokenizer(tmp_path / "tokenizer", ["a", "cat"])
     make_text_tower(600, 20, 96, 2).save_pretrained(tmp_path / "text_encoder")
-    parts = {name: tmp_path / name for name in ("vae", "tokenizer", "text_encoder")}
-    make_pipeline(ROOT / "configs" / "miniatures" / "emoji-sd", tmp_path / "out", parts)
-    network = StableDiffusion(str(tmp_path / "out"))
+    parts = {part: tmp_path / part for part in ("vae", "tokenizer", "text_encoder")}
+    if name == "emoji-sd3":
+        parts |= {f"{part}_2": parts[part] for part in ("tokenizer", "text_encoder")}
+    entries = {"vae": {"shift_factor": 0.0}}
+    make_pipeline(ROOT / "configs" / "miniatures" / name, tmp_path / "out", parts, entries=entries)
+    network = family(str(tmp_path / "out"), **options)
     network.load_weights()
-    assert network.sample_shape == (8, 8, 8) and 3e6 < sum(p.numel() for p in network.parameters()) < 5e6
+    assert network.sample_shape == (8, 8, 8) and 0.9 * size < sum(p.numel() for p in network.parameters()) < 1.1 * size
     codec = network.make_codec()
     assert codec.encode(torch.zeros(1, 3, 32, 32)).shape == (1, 8, 8, 8)
     condition = codec.encode_condition({"prompt": ["a cat"]})
-    assert network(torch.zeros(1, 8, 8, 8), torch.tensor([500.0]), condition).value.shape == (1, 8, 8, 8)
+    assert network(torch.zeros(1, 8, 8, 8), torch.tensor([0.5]), condition).value.shape == (1, 8, 8, 8)
