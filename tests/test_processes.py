@@ -159,6 +159,12 @@ def test_pure_noise_end(process, dtype):
     assert float(process.time(process.ratio(t))) == pytest.approx(process.t_max)
 
 
+def test_levels_that_no_network_knows_count_as_the_nearest(process):
+    beyond = torch.tensor([process.t_clean, process.t_max, 1.5 * process.t_max], dtype=torch.float64)
+    clean, *noisy = process.fraction(beyond).tolist()
+    assert 0.0 <= clean < 2e-3 and noisy == pytest.approx([1.0, 1.0])
+
+
 def test_clean_end(process):
     t = torch.tensor([process.t_clean], dtype=torch.float64)
     alpha, sigma = process.coefficients(t)

@@ -23,6 +23,7 @@ from fastgen.times import (
     SortedTimes,
     StudentLevels,
     TimeLaw,
+    ToData,
     UniformStep,
     UniformTime,
     WithinChain,
@@ -186,6 +187,8 @@ def test_levels_by_step_by_batch_and_by_update():
         found = process.fraction(annealed.given(Chain(t, 0 * t, 0, update)).sample(draws, process))
         ends = [process.fraction(law.sample(draws, process)) for law in (low, high)]
         torch.testing.assert_close(found, ends[0] + share * (ends[1] - ends[0]))
+    told = LevelOfStep([high, StudentLevels(noisier=True)]).given(Chain(t, 0 * t, 1, times=[1.0, 0.9, 0.5]))
+    assert set(told.sample(draws, process).tolist()) <= {1.0, 0.9, 0.5}
     for law in (of_step, annealed):
         with pytest.raises(UserError, match="use it for renoise_time"):
             law.sample(draws, process)
@@ -240,6 +243,12 @@ def test_samples_along_the_predicted_noise_are_on_the_students_line():
     torch.testing.assert_close(inputs.x_t, flow.add_noise(point.expand(6, 2), noise, inputs.t), rtol=1e-12, atol=1e-12)
     with pytest.raises(UserError, match="does not tell its calls"):
         AlongPrediction(UniformTime())(flow, Rollout(made.x0, {}, t, 0, made.x0, t), few)
+
+
+def test_a_jump_to_data_has_its_target_where_it_begins():
+    times = ToData().sample(draws(20), VP(), 0)
+    assert torch.equal(times.r, times.t) and set(times.s.tolist()) == {VP().t_clean}
+    assert torch.equal(times.t, LogNormalLevel(-1.0, 1.4).sample(draws(20), VP()))
 
 
 def test_neighbours_on_a_grid_begin_at_each_of_its_times_and_end_at_data():

@@ -275,7 +275,7 @@ RULES: dict[str, list[str]] = {
     "fastgen/times/levels.py": ["tests/test_times.py", "tests/test_defaults.py"],
     "fastgen/pictures/videos.py": ["tests/test_pictures.py", "tests/layouts"],
     "fastgen/distiller": ENGINE,
-    "fastgen/distiller/groups.py": ["tests/objectives/test_advantages.py", "tests/prototypes"],
+    "fastgen/distiller/groups.py": ["tests/objectives/test_advantages.py", "tests/methods/test_amd.py"],
     "fastgen/distiller/micro_batch.py": [NUMBERS, ROLES, CONTRACT],
     "fastgen/distiller/resume.py": ["tests/methods/test_resume_settings.py", "tests/test_seals.py"],
     "fastgen/distiller/start.py": ["tests/methods/test_resume_settings.py", "tests/methods/test_map_parts.py"],

@@ -50,6 +50,12 @@ def test_rows_values_and_ratios(tmp_path):
     assert len(text) == 2 + len(rows) and len({len(line) for line in text}) == 1
 
 
+def test_the_last_update_is_measured_once(tmp_path):
+    evaluate = Evaluate(TinySuite(), count=4, batch_size=4, every_n_steps=2, roles=["student"])
+    trainer(tmp_path, [evaluate], max_steps=4).fit(TinyDistiller(), TinyData())
+    assert [row["student_updates"] for row in rows_of(tmp_path) if row["role"] == "student"] == [2, 4]
+
+
 def test_training_does_not_notice(tmp_path):
     def run(folder, evaluate):
         method = Drawing(critic_every=2)

@@ -215,3 +215,9 @@ def test_grouped_convolutions_are_left_alone():
     assert set(LoRA(rank=2).attach(Grouped()).by_path()) == {"plain"}
     with pytest.raises(UserError, match="fits no linear layer"):
         LoRA(rank=2, layers=["grouped"]).attach(Grouped())
+
+
+def test_a_change_is_scaled_by_alpha_over_rank():
+    for alpha, scale in ((5.0, 1.25), (None, 1.0)):
+        role = LoRA(rank=4, alpha=alpha).attach(frozen(NETWORKS["mlp"]))
+        assert {change.scale for change in role.modules() if isinstance(change, LowRank)} == {scale}

@@ -123,6 +123,14 @@ def test_head_width_and_dtype():
     assert DiscriminatorHead((5, 8), width=3).logit.in_features == 3
 
 
+def test_tokens_count_alike():
+    """The logit of tokens (B, L, C) is that of their mean after the body: linear in it, whatever their order."""
+    torch.manual_seed(0)
+    head, tokens = DiscriminatorHead((5, 8)), torch.randn(2, 5, 8)
+    torch.testing.assert_close(head(tokens), head(tokens.flip(1)))
+    torch.testing.assert_close(head(tokens), torch.stack([head(tokens[:, i : i + 1]) for i in range(5)]).mean(0))
+
+
 def test_head_refuses_other_ranks():
     with pytest.raises(UserError, match=r"\(2, 3, 4, 5\)"):
         DiscriminatorHead((2, 3, 4, 5))

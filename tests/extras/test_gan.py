@@ -11,7 +11,7 @@ from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.errors import UserError
 from fastgen.extras import GAN
-from fastgen.methods import DMD2, DecoupledDMD, ScoreDistiller, SiD, SwiftBrush, TeacherTraining
+from fastgen.methods import DMD2, DecoupledDMD, ScoreDistiller, SiD, SwiftBrush, TeacherTraining, WithoutDistillation
 from fastgen.randomness import Draws
 from fastgen.times import KarrasLevel
 
@@ -198,6 +198,21 @@ def test_an_own_network_is_a_role_of_its_own():
     assert moved == [(role, role == "discriminator") for i in (0, 1) for role in method.all_turns(i)]
     assert {"discriminator/gan", "student/gan", "discriminator/grad_norm"} <= run.callback_metrics.keys()
     assert "critic/gan" not in run.callback_metrics
+
+
+@pytest.mark.parametrize("follows", ["critic", "student"])
+def test_a_discriminator_judges_the_samples_of_the_turn_before_it_without_their_graph(follows: str):
+    own = GAN(features="own", optimizer=torch.optim.Adam)
+    method = made(gan=own) if follows == "critic" else build(WithoutDistillation)
+    method.configure_model()
+    (gan,) = method.extras
+    assert gan.follows == follows
+    piece, judged = part(), []
+    before = method.rollout(piece, follows).x0
+    gan.logits = lambda method, *all: judged.extend(x0 for x0, *_ in all) or (torch.zeros(6, 1),) * 2  # type: ignore
+    gan.own_losses(method, piece)
+    real, fake = judged
+    assert torch.equal(real, piece.x0) and torch.equal(fake, before.detach()) and not fake.requires_grad
 
 
 def test_the_own_role_starts_when_the_term_does():

@@ -172,6 +172,10 @@ def test_an_averaged_target_is_what_the_callback_keeps(rule: Any):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_the_usual_average_of_a_target_is_lcms():
+    assert EMATarget().rule == ConstantEMA(0.95)
+
+
 def test_snapshots_are_taken_every_so_many_updates():
     seen: dict[int, Tensor] = {}
 

@@ -236,6 +236,10 @@ def test_segments_join_and_data_free_training_reaches_them(process: Process):
 # ---------------------------------------------------------------------- the shift
 
 
+def test_a_piece_of_a_substep_is_a_substep():
+    assert [PolicySampler(substeps=10).substeps_of(length) for length in (1.0, 0.31, 0.3, 0.01)] == [10, 4, 3, 1]
+
+
 def test_a_shift_makes_substeps_and_grids_even_in_the_time_before_it():
     """At shift 3.2 by hand: t = 3.2 r / (1 + 2.2 r), r = t / (3.2 - 2.2 t)."""
     t, s = torch.full((12,), 0.9, dtype=torch.float64), torch.full((12,), 0.4, dtype=torch.float64)

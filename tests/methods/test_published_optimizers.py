@@ -151,6 +151,11 @@ def test_rates_by_hand():
     for now[0], factor in ((0, 0.2), (3, 0.8), (4, 1.0), (8, 0.5), (12, 0.0)):
         linear.apply()
         assert optimizer.param_groups[0]["lr"] == pytest.approx(2.0 * factor)
+    low = Linear(optimizer, low=0.25)
+    low.follow(lambda: now[0], 12)
+    for now[0], factor in ((0, 1.0), (6, 0.625), (12, 0.25)):
+        low.apply()
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(2.0 * factor)
     root = InverseSquareRoot(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0), start=4)
     found = []
     for _ in range(16):

@@ -201,6 +201,15 @@ def test_sidas_student_waits_for_the_discriminator():
     assert set(method.losses("critic", part())) == {"denoising", "gan"}
 
 
+def test_sidas_student_learns_from_logits_within_bounds():
+    method, losses = made(SiDA, gan_start=0), []
+    (extra,) = method.extras
+    for size in (10.0, 50.0):
+        extra.logits_at_scores = lambda method, part, size=size: torch.tensor([[size, -size]]).expand(len(LABEL), 2)
+        losses.append(method.losses("student", part())["gan"])
+    assert torch.equal(*losses)
+
+
 def test_sida_is_sid_with_an_extra():
     one = made(SiDA, gan_start=0)
     other = made(SiD, alpha=1.0, loss_scale=50.0, extras=[SharedEncoder()])

@@ -232,6 +232,34 @@ def test_stages_lie_on_one_grid_and_sampling_follows_them():
     for stage, stride in enumerate((2, 4, 8)):
         method.enter(stage)
         assert method.sampler == JumpSampler(fine[::stride]) and method.evaluations("student") == 8 // stride
+    state = {name: value.clone() for name, value in method.state_dict().items()}
+    method.enter(0)
+    method.load_state_dict(state)
+    assert method.sampler == JumpSampler(fine[::8]) and int(method.stage) == 2, "a loaded stage is entered"
+
+
+def test_a_later_stage_has_the_student_before_it_as_teacher():
+    method = progressive()
+    method.configure_model()
+    method.enter(1)
+    part = MicroBatch(torch.ones(4, 2), {"label": torch.zeros(4, dtype=torch.int64)}, Draws(0, range(4), "train"))
+    times = [torch.full((4,), time, dtype=torch.float64) for time in method.times(4)[:3]]
+    reached = [method.two_steps(part.x0, *times, part)]
+    for network in (method.teacher, method.student, method.snapshot):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.1)
+        reached.append(method.two_steps(part.x0, *times, part))
+    assert [torch.equal(reached[0], one) for one in reached] == [True, True, True, False]
+
+
+def test_nothing_follows_the_last_stage():
+    method, begun = progressive(), []
+    method.configure_model()
+    method.enter(2)
+    method.begin_stage = begun.append  # type: ignore[method-assign]
+    trainer(10).fit(method, ToyData(batch_size=4))  # beyond the end of the last stage, which is 9
+    assert begun == []
 
 
 def progressive(**kwargs: Any) -> Progressive:

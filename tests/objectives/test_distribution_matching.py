@@ -49,6 +49,21 @@ def test_dmd_gradient_by_hand():
     torch.testing.assert_close(dmd_gradient(x, real, fake), expected, rtol=1e-10, atol=1e-14)
 
 
+def test_distances_of_samples_have_their_weights():
+    x, real, fake = images(0, 1, 2)
+    t = torch.full((3,), 2.0, dtype=torch.float64)
+    made = [Prediction(EDM(), x, t, value, "x0") for value in (real, fake)]
+    form, weight = DistanceForm(), torch.tensor([0.5, 2.0, 3.0], dtype=torch.float64)
+    alone = torch.stack(
+        [
+            form(x[i : i + 1], *(Prediction(EDM(), x[i : i + 1], t[:1], p.x0[i : i + 1], "x0") for p in made))
+            for i in range(3)
+        ]
+    )
+    torch.testing.assert_close(form(x, *made, weight), (weight * alone).mean())
+    torch.testing.assert_close(form(x, *made), alone.mean())
+
+
 def test_dmd_gradient_adds_no_epsilon():
     x, real, fake = (1e-9 * value for value in images(0, 1, 2))
     torch.testing.assert_close(dmd_gradient(x, real, fake), dmd_gradient(1e9 * x, 1e9 * real, 1e9 * fake))
