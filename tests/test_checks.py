@@ -30,6 +30,10 @@ NOT_FROM_CONFIGS = (
     "denoisers.wrappers.added_inputs",  # parts of networks, built by them
     "denoisers.wrappers.on_grid",
     "denoisers.diffusers",  # test_families.py: they need a folder
+    "denoisers.causal.attending",
+    "denoisers.causal.transformer.ClipBlock",
+    "denoisers.causal.transformer.TokenTransformer",
+    "denoisers.causal.wan",
     "denoisers.networks.dropout",
     "denoisers.networks.embedding",
     "denoisers.wrappers.features",
@@ -48,6 +52,7 @@ NOT_FROM_CONFIGS = (
     "times.chains.Chain",
     "report",
     "sampling.rollout.Rollout",
+    "sampling.streams",
     "strategies",
     "denoisers.wrappers.lora.LowRank",
     "denoisers.networks.dit.Attention",
@@ -134,6 +139,8 @@ NEGATIVE_IS_FINE = {
     "FlowWeight.noise_power",
     "FlowWeight.signal_power",
     "Guidance.critic",  # anti-CFG (arXiv 2505.12674)
+    "LinearGaussianClips.angle",
+    "LinearGaussianClips.gain",
     "LogNormalLevel.mean",
     "LogitNormalTime.mean",
     "Reward.margin",

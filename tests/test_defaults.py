@@ -44,6 +44,7 @@ from fastgen.metrics import (
     AttributeAccuracy,
     CaptionRetrieval,
     ClassAccuracy,
+    ClipDistance,
     FrechetDistance,
     FrechetRatio,
     KernelDistance,
@@ -61,7 +62,7 @@ from fastgen.objectives.tangents import Derivative, FiniteDifference
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.sampling.samplers import Sampler
 from fastgen.sampling.solvers import Solver
-from fastgen.times import JumpLaw, LogitNormalTime, LogNormalLevel, TimeLaw
+from fastgen.times import FlowTime, JumpLaw, LogitNormalTime, LogNormalLevel, TimeLaw
 
 PARTS = (TimeLaw, JumpLaw, Sampler, Solver, DenoisingLoss, Metric, Velocity, Transition, Process)
 
@@ -513,6 +514,7 @@ METRICS: dict[str, dict[str, Any]] = {
     "EmojiMetrics": {"metrics": IMAGE_METRICS[:-1], "captions": CAPTION_METRICS, "batch_size": 256},
     "UnsaidDiversity": {"attributes": ("background", "size", "position")},
     "CentreCrop": {"size": 299},
+    "ClipMetrics": {"metrics": (ClipDistance(),)},
     "CLIPScore": {"model": "ViT-g-14", "tag": "laion2b_s12b_b42k", "prefix": "", "styles": ()},
     "AestheticScore": {"model": "ViT-L-14-quickgelu", "tag": "openai"},
     "DigitsClassifier": {"weights": "asset:digits_classifier.safetensors"},
@@ -551,6 +553,7 @@ def test_metrics():
 
 LAWS = {
     "AnnealedLevel": {"updates": 1000},
+    "ClampedTime": {"law": FlowTime(0.0, 0.999, 5.0), "low": 0.02, "high": 0.98},  # 2412.07772, 2506.08009
     "LevelOfStep": {},
     "SharedLevel": {},
     "UniformTime": {"low": 0.02, "high": 0.98},  # 2405.14867

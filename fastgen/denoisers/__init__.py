@@ -1,6 +1,11 @@
 """Networks and exact denoisers, all behind one contract."""
 
 from fastgen.denoisers.base import Codec, Denoiser
+from fastgen.denoisers.causal.base import CausalCopy, CausalDenoiser
+from fastgen.denoisers.causal.caches import CompressedCache, EMASink, FullCache, NoisyCache, WindowCache
+from fastgen.denoisers.causal.linear_gaussian import LinearGaussianClips
+from fastgen.denoisers.causal.transformer import ClipDiT, ClipTransformer
+from fastgen.denoisers.causal.wan import CausalWan
 from fastgen.denoisers.diffusers.flux import Flux
 from fastgen.denoisers.diffusers.qwen_image import QwenImage
 from fastgen.denoisers.diffusers.sd import StableDiffusion
@@ -23,21 +28,31 @@ __all__ = [
     "MLP",
     "AdaptedDenoiser",
     "Bridge",
+    "CausalCopy",
+    "CausalDenoiser",
+    "CausalWan",
+    "ClipDiT",
+    "ClipTransformer",
     "Codec",
+    "CompressedCache",
     "CopyOfStudent",
     "CopyOfTeacher",
     "Denoiser",
     "DiT",
+    "EMASink",
     "EmpiricalDenoiser",
     "Experts",
     "FakeQuant",
     "Flux",
+    "FullCache",
     "GaussianDenoiser",
     "ImageMixture",
+    "LinearGaussianClips",
     "LoRA",
     "LoRaD",
     "LowRankMixtureDenoiser",
     "MixtureDenoiser",
+    "NoisyCache",
     "QwenImage",
     "RingMixture",
     "StableDiffusion",
@@ -45,4 +60,5 @@ __all__ = [
     "StableDiffusionXL",
     "UNet",
     "Wan",
+    "WindowCache",
 ]

@@ -16,6 +16,7 @@ from fastgen.metrics.judge.captions import (
     UnsaidDiversity,
 )
 from fastgen.metrics.judge.emoji_judge import EmojiJudge
+from fastgen.metrics.laws.clips import ClipDistance
 from fastgen.metrics.laws.law_metric import LawMetric
 from fastgen.metrics.laws.mixture import (
     LawAccuracy,
@@ -35,6 +36,7 @@ from fastgen.metrics.samples.picture_metric import PictureMetric, Pictures
 from fastgen.metrics.samples.precision_recall import PrecisionRecall
 from fastgen.metrics.samples.reference import Reference, read_reference, write_reference
 from fastgen.metrics.samples.vendi import VendiScore
+from fastgen.metrics.suites.clip_suite import ClipMetrics
 from fastgen.metrics.suites.combined_suite import CombinedMetrics
 from fastgen.metrics.suites.emoji_suite import EmojiMetrics
 from fastgen.metrics.suites.image_suite import ImageMetrics
@@ -53,6 +55,8 @@ __all__ = [
     "CaptionRetrieval",
     "CentreCrop",
     "ClassAccuracy",
+    "ClipDistance",
+    "ClipMetrics",
     "CombinedMetrics",
     "DigitsClassifier",
     "DinoV2",

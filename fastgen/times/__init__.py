@@ -1,6 +1,7 @@
 """Laws of times: how often each noise level is visited, and where jumps start and end."""
 
 from fastgen.times.chains import Chain, StudentLevels, WithinChain
+from fastgen.times.clamped import ClampedTime
 from fastgen.times.composed import AnnealedLevel, LevelOfStep, SharedLevel
 from fastgen.times.easy import EasyTimes
 from fastgen.times.jumps import DyadicTimes, GridTimes, JumpLaw, JumpTimes, SortedTimes, ToData
@@ -19,6 +20,7 @@ from fastgen.times.levels import (
 __all__ = [
     "AnnealedLevel",
     "Chain",
+    "ClampedTime",
     "DyadicTimes",
     "EasyTimes",
     "FlowTime",

@@ -58,15 +58,19 @@ class MixtureMetrics(MetricSuite):
 
     def update(self, samples: Tensor, label: Tensor | None = None) -> None:
         """Take in samples (B, ...) in the law's space."""
-        if samples.shape[1:] != self.law.sample_shape:
-            raise UserError(
-                f"MixtureMetrics expect samples of shape {self.law.sample_shape}, got {tuple(samples.shape[1:])}; "
-                "give the metrics the law of the data."
-            )
+        self.refuse_other_shapes(samples)
         samples = samples.to(self.device)
         label = None if label is None or self.law.num_classes == 0 else label.to(self.device)
         for metric in self._members.values():
             metric.update(samples, label)
+
+    def refuse_other_shapes(self, samples: Tensor) -> None:
+        """Raise a ``UserError`` for samples that are not the law's."""
+        if samples.shape[1:] != self.law.sample_shape:
+            raise UserError(
+                f"{type(self).__name__} expect samples of shape {self.law.sample_shape}, got "
+                f"{tuple(samples.shape[1:])}; give the metrics the law of the data."
+            )
 
     def to(self, device: torch.device | str) -> MixtureMetrics:
         """Work on ``device``."""

@@ -3,6 +3,7 @@
 from fastgen.sampling.samplers.anytime import AnytimeSampler
 from fastgen.sampling.samplers.base import Sampler
 from fastgen.sampling.samplers.chain import ChainSampler
+from fastgen.sampling.samplers.chunks import ChunkSampler
 from fastgen.sampling.samplers.grid import GridSampler
 from fastgen.sampling.samplers.jump import JumpSampler
 from fastgen.sampling.samplers.phased import PhasedSampler
@@ -18,6 +19,7 @@ __all__ = [
     "AnytimeSampler",
     "BackwardSimulation",
     "ChainSampler",
+    "ChunkSampler",
     "GridSampler",
     "JumpSampler",
     "PhasedSampler",

@@ -1,0 +1,1 @@
+"""Denoisers of clips whose frames see no later chunk, and what earlier chunks leave behind for them."""
