@@ -21,6 +21,7 @@ from fastgen.extras import GAN, DistributionMatching, RewardModel
 from fastgen.methods import SCM, Distiller
 from fastgen.sampling.samplers import (
     GridSampler,
+    JumpSampler,
     PhasedSampler,
     PolicySampler,
     RandomScheduleSampler,
@@ -53,6 +54,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "Progressive": {"stage_updates": 2},
     # The velocities that it compares are noise over sigma: near clean data they lose digits in fp32.
     "RealUID": {"renoise_time": UniformTime(0.4, 0.9), "critic_time": UniformTime(0.4, 0.9)},
+    "SFD": {"sampler": JumpSampler(steps=2), "substeps": 2},
+    "SFDDM": {"sampler": JumpSampler(steps=2), "substeps": 2},
+    "SlimFlow": {"reflow_updates": 1, "anneal_updates": 2},
     "SiDA": {"gan_start": 0, "schedule": UpdateSchedule()},
     "UniInstruct": {"gan_start": 0, "schedule": UpdateSchedule()},
 }
@@ -66,6 +70,9 @@ FEW_STEPS: dict[str, dict[str, Any]] = {
     "PhasedDMD": {"sampler": PhasedSampler([80.0, 5.0, 0.5], phases=3)},
     "PiFlow": {"sampler": PolicySampler([80.0, 5.0, 0.5], substeps=16)},
     "Progressive": {"steps": [4, 2]},
+    "SFD": {"sampler": JumpSampler([80.0, 5.0, 0.5]), "substeps": 2},
+    "SFDDM": {"sampler": JumpSampler([80.0, 5.0, 0.5]), "substeps": 2},
+    "SlimFlow": {"sampler": JumpSampler([80.0, 5.0, 0.5])},
     "TDM": {"sampler": TrajectorySampler([80.0, 5.0, 0.5])},
 }
 """How methods train for several steps whose steps are not those of a ``RenoiseSampler``."""

@@ -403,6 +403,11 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "KD": PAIRS | {"metric": REGRESSION},  # 2101.02388
     "Reflow": PAIRS | {"metric": REGRESSION, "time": "FlowTime(high=1.0, low=0.001, shift=1.0)"},  # 2209.03003
     "Progressive": {"steps": [4, 2, 1], "weight": "TruncatedSNRWeight()"},  # 2202.00512
+    "RFPP": PAIRS | {"c": 0.00054, "time": "UShapedTime(a=4.0, margin=1e-05)"},  # 2405.20320, sangyun884/rfpp
+    "SFD": {"substeps": 4, "metric": "AbsoluteError(reduction=mean)"},  # 2409.19681
+    "SFDDM": {"substeps": 8, "hidden": 1.0, "weight": "TruncatedSNRWeight()"},  # 2405.14961
+    "SlimFlow": PAIRS  # 2407.12718, yuanzhi-zhu/SlimFlow
+    | {"metric": REGRESSION, "annealing": "linear", "anneal_updates": 300_000, "guide_low": 0.2, "guide_high": 0.8},
     "PiFlow": {  # 2510.14974
         "window": 3 / 128,
         "policy": "GMFlow(components=8, offset=0.05, shift=1.0, std=0.05)",
@@ -583,6 +588,7 @@ LAWS = {
     "Heun": {"steps": 18, "guidance": 1.0},  # 2206.00364
     "PseudoHuber": {"c": 0.0, "per_element": False},
     "ElementwiseHuber": {"c": 1e-3},  # 2310.04378
+    "UShapedTime": {"a": 4.0, "margin": 1e-5},  # 2405.20320
     "UniPC": {"steps": 18, "guidance": 1.0},
     "SquaredError": {"scale": 1.0, "reduction": "mean"},
     "AbsoluteError": {"reduction": "mean"},

@@ -296,6 +296,11 @@ RULES: dict[str, list[str]] = {
     "fastgen/methods/score_identity": ["tests/methods/test_score_identity.py", *SCORES],
     "fastgen/distiller/state.py": ["tests/methods/test_contract.py", "tests/callbacks/test_checkpoint.py"],
     "fastgen/methods/adversarial/gdd.py": ["tests/methods/test_gdd.py", *METHODS],
+    **{
+        f"fastgen/methods/trajectories/{name}.py": ["tests/methods/test_regressions.py", *METHODS]
+        for name in ("rfpp", "slim_flow", "sfd", "sfddm")
+    },
+    "fastgen/cli/stage_runs.py": ["tests/commands/test_stages.py"],
     "fastgen/methods/trajectories/kd.py": ["tests/methods/test_trajectory.py", *METHODS],
     "fastgen/methods/trajectories/reflow.py": ["tests/methods/test_trajectory.py", *METHODS],
     "fastgen/methods/trajectories/base.py": ["tests/methods/test_trajectory.py", *METHODS],

@@ -60,6 +60,13 @@ COMMANDS = {
             "fastgen pairs --config configs/kd_digits.yaml --out pairs/digits --count 20000",
         ),
         Command(
+            "stages",
+            "fastgen.cli.commands.stages",
+            "several of these, each from what earlier ones left, as one run:",
+            "fastgen stages --config configs/stages/instaflow_mixture.yaml",
+            light=True,
+        ),
+        Command(
             "export",
             "fastgen.cli.commands.export",
             "a student as a diffusers folder:",

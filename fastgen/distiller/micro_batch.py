@@ -33,6 +33,8 @@ class MicroBatch:
         comparisons: What teacher and critic answered there, by the critic's role.
         denoised: Where critics learn, by role.
         features: What a network showed while its scores were compared, by who watched it.
+        states: Where a student that goes on from turn to turn has come, (B, ...), in order.
+        targets: Where the teacher was at the same times, (B, ...).
     """
 
     x0: Tensor | None
@@ -46,6 +48,8 @@ class MicroBatch:
     comparisons: dict[str, Comparison] = field(default_factory=dict)
     denoised: dict[str, ScoreInputs] = field(default_factory=dict)
     features: dict[nn.Module, dict[str, Tensor]] = field(default_factory=dict)
+    states: list[Tensor] = field(default_factory=list)
+    targets: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._first_draws = self.draws
@@ -65,6 +69,10 @@ class MicroBatch:
             self.draws.repeated(count),
             raw_condition={name: rows(value) for name, value in self.raw_condition.items()},
         )
+
+    def turn(self, role: str) -> int:
+        """Number of the running turn of ``role`` in this iteration, from 0; -1 where nothing is trained."""
+        return self._turns.get(role, 0) - 1
 
     def begin_turn(self, role: str) -> None:
         """Let ``role`` be updated; if not for the first time in this iteration, on samples and noise of its own."""

@@ -53,6 +53,10 @@ from fastgen.methods.trajectories.kd import KD
 from fastgen.methods.trajectories.pi_flow import PiFlow
 from fastgen.methods.trajectories.progressive import Progressive
 from fastgen.methods.trajectories.reflow import Reflow
+from fastgen.methods.trajectories.rfpp import RFPP
+from fastgen.methods.trajectories.sfd import SFD
+from fastgen.methods.trajectories.sfddm import SFDDM
+from fastgen.methods.trajectories.slim_flow import SlimFlow
 
 __all__ = [
     "ADD",
@@ -74,8 +78,11 @@ __all__ = [
     "LSD",
     "MSD",
     "PSD",
+    "RFPP",
     "SCM",
     "SDXS",
+    "SFD",
+    "SFDDM",
     "SGMD",
     "SIM",
     "TDM",
@@ -102,6 +109,7 @@ __all__ = [
     "Shortcut",
     "SiD",
     "SiDA",
+    "SlimFlow",
     "SwD",
     "SwiftBrush",
     "TeacherTraining",

@@ -39,3 +39,19 @@ def halving_loss(process: Process, t: Tensor, x0: Tensor, target: Tensor, weight
         weight: Weight of the noise level; evaluated in fp64.
     """
     return (expand(weight(process.ratio(t.double())), x0) * (x0 - target).square()).mean()
+
+
+def hidden_loss(process: Process, t: Tensor, s: Tensor, x0: Tensor, target: Tensor) -> Tensor:
+    """``mean (x_s - x_s*)^2`` of the states that one DDIM step from ``t`` reaches with ``x0`` and with ``target``.
+
+    That is ``(alpha_s - (sigma_s / sigma_t) alpha_t)^2 (x0 - target)^2``.
+
+    Args:
+        process: The process of the times.
+        t: Where the step begins, (B,).
+        s: Where it ends, (B,).
+        x0: Predictions, (B, ...).
+        target: Targets, (B, ...).
+    """
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = process.coefficients(t.double()), process.coefficients(s.double())
+    return (expand((alpha_s - sigma_s / sigma_t * alpha_t).square(), x0) * (x0 - target).square()).mean()

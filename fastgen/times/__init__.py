@@ -14,6 +14,7 @@ from fastgen.times.levels import (
     TimeLaw,
     UniformStep,
     UniformTime,
+    UShapedTime,
     time_of_level,
 )
 
@@ -37,6 +38,7 @@ __all__ = [
     "StudentLevels",
     "TimeLaw",
     "ToData",
+    "UShapedTime",
     "UniformStep",
     "UniformTime",
     "WithinChain",

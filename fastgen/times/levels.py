@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -200,3 +201,29 @@ class FlowTime(TimeLaw):
     def sample(self, draws: Draws, process: Process) -> Tensor:
         u = self.low + (self.high - self.low) * draws.uniform("time")
         return time_of_level(process, self.shift * u / (1.0 - u))
+
+
+@dataclass(frozen=True)
+class UShapedTime(TimeLaw):
+    """Times of rectified flow with the density ``e^(a t) + e^(a (1 - t))``: both ends often, the middle seldom.
+
+    rf++ (Lee et al. 2024, arXiv 2405.20320, and its code; the recipes take 4).
+
+    Args:
+        a: Steepness; 0 is uniform.
+        margin: Distance from 0 and 1 to which times are squeezed.
+    """
+
+    a: float = 4.0
+    margin: float = 1e-5
+
+    def __post_init__(self) -> None:
+        checks.not_negative(self, a=self.a)
+        checks.between(self, 0.0, 0.5, "[)", margin=self.margin)
+
+    def sample(self, draws: Draws, process: Process) -> Tensor:
+        u = draws.uniform("time")
+        rising = torch.log1p(u * math.expm1(self.a)) / self.a if self.a else u
+        time = torch.where(draws.uniform("side") < 0.5, rising, 1.0 - rising)
+        time = self.margin + (1.0 - 2.0 * self.margin) * time
+        return time_of_level(process, time / (1.0 - time))

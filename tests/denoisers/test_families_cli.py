@@ -48,6 +48,7 @@ def tiny_student(folder: Path, tiny: dict[str, Any]) -> dict[str, Any]:
 CONFIGS = {
     "emd_sd15": SD15 | {"model": {"corrector": {"class_path": "Langevin", "init_args": {"steps": 2}}}},
     "msd_sd15": SD15,
+    "sfd_sd15": SD15,
     "wadi_sd15": SD15,
     "swiftbrush_sd21": SD15,
     "f_distill_sd15": SD15,

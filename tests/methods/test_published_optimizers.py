@@ -53,6 +53,8 @@ PUBLISHED: dict[str, dict[str, tuple[type, float, tuple[float, float], float]]] 
     "MeanFlow": {"student": (ADAM, 1e-4, (0.9, 0.95), 0.0)},
     "Shortcut": {"student": (ADAMW, 1e-4, (0.9, 0.999), 0.1)},
     "Reflow": {"student": (ADAM, 2e-4, (0.9, 0.999), 0.0)},
+    "RFPP": {"student": (ADAM, 2e-4, (0.9, 0.999), 0.0)},
+    "SFD": {"student": (ADAM, 5e-5, (0.9, 0.999), 0.0)},
     "Progressive": {"student": (ADAM, 5e-5, (0.9, 0.999), 0.0)},
     "PiFlow": {"student": (ADAMW, 5e-5, (0.9, 0.95), 0.01)},
     "TeacherTraining": {"student": (ADAM, 1e-3, (0.9, 0.999), 0.0)},

@@ -51,7 +51,7 @@ PAIRS: dict[str, tuple[Process, Process]] = {
 """Processes of teacher and student."""
 by_pair = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys())
 
-OTHERWISE = {"ADP", "GDD", "KD", "OptimalSteps", "Reflow", "SDXS", "TeacherTraining"}
+OTHERWISE = {"ADP", "GDD", "KD", "OptimalSteps", "RFPP", "Reflow", "SDXS", "SlimFlow", "TeacherTraining"}
 """Methods that never ask a teacher at the student's samples, or let it solve; see the tests below."""
 ASKING = [cls for cls in METHODS if cls.__name__ not in OTHERWISE]
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from fastgen.conditions import Condition
 from fastgen.distiller.micro_batch import MicroBatch
-from fastgen.methods.trajectories.base import TrajectoryDistiller
+from fastgen.extras.paired_regression import PerceptualDistance
+from fastgen.methods.trajectories.base import FromPairs, Perceptual
 from fastgen.objectives.metrics import Metric, SquaredError
-from fastgen.sampling.rollout import Rollout
-from fastgen.sampling.samplers import Sampler
 
 
-class KD(TrajectoryDistiller):
+class KD(Perceptual, FromPairs):
     """Knowledge Distillation (Luhman & Luhman 2021, arXiv 2101.02388, eq. 7; github.com/tcl9876/Denoising_Student).
 
     Loss: ``1/2 |f(noise) - x|^2`` over pairs of noise and the solver's x. The solver's guidance is distilled too.
@@ -26,21 +25,20 @@ class KD(TrajectoryDistiller):
     Args:
         metric: Distance of the student's samples from the pairs': half the mean squared error; the official code sums
             absolute errors on CIFAR-10.
+        perceptual: Builds a distance of decoded pictures in its place, e.g. ``{class_path: LPIPS}`` (InstaFlow, GET).
     """
 
-    def __init__(self, metric: Metric = SquaredError(scale=0.5), **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        metric: Metric = SquaredError(scale=0.5),
+        perceptual: Callable[[], PerceptualDistance] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(perceptual=perceptual, **kwargs)
         self.metric = metric
 
     def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
         """Generate from the pair's noise and compare."""
         _, x0 = self.pair(part)
-        return {"regression": self.metric(self.rollout(part, "student").x0, x0).mean()}
-
-    def make_rollout(self, part: MicroBatch, role: str, condition: Condition) -> Rollout:
-        noise, _ = self.pair(part)
-        draws = part.draws.scoped(self.rollout_scope(role))
-        return self.sampler.rollout(self.student, draws, condition, noise.dtype, noise)
-
-    def rollout_sampler(self) -> Sampler:
-        return self.sampler
+        made = self.rollout(part, "student").x0
+        return {"regression": (self.metric(made, x0) if self.perceptual is None else self.looks(made, x0)).mean()}

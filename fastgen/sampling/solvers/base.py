@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -60,9 +61,21 @@ class Solver(Component, ABC):
             draws: Random numbers of the samples, for solvers that add noise on the way.
         """
         x, times = self.begin(denoiser.process, noise, steps)
+        *_, last = self.path(denoiser, x, times, condition, draws)
+        return last
+
+    def path(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        times: Sequence[Tensor],
+        condition: Condition,
+        draws: Draws | None = None,
+    ) -> Iterator[Tensor]:
+        """The states (B, ...) after each step from ``x`` (B, ...), which is at the first of some times, each (B,)."""
         for t, s in pairwise(times):
             x = self.step(denoiser, x, t, s, condition)
-        return x
+            yield x
 
     def begin(self, process: Process, noise: Tensor, steps: int | None) -> tuple[Tensor, list[Tensor]]:
         """The first state (B, ...), and the times (B,) from there to data: one more than steps."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -48,28 +49,28 @@ class DDIM(Solver):
             )
         return denoiser.process.jump(self.predict(denoiser, x_t, t, condition), s)
 
-    def solve(
+    def path(
         self,
         denoiser: Denoiser,
-        noise: Tensor,
+        x: Tensor,
+        times: Sequence[Tensor],
         condition: Condition,
-        steps: int | None = None,
         draws: Draws | None = None,
-    ) -> Tensor:
-        """As :meth:`Solver.solve`.
+    ) -> Iterator[Tensor]:
+        """As :meth:`Solver.path`.
 
         Raises:
             UserError: If there is noise to be drawn and nothing to draw it from.
         """
         if not self.eta:
-            return super().solve(denoiser, noise, condition, steps)
+            yield from super().path(denoiser, x, times, condition)
+            return
         if draws is None:
             raise UserError("DDIM draws fresh noise here, where a sample must follow from its first; set its eta to 0.")
-        x, times = self.begin(denoiser.process, noise, steps)
         for number, (t, s) in enumerate(pairwise(times), 1):
             fresh = draws.normal(f"ddim{number}", x.shape[1:], x.dtype)
             x = self.noisy_step(self.predict(denoiser, x, t, condition), s, fresh)
-        return x
+            yield x
 
     def noisy_step(self, prediction: Prediction, s: Tensor, fresh: Tensor) -> Tensor:
         """To ``s`` (B,) with standard normal ``fresh`` noise (B, ...)."""

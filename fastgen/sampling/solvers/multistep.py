@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -55,25 +55,20 @@ class Multistep(Solver, ABC):
         """A step that remembers nothing is one of first order: DDIM."""
         return denoiser.process.jump(self.predict(denoiser, x_t, t, condition), s)
 
-    def solve(
+    def path(
         self,
         denoiser: Denoiser,
-        noise: Tensor,
+        x: Tensor,
+        times: Sequence[Tensor],
         condition: Condition,
-        steps: int | None = None,
         draws: Draws | None = None,
-    ) -> Tensor:
-        x, times = self.begin(denoiser.process, noise, steps)
-        return self.along(denoiser, x, times, condition)
-
-    def along(self, denoiser: Denoiser, x: Tensor, times: Sequence[Tensor], condition: Condition) -> Tensor:
-        """From ``x`` (B, ...) at the first of some times, each (B,), to the last of them."""
+    ) -> Iterator[Tensor]:
         process, known = denoiser.process, list[Answer]()
         for t, s in pairwise(times):
             said = Answer(x, self.predict(denoiser, x, t, condition).x0, *process.coefficients(t))
             known = [*known[-1:], Answer(self.corrected(known, said), said.x0, said.alpha, said.sigma)]
             x = self.advance(known, process, s)
-        return x
+            yield x
 
     def corrected(self, known: Sequence[Answer], said: Answer) -> Tensor:
         """The state at the time of the newest answer, once that is known; by default it stays what it was."""
