@@ -63,6 +63,7 @@ from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.sampling.samplers import Sampler
 from fastgen.sampling.solvers import Solver
 from fastgen.times import FlowTime, JumpLaw, LogitNormalTime, LogNormalLevel, TimeLaw
+from fastgen.times import DoublingLevels, JumpLaw, LogitNormalTime, LogNormalLevel, SquareRootLevels, TimeLaw
 
 PARTS = (TimeLaw, JumpLaw, Sampler, Solver, DenoisingLoss, Metric, Velocity, Transition, Process)
 
@@ -108,6 +109,7 @@ MAP = {
 }
 JUMP = MAP | {"sampler": ONE_CALL.format("Jump"), "coordinates": "RectifiedFlow(shift=1.0)"}
 EASY = "EasyTimes(b=1.0, double=25000, k=8.0, largest_ratio=0.999, law=LogNormalLevel(mean=-1.1, std=2.0), q=2.0)"
+SQUARE_ROOT = "SquareRootLevels(first=2, last=200, updates=800000)"
 PAIRS = {"sampler": ONE_CALL.format("Jump"), "solver": "Heun(guidance=1.0, steps=18)"}
 SCM = MAP | {
     "times": "ToData(law=LogNormalLevel(mean=-1.0, std=1.4))",
@@ -373,6 +375,32 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "weight_cap": 10.0,
         "phases": "sequential",
     },
+    "CD": MAP  # 2303.01469, openai/consistency_models
+    | {
+        "times": "GridTimes(skip=1, steps=40)",
+        "transition": "TeacherStep(solver=Heun(guidance=1.0, steps=18))",
+        "metric": "SquaredError(reduction=mean, scale=1.0)",
+        "weight": "UniformWeight()",
+        "target": "EMATarget(rule=ConstantEMA(decay=0.95))",
+        "perceptual": None,
+    },
+    "CT": MAP  # 2303.01469, openai/consistency_models
+    | {
+        "times": f"GrowingGrid(curriculum={SQUARE_ROOT}, rho=7.0, sigma_max=80.0, sigma_min=0.002)",
+        "transition": "SameNoise()",
+        "metric": "SquaredError(reduction=mean, scale=1.0)",
+        "weight": "UniformWeight()",
+        "target": f"EMATarget(rule=GridEMA(curriculum={SQUARE_ROOT}, first=0.95))",
+        "perceptual": None,
+    },
+    "ICT": MAP  # 2310.14189
+    | {
+        "times": "LogNormalGrid(curriculum=DoublingLevels(first=10, last=1280, updates=400000), mean=-1.1, rho=7.0, "
+        "sigma_max=80.0, sigma_min=0.002, std=2.0)",
+        "transition": "SameNoise()",
+        "metric": "PseudoHuber(c=0.00054, per_element=True)",
+        "weight": "StepWeight()",
+    },
     "ECT": MAP
     | {  # 2406.14548, locuslab/ect
         "times": EASY,
@@ -580,6 +608,15 @@ LAWS = {
         "largest_ratio": 0.999,
     },  # 2406.14548
     "GridTimes": {"steps": 50, "skip": 1},  # 2310.04378
+    "GrowingGrid": {"curriculum": SquareRootLevels(2, 200, 800000), "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0},
+    "LogNormalGrid": {
+        "curriculum": DoublingLevels(10, 1280, 400000),
+        "sigma_min": 0.002,
+        "sigma_max": 80.0,
+        "rho": 7.0,
+        "mean": -1.1,
+        "std": 2.0,
+    },  # 2310.14189
     "SortedTimes": {"law": LogitNormalTime(-0.4, 1.0), "diagonal": 0.75, "to_data": 0.0, "middle": 0.5},  # 2505.13447
     "DyadicTimes": {"levels": 7, "bootstrap": 0.125},  # 2410.12557
     "DDIM": {"steps": 18, "guidance": 1.0, "eta": 0.0},  # 2010.02502

@@ -276,6 +276,7 @@ RULES: dict[str, list[str]] = {
     "fastgen/sharding.py": ["tests/test_sharding.py"],
     "fastgen/strategies.py": ["tests/test_sharding.py", "tests/test_cli.py"],
     "fastgen/times": ["tests/test_times.py", "tests/test_defaults.py", NUMBERS],
+    "fastgen/times/curricula.py": ["tests/methods/test_consistency.py", "tests/test_defaults.py"],
     "fastgen/times/easy.py": ["tests/test_times.py", "tests/test_defaults.py", f"{ALL_NUMBERS} and ECT"],
     "fastgen/times/levels.py": ["tests/test_times.py", "tests/test_defaults.py"],
     "fastgen/pictures/videos.py": ["tests/test_pictures.py", "tests/layouts"],
@@ -311,6 +312,7 @@ RULES: dict[str, list[str]] = {
     "fastgen/distiller/schedule.py": ["tests/methods/test_schedule.py"],
     "fastgen/methods/distribution_matching/base.py": ["tests/methods/test_score.py", *METHODS],
     "fastgen/methods/teachers/teacher.py": ["tests/methods/test_teacher.py", *METHODS],
+    "fastgen/methods/consistency": ["tests/methods/test_consistency.py", *METHODS],
     "fastgen/methods/flow_maps/sources.py": [
         "tests/methods/test_map_parts.py",
         "tests/prototypes/test_flow_maps_to_come.py",

@@ -7,6 +7,9 @@ from fastgen.methods.adversarial.adp import ADP
 from fastgen.methods.adversarial.gdd import GDD
 from fastgen.methods.adversarial.ladd import LADD
 from fastgen.methods.adversarial.without_distillation import WithoutDistillation
+from fastgen.methods.consistency.cd import CD
+from fastgen.methods.consistency.ct import CT
+from fastgen.methods.consistency.ict import ICT
 from fastgen.methods.distribution_matching.base import ScoreDistiller
 from fastgen.methods.distribution_matching.data_forcing import DataForcing
 from fastgen.methods.distribution_matching.decoupled_dmd import DecoupledDMD
@@ -63,7 +66,9 @@ __all__ = [
     "ADM",
     "ADP",
     "AMD",
+    "CD",
     "CDM",
+    "CT",
     "DMD",
     "DMD2",
     "DPDMD",
@@ -71,6 +76,7 @@ __all__ = [
     "EMD",
     "GDD",
     "IBMD",
+    "ICT",
     "KD",
     "KDMD",
     "LADD",

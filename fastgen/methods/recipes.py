@@ -19,6 +19,7 @@ from fastgen.configuration.trust import Trust
 from fastgen.denoisers.base import Denoiser
 from fastgen.distiller.extra import Extra
 from fastgen.errors import UserError
+from fastgen.extras.paired_regression import PerceptualDistance
 from fastgen.extras.reward import RewardModel
 from fastgen.messages import one_sentence
 from fastgen.objectives.base import Objective
@@ -26,7 +27,7 @@ from fastgen.objectives.base import Objective
 if TYPE_CHECKING:
     from fastgen.distiller.base import Distiller
 
-FOR_TRAINING = (Optimizer, LRScheduler, Extra, RewardModel, Objective)
+FOR_TRAINING = (Optimizer, LRScheduler, Extra, RewardModel, PerceptualDistance, Objective)
 """What samples never need."""
 
 

@@ -3,6 +3,7 @@
 from fastgen.times.chains import Chain, StudentLevels, WithinChain
 from fastgen.times.clamped import ClampedTime
 from fastgen.times.composed import AnnealedLevel, LevelOfStep, SharedLevel
+from fastgen.times.curricula import Curriculum, DoublingLevels, GrowingGrid, LogNormalGrid, SquareRootLevels
 from fastgen.times.easy import EasyTimes
 from fastgen.times.jumps import DyadicTimes, GridTimes, JumpLaw, JumpTimes, SortedTimes, ToData
 from fastgen.times.levels import (
@@ -22,19 +23,24 @@ __all__ = [
     "AnnealedLevel",
     "Chain",
     "ClampedTime",
+    "Curriculum",
+    "DoublingLevels",
     "DyadicTimes",
     "EasyTimes",
     "FlowTime",
     "GridTimes",
+    "GrowingGrid",
     "JumpLaw",
     "JumpTimes",
     "KarrasLevel",
     "LevelOfStep",
+    "LogNormalGrid",
     "LogNormalLevel",
     "LogitNormalTime",
     "PowerTime",
     "SharedLevel",
     "SortedTimes",
+    "SquareRootLevels",
     "StudentLevels",
     "TimeLaw",
     "ToData",

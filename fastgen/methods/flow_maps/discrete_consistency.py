@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.methods.flow_maps.base import FlowMapDistiller
 from fastgen.methods.flow_maps.state import MapState
 from fastgen.methods.flow_maps.transition import SameNoise, Transition
@@ -46,9 +48,16 @@ class DiscreteConsistency(FlowMapDistiller, ABC):
     def needs_teacher(self) -> bool:
         return self.transition.needs_teacher or self.states.needs_teacher
 
+    def state(self, part: MicroBatch) -> MapState:
+        return replace(super().state(part), draws=part.draws.scoped("student/transition"))
+
     def loss_weight(self, state: MapState) -> Tensor:
         """The weight w (B,), fp64."""
         return self.weight.between(*(self.coordinates.ratio(t) for t in (state.times.t, state.times.r)))
+
+    def distance(self, output: Tensor, target: Tensor) -> Tensor:
+        """The distance d (B,) of where the student's jump ends from the target, both (B, ...)."""
+        return self.metric(output, target)
 
     @torch.no_grad()
     def bootstrap(self, state: MapState) -> Tensor:
@@ -66,5 +75,5 @@ class DiscreteConsistency(FlowMapDistiller, ABC):
         target = self.bootstrap(state)
         t, s = state.times.t, state.times.s
         output = self.coordinates.jump(self.predict(self.student, state.x_t, t, s, state), s)
-        distance = self.metric(output, target)
+        distance = self.distance(output, target)
         return {"consistency": (self.loss_weight(state).to(distance.dtype) * distance).mean()}

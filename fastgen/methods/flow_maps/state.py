@@ -12,6 +12,7 @@ from fastgen.denoisers.wrappers.guided import Guided
 from fastgen.denoisers.wrappers.on_process import on_process
 from fastgen.errors import UserError
 from fastgen.processes import Prediction, Process
+from fastgen.randomness import Draws
 from fastgen.times import JumpTimes
 
 
@@ -27,6 +28,8 @@ class MapState:
         condition: What the student is asked for.
         dropped: Whose condition was dropped, (B,).
         guidance: The teacher's guidance scale, (B,).
+        draws: Random numbers of their own for what happens after the state was drawn; ``None`` where nothing does.
+        velocity: The velocity at the point, (B, ...), where it is known already.
     """
 
     times: JumpTimes
@@ -36,6 +39,8 @@ class MapState:
     condition: Condition
     dropped: Tensor
     guidance: Tensor
+    draws: Draws | None = None
+    velocity: Tensor | None = None
 
     def datum(self, asking: object) -> Tensor:
         """The datum, (B, ...), for one that cannot do without.
@@ -49,6 +54,16 @@ class MapState:
                 "take velocity: TeacherVelocity and transition: TeacherStep, or states: RealData."
             )
         return self.x0
+
+    def fresh(self, asking: object) -> Draws:
+        """The random numbers, for one that cannot do without.
+
+        Raises:
+            UserError: If there are none.
+        """
+        if self.draws is None:
+            raise UserError(f"{type(asking).__name__} draws noise, which the states of this method do not have.")
+        return self.draws
 
     def part(self, rows: Tensor) -> MapState:
         """The same for the samples ``rows`` (b,) of the batch."""

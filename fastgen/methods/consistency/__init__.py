@@ -1,0 +1,1 @@
+"""Consistency models: students that agree with themselves along the flow."""
