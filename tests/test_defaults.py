@@ -62,8 +62,7 @@ from fastgen.objectives.tangents import Derivative, FiniteDifference
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.sampling.samplers import Sampler
 from fastgen.sampling.solvers import Solver
-from fastgen.times import FlowTime, JumpLaw, LogitNormalTime, LogNormalLevel, TimeLaw
-from fastgen.times import DoublingLevels, JumpLaw, LogitNormalTime, LogNormalLevel, SquareRootLevels, TimeLaw
+from fastgen.times import DoublingLevels, FlowTime, JumpLaw, LogitNormalTime, LogNormalLevel, SquareRootLevels, TimeLaw
 
 PARTS = (TimeLaw, JumpLaw, Sampler, Solver, DenoisingLoss, Metric, Velocity, Transition, Process)
 
