@@ -29,7 +29,7 @@ from fastgen.sampling.samplers import (
     ScaleSampler,
     TrajectorySampler,
 )
-from fastgen.times import UniformTime
+from fastgen.times import FlowTime, SortedTimes, UniformTime
 
 
 class ToTheRight(RewardModel):
@@ -42,6 +42,8 @@ class ToTheRight(RewardModel):
 SPECIAL: dict[str, dict[str, Any]] = {
     "ADD": {"backbones": [ToyBackbone()], "augment": False},
     "DisBack": {"degradation": 2, "snapshots": 2, "schedule": UpdateSchedule()},
+    # A random network is steep: in long jumps its derivatives drown the flow.
+    "ESD": {"times": SortedTimes(FlowTime(0.45, 0.55))},
     "MSD": {"router": LabelRouter(3)},
     "SDXS": {"warmup": 1},
     "AMD": {"reward": ToTheRight},

@@ -88,7 +88,7 @@ FLOW_LOSS = "DenoisingLoss(reduction=mean, target=velocity, weight=UniformWeight
 TURNS = "UpdateSchedule(critic_first={}, critic_updates={}, exclusive=False, reuse_rollout={}, student_start=0)"
 SCALES = "Guidance(condition_dropout={}, critic={}, critic_training={}, teacher={})"
 UNGUIDED = SCALES.format(0.0, 1.0, 1.0, 1.0)
-TEACHER_UNGUIDED = "TeacherGuidance(embedded=False, high=low, low=1.0, sampling=middle)"
+TEACHER_UNGUIDED = "TeacherGuidance(embedded=False, high=low, low=1.0, power=0.0, sampling=middle)"
 SEGMENT = "WithinChain(floor=0.02, high={}, low={}, margin=0.0, shift=1.0)"
 SHIFTED_BY_5 = f"FlowTime(high={0.98 / 1.08}, low={0.02 / 4.92}, shift=5.0)"
 CODE = {"renoise_time": DMD_LAW, "critic_time": ALL_LEVELS, "sampler": ONE_CALL.format("Renoise")}
@@ -414,7 +414,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "transition": "TeacherStep(solver=Euler(guidance=1.0, steps=18))",
         "metric": "ElementwiseHuber(c=0.001)",
         "weight": "UniformWeight()",
-        "guidance": "TeacherGuidance(embedded=True, high=16.0, low=6.0, sampling=middle)",
+        "guidance": "TeacherGuidance(embedded=True, high=16.0, low=6.0, power=0.0, sampling=middle)",
     },
     "SCM": SCM,  # 2410.11081
     "MeanFlow": JUMP
@@ -427,6 +427,29 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "LSD": JUMP | {"times": UNIFORM_PAIRS, "learned_weight": True},  # 2505.18825
     "PSD": JUMP | {"times": UNIFORM_PAIRS, "learned_weight": True},
+    "ESD": JUMP | {"times": UNIFORM_PAIRS, "learned_weight": True, "stopped": "spatial"},
+    "IMF": JUMP
+    | {  # 2512.02012, Lyy-iiis/imeanflow
+        "times": MEAN_FLOW_LAW.replace("0.75", "0.5"),
+        "velocity": "OwnGuidance(base=DataVelocity(), high=1.0, low=0.0)",
+        "guidance": "TeacherGuidance(embedded=True, high=8.0, low=1.0, power=1.0, sampling=7.5)",
+        "condition_dropout": 0.1,
+        "weight": "AdaptiveWeight(c=0.01, power=1.0)",
+        "own_weight": 1.0,
+        "warmup": 0,
+    },
+    "CTM": MAP
+    | {  # 2310.02279, sony/ctm
+        "times": "SubGridTimes(longest=17, power=0.0, steps=18)",
+        "transition": "TeacherWalk(solver=Heun(guidance=1.0, steps=18), steps=18)",
+        "metric": "SquaredError(reduction=mean, scale=1.0)",
+        "weight": "UniformWeight()",
+        "target": "EMATarget(rule=ConstantEMA(decay=0.999))",
+        "sampler": ONE_CALL.format("Jump"),
+        "denoising_weight": 1.0,
+        "denoising_time": EDM_LAW,
+        "denoising": EDM_LOSS.format("mean"),
+    },
     "KD": PAIRS | {"metric": REGRESSION},  # 2101.02388
     "Reflow": PAIRS | {"metric": REGRESSION, "time": "FlowTime(high=1.0, low=0.001, shift=1.0)"},  # 2209.03003
     "Progressive": {"steps": [4, 2, 1], "weight": "TruncatedSNRWeight()"},  # 2202.00512
@@ -451,6 +474,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "TeacherTraining": {"objective": EDM_LOSS.format("mean"), "time": EDM_LAW, "condition_dropout": 0.1},  # 2206.00364
 }
+TWO_TIMES = ("ESD", "IMF")
 PUBLIC = [cls for cls in METHODS if cls.__name__ in fastgen.methods.__all__]
 
 
@@ -467,7 +491,8 @@ def test_methods(cls: type):
     }
     given: dict[str, Any] = special.get(cls.__name__, {})
     method = build(cls, **given)
-    if cls.__name__ in ("SCM", "MeanFlow", "LSD", "PSD", "Shortcut"):  # the others take the student's own process
+    # The others take the student's own process.
+    if cls.__name__ in ("SCM", "MeanFlow", "LSD", "PSD", "Shortcut", *TWO_TIMES):
         method.coordinates = method.wanted_coordinates
     wanted = PUBLISHED[cls.__name__]
     assert {name: shown(attrgetter(name)(method)) for name in wanted} == wanted

@@ -60,6 +60,9 @@ from fastgen.methods.trajectories.rfpp import RFPP
 from fastgen.methods.trajectories.sfd import SFD
 from fastgen.methods.trajectories.sfddm import SFDDM
 from fastgen.methods.trajectories.slim_flow import SlimFlow
+from fastgen.methods.two_times.ctm import CTM
+from fastgen.methods.two_times.esd import ESD
+from fastgen.methods.two_times.imf import IMF
 
 __all__ = [
     "ADD",
@@ -69,14 +72,17 @@ __all__ = [
     "CD",
     "CDM",
     "CT",
+    "CTM",
     "DMD",
     "DMD2",
     "DPDMD",
     "ECT",
     "EMD",
+    "ESD",
     "GDD",
     "IBMD",
     "ICT",
+    "IMF",
     "KD",
     "KDMD",
     "LADD",

@@ -18,6 +18,7 @@ from fastgen.times.levels import (
     UShapedTime,
     time_of_level,
 )
+from fastgen.times.sub_grid import SubGridTimes
 
 __all__ = [
     "AnnealedLevel",
@@ -42,6 +43,7 @@ __all__ = [
     "SortedTimes",
     "SquareRootLevels",
     "StudentLevels",
+    "SubGridTimes",
     "TimeLaw",
     "ToData",
     "UShapedTime",

@@ -253,10 +253,15 @@ def test_an_embedded_student_is_told_the_scale(cls: type[Distiller]):
         assert told and all(torch.equal(seen, torch.full_like(seen, expected)) for seen in told)
 
 
+OWN_GUIDES = ("IMF",)
+"""Methods whose student is asked without a condition too, because it guides itself."""
+
+
 def dropping(cls: type[Distiller], share: float) -> dict[str, Any]:
     known = arguments(cls)
     if "condition_dropout" in known:
-        return {"condition_dropout": share}
+        alone = {"guidance": TeacherGuidance()} if cls.__name__ in OWN_GUIDES else {}
+        return {"condition_dropout": share} | alone
     if issubclass(cls, ScoreDistiller):
         return {"guidance": Guidance(condition_dropout=share)}
     return {}

@@ -40,8 +40,12 @@ class EulerianDistiller(FlowMapDistiller, ABC):
     def field_and_tangent(self, state: MapState) -> tuple[Tensor, Tensor]:
         """F with its graph and g without, both (B, ...), in units of velocity."""
         velocity = self.velocity.at(self.networks, state.x_t, state.times.t, state)
+        return self.field_and_tangent_along(state, velocity, velocity)
+
+    def field_and_tangent_along(self, state: MapState, velocity: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
+        """The same for the flow with ``velocity``, whose derivative is taken in the direction ``along``; (B, ...)."""
         weights = head(self.coordinates, state.times.t, state.times.s)
-        product = self.on_jumping_rows(state, self.product, velocity, weights.a * weights.b)
+        product = self.on_jumping_rows(state, self.product, along, weights.a * weights.b)
         output = self.predict(self.student, state.x_t, state.times.t, state.times.s, state).velocity
         return output, self.tangent(weights, state.x_t, velocity, output.detach(), product)
 

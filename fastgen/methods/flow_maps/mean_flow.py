@@ -51,8 +51,11 @@ class MeanFlow(EulerianDistiller):
         )
         self.weight = weight
 
+    def weighted(self, output: Tensor, tangent: Tensor, name: str = "mean_flow") -> Tensor:
+        """The mean of ``w |output - sg[output + tangent]|^2``, summed over the elements (B, ...) of a sample."""
+        error = (output - (output + tangent).detach()).square().flatten(1).sum(1)
+        self.record(f"health/{name}_error", error.mean())
+        return (self.weight(error, tangent) * error).mean()
+
     def map_loss(self, state: MapState) -> dict[str, Tensor]:
-        u, tangent = self.field_and_tangent(state)
-        error = (u - (u + tangent).detach()).square().flatten(1).sum(1)
-        self.record("health/mean_flow_error", error.mean())
-        return {"mean_flow": (self.weight(error, tangent) * error).mean()}
+        return {"mean_flow": self.weighted(*self.field_and_tangent(state))}

@@ -24,8 +24,8 @@ class SelfDistillation(FlowMapDistiller, ABC):
     One network learns the flow, at s = t, and the map that this flow makes, by one of the identities of a flow map.
     The residual of an identity is that of flow matching where s = t, so one loss serves both:
     ``exp(w(t, s)) |residual|^2 - w(t, s)``, summed over the elements of a sample. With ``velocity: TeacherVelocity``
-    the flow is the teacher's. The paper's Eulerian variant, which it finds unstable, is not here; MeanFlow is its
-    relative with the data's velocity.
+    the flow is the teacher's. The paper's Eulerian variant is ``ESD``; MeanFlow is its relative with the velocity of
+    the data.
 
     Differs from the code: samples are assigned to the diagonal independently instead of by their place in the batch,
     and dropout, if the network has any, acts everywhere.

@@ -9,10 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fastgen import checks
 from fastgen.configuration.components import Component
 from fastgen.errors import UserError
 from fastgen.methods.flow_maps.state import MapNetworks, MapState
-from fastgen.sampling.solvers import Euler, Solver
+from fastgen.sampling.solvers import Euler, Heun, Solver
 
 
 class Transition(Component, ABC):
@@ -56,3 +57,40 @@ class TeacherStep(Transition):
     def step(self, networks: MapNetworks, state: MapState) -> Tensor:
         t, r = state.times.t, state.times.r
         return self.solver.step(networks.guided_teacher(state), state.x_t, t, r, state.condition)
+
+
+@dataclass(frozen=True)
+class TeacherWalk(Transition):
+    """Steps of the guided teacher from ``t`` to ``r`` by way of all the times between them on the process's own grid.
+
+    All samples are asked until the last has arrived; a law that gives all of them as many steps wastes nothing, and
+    keeps the ranks of a sharded teacher together (CTM, arXiv 2310.02279: ``SubGridTimes``).
+
+    Args:
+        solver: Its steps; its own guidance must stay 1: the method's acts.
+        steps: Number of times of the grid; the clean end follows the last.
+    """
+
+    needs_teacher: ClassVar[bool] = True
+    solver: Solver = Heun()
+    steps: int = 18
+
+    def __post_init__(self) -> None:
+        checks.whole(self, 1, checks.MOST_STEPS, steps=self.steps)
+        if self.solver.guidance != 1.0:
+            raise UserError("TeacherWalk: its solver takes no guidance; leave that at 1 and set the method's guidance.")
+
+    @torch.no_grad()
+    def step(self, networks: MapNetworks, state: MapState) -> Tensor:
+        process, teacher = networks.coordinates, networks.guided_teacher(state)
+        x, now, r = state.x_t, state.times.t, state.times.r
+        grid = torch.tensor([process.t_clean, *process.grid(self.steps)[::-1]], dtype=now.dtype, device=now.device)
+        while bool((now > r).any()):
+            below = grid[(torch.searchsorted(grid, now * (1.0 - 1e-9)) - 1).clamp(min=0)]
+            following = torch.where(now > r, torch.maximum(below, r), now)
+            # Who has arrived is asked again where it stands and not moved; no network is called at the clean end.
+            asked = now.clamp(min=grid[1].item())
+            moved = self.solver.step(teacher, x, asked, torch.minimum(following, asked), state.condition)
+            x = torch.where((now > r).reshape(-1, *[1] * (x.ndim - 1)), moved, x)
+            now = following
+        return x

@@ -4,6 +4,7 @@ from fastgen.sampling.samplers.anytime import AnytimeSampler
 from fastgen.sampling.samplers.base import Sampler
 from fastgen.sampling.samplers.chain import ChainSampler
 from fastgen.sampling.samplers.chunks import ChunkSampler
+from fastgen.sampling.samplers.gamma import GammaSampler
 from fastgen.sampling.samplers.grid import GridSampler
 from fastgen.sampling.samplers.jump import JumpSampler
 from fastgen.sampling.samplers.phased import PhasedSampler
@@ -20,6 +21,7 @@ __all__ = [
     "BackwardSimulation",
     "ChainSampler",
     "ChunkSampler",
+    "GammaSampler",
     "GridSampler",
     "JumpSampler",
     "PhasedSampler",

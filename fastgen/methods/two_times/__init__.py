@@ -1,0 +1,1 @@
+"""Students that are told both ends of a jump, one paper per file."""

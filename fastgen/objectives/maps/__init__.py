@@ -1,0 +1,1 @@
+"""What flow maps of two times learn."""
