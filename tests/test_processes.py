@@ -165,6 +165,11 @@ def test_levels_that_no_network_knows_count_as_the_nearest(process):
     assert 0.0 <= clean < 2e-3 and noisy == pytest.approx([1.0, 1.0])
 
 
+def test_a_sampler_begins_at_noise_of_its_level(process):
+    t, noise = times(process), normal(6, 3)
+    torch.testing.assert_close(process.start(noise, t), process.coefficients(t)[1][:, None] * noise)
+
+
 def test_clean_end(process):
     t = torch.tensor([process.t_clean], dtype=torch.float64)
     alpha, sigma = process.coefficients(t)

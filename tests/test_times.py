@@ -13,6 +13,7 @@ from fastgen.times import (
     AnnealedLevel,
     Chain,
     DyadicTimes,
+    EasyTimes,
     FlowTime,
     GridTimes,
     KarrasLevel,
@@ -249,6 +250,15 @@ def test_a_jump_to_data_has_its_target_where_it_begins():
     times = ToData().sample(draws(20), VP(), 0)
     assert torch.equal(times.r, times.t) and set(times.s.tolist()) == {VP().t_clean}
     assert torch.equal(times.t, LogNormalLevel(-1.0, 1.4).sample(draws(20), VP()))
+
+
+def test_easy_times_approach_each_other_in_noise_level():
+    process, law = RectifiedFlow(), UniformTime(0.3, 0.9)
+    times = EasyTimes(law, double=None).sample(draws(50), process, 0)
+    level = times.t / (1 - times.t)
+    wanted = level * (1 - (1 + 8 * torch.sigmoid(-level)) / 2).clamp(min=0.0)
+    torch.testing.assert_close(times.r, wanted / (1 + wanted), rtol=1e-9, atol=1e-12)
+    assert bool((times.r > 0).any()) and bool((times.s == 0).all())
 
 
 def test_neighbours_on_a_grid_begin_at_each_of_its_times_and_end_at_data():

@@ -282,7 +282,7 @@ RULES: dict[str, list[str]] = {
     "fastgen/pictures/videos.py": ["tests/test_pictures.py", "tests/layouts"],
     "fastgen/distiller": ENGINE,
     "fastgen/distiller/groups.py": ["tests/objectives/test_advantages.py", "tests/methods/test_amd.py"],
-    "fastgen/distiller/micro_batch.py": [NUMBERS, ROLES, CONTRACT],
+    "fastgen/distiller/micro_batch.py": ["tests/methods/test_updates.py", NUMBERS, ROLES, CONTRACT],
     "fastgen/distiller/resume.py": ["tests/methods/test_resume_settings.py", "tests/test_seals.py"],
     "fastgen/distiller/start.py": ["tests/methods/test_resume_settings.py", "tests/methods/test_map_parts.py"],
     "fastgen/distiller/rollouts.py": [*ENGINE[:2], "tests/extras/test_any_method.py", *ENGINE[2:]],

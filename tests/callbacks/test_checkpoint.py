@@ -80,6 +80,9 @@ def test_best_follows_the_monitor(tmp_path, mode):
     best = read(tmp_path / "checkpoints" / "best.ckpt")
     assert best["global_step"] == {"min": 2, "max": 4}[mode]
     assert best["callbacks"]["Checkpoint"]["best"] == {"min": 0.3, "max": 0.9}[mode]
+    resumed = Checkpoint(monitor="eval/frechet", mode=mode)
+    resumed.load_state_dict(best["callbacks"]["Checkpoint"])
+    assert resumed.best == {"min": 0.3, "max": 0.9}[mode], "what was best before a resume is beaten or stays"
 
 
 def test_best_by_validation_loss(tmp_path):

@@ -11,7 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.networks.dit import DiT
 from fastgen.denoisers.networks.mlp import MLP
+from fastgen.denoisers.networks.preconditioning import time_features
 from fastgen.denoisers.networks.unet import UNet
+from fastgen.denoisers.wrappers.added_inputs import GuidanceInput
 from fastgen.denoisers.wrappers.features import tap
 from fastgen.denoisers.wrappers.lora import LoRA
 from fastgen.errors import UserError
@@ -223,3 +225,12 @@ def test_what_an_adapter_is_told_leaves_nothing_behind_on_its_network():
     student(x_t, t, condition, 0.5 * t)
     assert list(network.time_embedder._forward_hooks) == hooks
     assert torch.equal(network(x_t, t, condition).x0, before)
+
+
+def test_a_guidance_scale_is_seen_as_its_logarithm():
+    seen: list[torch.Tensor] = []
+    layer = GuidanceInput(16)
+    layer.hidden.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    scale = torch.tensor([0.0, 1.0, 7.5])
+    assert layer(scale).shape == (3, 16)
+    torch.testing.assert_close(seen[0], time_features(torch.tensor([1e-3, 1.0, 7.5]).log(), 8))

@@ -103,6 +103,19 @@ def test_the_student_s_path_is_the_flow_if_the_student_is(process: Process):
         assert not state.x_t.requires_grad and state.x0 is None
 
 
+def test_the_student_s_path_is_walked_by_the_student_and_not_by_its_target():
+    method = build(MeanFlow, states=StudentPath(2), velocity=TeacherVelocity(), target=SnapshotTarget(0))
+    method.configure_model()
+    part = MicroBatch(None, {"label": torch.zeros(4, dtype=torch.int64)}, Draws(0, range(4), "test"))
+    states = [method.state(part).x_t]
+    for network in (*method.kept.networks, method.student):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.05)
+        states.append(method.state(part).x_t)
+    assert [torch.equal(states[0], state) for state in states] == [True, True, False]
+
+
 @by_process
 def test_the_teacher_s_path_tends_to_the_flow(process: Process):
     """Second order for Heun; the states begin at pure noise and end at their own times."""

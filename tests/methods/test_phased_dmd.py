@@ -320,6 +320,14 @@ def test_phases_may_take_turns():
     assert critics == [0, 0, 1, 1, 0, 0, 1]
 
 
+def test_a_critic_of_another_process_changes_its_expert_at_the_same_level():
+    flow = RectifiedFlow()
+    method = build(PhasedDMD, critic=lambda: network(2, flow), sampler=PhasedSampler([80.0, 4.0]))
+    method.configure_model()
+    assert method.student.boundaries == [4.0]
+    assert method.critic.boundaries == pytest.approx([4.0 / 5.0])  # sigma / alpha is 4 there
+
+
 def test_wrong_boundaries_are_named():
     def student() -> Experts:
         return Experts([network(0), network(1)], [3.0])

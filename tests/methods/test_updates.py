@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from toys import ToyData, build, network, trainer
 
 from fastgen.distiller.extra import Extra
+from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.distiller.stages import overwrite, snapshot_of
 from fastgen.methods import DMD2, Distiller
+from fastgen.randomness import Draws
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -51,6 +53,19 @@ def test_updates_that_were_made_are_followed_by_the_method_and_its_active_extras
     trainer(4).fit(method, ToyData())
     assert method.told == follower.told == method.updates == {"critic": 3, "student": 2}
     assert late.told == {"critic": 2, "student": 2}, "from the first student update on"
+
+
+def test_a_second_turn_of_an_iteration_has_samples_of_its_own():
+    method = build(DMD2)
+    method.configure_model()
+    part = MicroBatch(None, {"label": torch.zeros(4, dtype=torch.int64)}, Draws(0, range(4), "train"))
+    made = []
+    for _ in range(2):
+        part.begin_turn("critic")
+        made.append(method.rollout(part, "critic").x0)
+        assert method.rollout(part, "critic").x0 is made[-1], "within a turn they are made once"
+        part.end_turn("critic")
+    assert not torch.isclose(*made).any()
 
 
 def test_losses_of_a_validation_are_means_over_ranks_at_the_student_s_updates():

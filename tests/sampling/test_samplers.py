@@ -234,6 +234,27 @@ def test_a_sampler_is_abstract():
         Sampler()  # type: ignore[abstract]
 
 
+def test_a_flow_map_is_told_that_the_last_call_of_a_phased_rollout_leads_to_the_end_of_the_phase():
+    told: list[tuple[float, float]] = []
+
+    class FlowMap(Recording):
+        takes_second_time = True
+
+        def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
+            assert s is not None
+            told.append((t[0].item(), s[0].item()))
+            return super().predict(x_t, t, condition)
+
+    ends = {20.0: 5.0, 5.0: 1.0, 1.0: 0.3, 0.3: 0.0}
+    for phase, end in ((0, 1.0), (1, 0.0)):
+        for update in range(8):
+            told.clear()
+            PhasedSampler([20.0, 5.0, 1.0, 0.3]).rollout(
+                FlowMap(EDM()), draws(update), CONDITION, torch.float64, phase=phase
+            )
+            assert told[-1][1] == end and all(ends[t] == s for t, s in told[:-1])
+
+
 @pytest.mark.parametrize("sampler", [TrajectorySampler(steps=3), PhasedSampler(steps=4)])
 def test_solvers_too_begin_at_the_noise_that_they_are_given(sampler: Sampler):
     network, noise = Linear(EDM()), torch.full((2, 3), 0.5, dtype=torch.float64)
