@@ -14,7 +14,7 @@ from fastgen.denoisers.base import load_strictly
 from fastgen.denoisers.diffusers.pipeline_files import VOCABULARIES, read_json
 from fastgen.denoisers.diffusers.pipeline_folder import only_errors
 from fastgen.errors import UserError
-from fastgen.storage.files import load_tensors
+from fastgen.storage.files import load_tensors, write_json
 
 LIBRARIES = ("diffusers", "transformers")
 """Whose classes an index may name; nothing else is imported."""
@@ -70,8 +70,10 @@ def set_entries(part: str, network: Any, entries: Mapping[str, Any]) -> None:
 
 
 def write(network: Any, folder: Path, half: bool) -> None:
-    """Write a network, in fp16 if asked to."""
+    """Write a network, in fp16 if asked to; its configuration does not say where it lay on this machine."""
     (network.half() if half else network).save_pretrained(folder)
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", {name: value for name, value in config.items() if name != "_name_or_path"})
 
 
 def make_pipeline(

@@ -108,7 +108,7 @@ def test_the_student_s_path_is_walked_by_the_student_and_not_by_its_target():
     method.configure_model()
     part = MicroBatch(None, {"label": torch.zeros(4, dtype=torch.int64)}, Draws(0, range(4), "test"))
     states = [method.state(part).x_t]
-    for network in (*method.kept.networks, method.student):
+    for network in (*method.target_weights, method.student):
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.add_(0.05)

@@ -74,6 +74,7 @@ def test_a_trained_network_comes_back_into_its_folder(tmp_path: Path) -> None:
     again.load_weights()
     for name, value in trained.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], value, rtol=1e-3, atol=1e-6)
+    assert not any(str(tmp_path) in path.read_text() for path in (tmp_path / "out").rglob("*.json"))
     sizes = [(tmp_path / f / "unet/diffusion_pytorch_model.safetensors").stat().st_size for f in ("like", "out")]
     assert sizes[1] < 0.6 * sizes[0]
 
