@@ -42,7 +42,8 @@ from benchmarks.geometries import GEOMETRIES, TINY_HEIGHT, Geometry
 from fastgen import checks
 from fastgen.callbacks.throughput import peak_memory_gib
 from fastgen.conditions import Guidance
-from fastgen.data.base import BatchSource, DistillationData
+from fastgen.data.base import DistillationData
+from fastgen.data.sources import BatchSource
 from fastgen.denoisers.wrappers.lora import LoRA, LowRank
 from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.methods import DMD2, SiD

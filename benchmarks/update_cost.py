@@ -50,7 +50,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastgen.conditions import Guidance
-from fastgen.data.base import BatchSource, DistillationData, TensorSource
+from fastgen.data.base import DistillationData
+from fastgen.data.sources import BatchSource, TensorSource
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.networks.dit import DiT
 from fastgen.denoisers.networks.unet import UNet

@@ -72,7 +72,7 @@ NOT_FROM_CONFIGS = (
     "metrics.samples.picture_metric.Pictures",
     "metrics.suites.text_suite",  # test_text_suite.py: its metrics need weights
     "metrics.samples.duplicates.DuplicateRate.num_features",
-    "export.pipeline",
+    "export.sampling",
     "metrics.samples.reference",
     "metrics.laws.mixture.",  # built by the suite, whose arguments are checked
     "metrics.samples.frechet",
@@ -81,8 +81,8 @@ NOT_FROM_CONFIGS = (
     "metrics.samples.vendi",
     "metrics.samples.kernel",
     "metrics.samples.cmmd",
-    "data.base.InfiniteSampler",
-    "data.base.ShardSampler",
+    "data.order.InfiniteSampler",
+    "data.order.ShardSampler",
     "data.tables",
     "optimizers",  # tried out: test_optimizers.py
     "denoisers.wrappers.policies.GridPolicy",

@@ -32,7 +32,9 @@ from fastgen.denoisers.wrappers.lora import AdaptedDenoiser
 from fastgen.errors import UserError
 from fastgen.export import lora as lora_files
 from fastgen.export.lora import FILES, export_lora
-from fastgen.export.pipeline import Sampling, baked_scheduler, export_pipeline
+from fastgen.export.pipeline import export_pipeline
+from fastgen.export.sampling import Sampling
+from fastgen.export.schedulers import baked_scheduler
 from fastgen.randomness import Draws
 
 PROMPTS = ["a cat", "two dogs"]

@@ -15,7 +15,8 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
 from fastgen.conditions import Condition
-from fastgen.data.base import BatchSource, DistillationData, TensorSource
+from fastgen.data.base import DistillationData
+from fastgen.data.sources import BatchSource, TensorSource
 from fastgen.denoisers.base import Codec, Denoiser
 from fastgen.denoisers.exact.gaussians import MixtureDenoiser
 from fastgen.denoisers.networks.mlp import MLP

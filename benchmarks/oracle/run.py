@@ -20,7 +20,8 @@ from benchmarks.oracle.problems import MANY_STEPS, Config, Problem, part
 from benchmarks.oracle.recipes import Recipe, adam, cosine, model
 from fastgen.callbacks import EMA, PowerEMA
 from fastgen.callbacks.updates import AfterStudentUpdates
-from fastgen.data.base import Batch, BatchSource, DistillationData
+from fastgen.data.base import DistillationData
+from fastgen.data.sources import Batch, BatchSource
 from fastgen.denoisers.base import Denoiser
 from fastgen.methods import Distiller
 from fastgen.randomness import Draws

@@ -12,7 +12,7 @@ from fastgen.callbacks.sampling import conditions
 from fastgen.callbacks.trainer_access import callbacks_of, data_of, distiller
 from fastgen.distiller.run_facts import RunFacts
 from fastgen.errors import UserError
-from fastgen.export.pipeline import why_not_exported
+from fastgen.export.sampling import why_not_exported
 from fastgen.notices import notice
 
 if TYPE_CHECKING:

@@ -1,51 +1,34 @@
-"""Distances of samples to the data, of the student and of its teacher."""
+"""Distances of samples to the data, of the student and of its teacher: when they are measured and where they go."""
 
 from __future__ import annotations
 
 import json
 import signal
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
 
 from fastgen import checks
 from fastgen.callbacks.clock import SideWork, TimesTraining
-from fastgen.callbacks.interruption import stop_requested
-from fastgen.callbacks.progress import bar
-from fastgen.callbacks.sampling import conditions, describe, groups, real_samples, reference, sample_batches
+from fastgen.callbacks.measurement import Measurement, Stopped
+from fastgen.callbacks.sampling import conditions, real_samples
 from fastgen.callbacks.trainer_access import distiller, log_folder, log_scalars
-from fastgen.callbacks.unfinished import Unfinished, digest, settings_of, weights_digest
+from fastgen.callbacks.unfinished import digest, settings_of
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.checkpoints.restoring import restoring
 from fastgen.metrics.base import MetricSuite
-from fastgen.metrics.measuring import (
-    TEACHER_SEEDS,
-    compare_with_teacher,
-    give_reference,
-    make_ready,
-    row_of,
-    take_in_real,
-)
-from fastgen.pictures.pixels import are_finite
-from fastgen.results.rows import REAL, Row, identity, read_rows, table
+from fastgen.metrics.measuring import compare_with_teacher, make_ready
+from fastgen.results.rows import Row, identity, read_rows, table
 from fastgen.storage.files import write_text
 
 if TYPE_CHECKING:
     from fastgen.distiller.base import Distiller
 
 
-class Stopped(Exception):
-    """The run was told to stop."""
-
-
-class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
+class Evaluate(AfterStudentUpdates, TimesTraining, SideWork, Measurement):
     """Measures samples with a suite of metrics: every n student updates, and at the end of fit, validate and test.
 
     Numbers go to the logger and to ``trainer.callback_metrics`` as ``eval/<metric>`` (with ``_<k>steps`` if several
@@ -117,14 +100,14 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         self.real = real
         self.save_every_minutes = save_every_minutes
         self.name = name
-        self._has_reference = False
         self._real_rows: list[Row] = []
         self._real_key = ""
         self._teacher_rows: list[Row] = []
         self._teacher_key = ""
         self._latest_rows: list[Row] = []
         self._latest_step: int | None = None
-        self._unfinished: list[Unfinished] = []
+        self.has_reference = False
+        self.unfinished_parts = []
 
     @property
     def state_key(self) -> str:
@@ -202,33 +185,13 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
                     compare_with_teacher(others, self._teacher_rows[0])
                 self._latest_rows = student_rows
                 self.write(trainer, [*new_rows, *student_rows])
-                for unfinished in self._unfinished:
+                for unfinished in self.unfinished_parts:
                     unfinished.remove()
         except Stopped:
             return None
         finally:
-            self._unfinished = []
+            self.unfinished_parts = []
         return student_rows
-
-    def prepare(self, trainer: Trainer, method: Distiller) -> None:
-        """Bring the suite to the device and give it the reference, once."""
-        self.suite.to(method.device)
-        if self._has_reference:
-            return
-        seed = self.seed + TEACHER_SEEDS
-        give_reference(
-            self.suite,
-            lambda: reference(trainer),
-            method.teacher,
-            self.count,
-            lambda: self.take_in(trainer, method, "teacher", None, seed, "reference: "),
-        )
-        if method.teacher is not None and (wanted := min(self.suite.wants_teacher, self.count)):
-            seeds = [self.seed + index for index in range(wanted)]
-            batches = sample_batches(trainer, method, range(wanted), seeds, self.batch_size, "teacher", None)
-            for number, (samples, _) in enumerate(batches):
-                self.suite.remember_teacher(samples, seeds[number * self.batch_size :][: len(samples)])
-        self._has_reference = True
 
     def measure_real(self, trainer: Trainer, method: Distiller) -> list[Row]:
         """The row of real samples, if the data module has them and they are not measured yet."""
@@ -237,13 +200,7 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         key = digest([*self.settings(trainer, method), f"{self.seed}", self.suite.reference_name])
         if self._real_key == key:
             return []
-        own = range(trainer.global_rank, self.count, trainer.world_size)
-        seeds = [self.seed + index for index in own]
-        told = partial(conditions, trainer), partial(groups, trainer)
-        began = time.perf_counter()
-        take_in_real(self.suite, partial(real_samples, trainer), *told, own, seeds, self.batch_size)
-        row = row_of(method, self.suite, REAL, None, self.count, self.seed, 0)
-        self._real_rows = [row | {"evaluation_seconds": round(time.perf_counter() - began, 3)}]
+        self._real_rows = [self.real_row(trainer, method)]
         self._real_key = key
         return self._real_rows
 
@@ -263,85 +220,6 @@ class Evaluate(AfterStudentUpdates, TimesTraining, SideWork):
         self._teacher_rows = [self.row(trainer, method, "teacher", steps, seconds) for steps in wanted]
         self._teacher_key = key
         return self._teacher_rows
-
-    def row(self, trainer: Trainer, method: Distiller, role: str, steps: int | None, seconds: float) -> Row:
-        """Sample and measure."""
-        began = time.perf_counter()
-        broken = self.take_in(trainer, method, role, steps, self.seed)
-        row = row_of(method, self.suite, role, steps, self.count, self.seed, broken)
-        lasted = round(time.perf_counter() - began, 3)
-        return row | {"training_seconds": round(seconds, 3), "evaluation_seconds": lasted}
-
-    def take_in(
-        self, trainer: Trainer, method: Distiller, role: str, steps: int | None, first_seed: int, what: str = ""
-    ) -> int:
-        """Have the suite see ``count`` samples, those on disk included, and count those that are not finite.
-
-        Those are not shown to the suite; over the rest its numbers would flatter.
-
-        Raises:
-            Stopped: If the run was told to stop meanwhile.
-        """
-        self.suite.reset()
-        unfinished = self.unfinished(trainer, method, role, steps, first_seed)
-        known = unfinished.resume() if unfinished is not None else set()
-        missing = [index for index in range(self.count) if index not in known]
-        # Every rank samples equally often, because networks may be sharded; what lies beyond the count is dropped.
-        missing += range(self.count, self.count + -len(missing) % trainer.world_size)
-        indices = missing[trainer.global_rank :: trainer.world_size]
-        seeds = [first_seed + index for index in indices]
-        description = f"evaluating {what}{describe(method, role, steps)}"
-        batches = sample_batches(trainer, method, indices, seeds, self.batch_size, role, steps)
-        done, broken = 0, 0
-        with bar(trainer, desc=description, total=len(indices), unit="sample") as shown:
-            for samples, condition in batches:
-                if stop_requested(trainer):
-                    if unfinished is not None:
-                        unfinished.save()
-                    self.suite.reset()
-                    raise Stopped
-                own = [index for index in indices[done : done + len(samples)] if index < self.count]
-                finite = are_finite(samples[: len(own)])
-                if own and finite.all():
-                    kept = {name: value[: len(own)] for name, value in condition.items()}
-                    self.suite.observe(samples[: len(own)], kept, seeds[done : done + len(own)])
-                broken += len(own) - int(finite.sum())
-                done += len(samples)
-                if unfinished is not None and own and finite.all():
-                    unfinished.took_in(own)
-                shown.update(len(samples))
-        broken = int(trainer.strategy.reduce(torch.tensor(broken, device=method.device), reduce_op="sum"))
-        if unfinished is not None and not broken:
-            unfinished.complete()
-        return broken
-
-    def unfinished(
-        self, trainer: Trainer, method: Distiller, role: str, steps: int | None, first_seed: int
-    ) -> Unfinished | None:
-        """Where ``validate`` and ``test`` keep what they measured; training keeps nothing, it resumes by itself."""
-        if self.save_every_minutes is None or trainer.state.fn not in (TrainerFn.VALIDATING, TrainerFn.TESTING):
-            return None
-        key = [
-            *self.settings(trainer, method),
-            weights_digest(method.network(role)),
-            f"{role == 'teacher'} {method.evaluations(role, steps)} {first_seed}",
-            settings_of(method.solver if role == "teacher" else method.sampler),
-        ]
-        place = Unfinished(trainer, self.suite, digest(key), self.save_every_minutes)
-        self._unfinished.append(place)
-        return place
-
-    def settings(self, trainer: Trainer, method: Distiller) -> list[str]:
-        """What every sample and number depends on beside weights, steps and seeds."""
-        asked = conditions(trainer, range(self.count))
-        values = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in asked.items()}
-        return [
-            f"{type(method).__name__} {json.dumps(method.recipe, sort_keys=True, default=str)}",
-            json.dumps(values, default=str),
-            f"{self.count} {trainer.precision}",
-            self.suite.fingerprint(),
-            " ".join(self.suite.metrics()),
-        ]
 
     def scalars(self, rows: list[Row]) -> dict[str, float]:
         """The student's numbers under the names by which they are logged."""

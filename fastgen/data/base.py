@@ -1,10 +1,9 @@
-"""What every data module promises, and the sample order that makes a resumed run exact."""
+"""What every data module promises: batches in an order that makes a resumed run exact."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, cast
 
@@ -12,55 +11,17 @@ import torch
 import torch.distributed
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from fastgen import checks
 from fastgen.checkpoints.restoring import count_of, restoring
 from fastgen.configuration.components import Seed, seed_of
-from fastgen.errors import UserError
-from fastgen.randomness import generator
-
-Batch = dict[str, Any]
-"""``{"index": (B,) int64, "x0": (B, ...) float32, "condition": {"label": (B,) int64} or {"prompt": list} or {}}``.
-
-``index`` is the global sample number in training and the number of the sample in the split elsewhere; methods key their
-random numbers by it. ``x0`` is absent in data-free batches.
-"""
+from fastgen.data.loader import Fetched, Loader, as_fetched
+from fastgen.data.order import InfiniteSampler, ShardSampler
+from fastgen.data.sources import Batch, BatchSource
 
 
-class BatchSource(ABC):
-    """Samples addressed by number; what a data module is made of.
-
-    Attributes:
-        size: Number of samples, or ``None`` if there is one for every number (drawn, not stored).
-    """
-
-    size: int | None
-
-    @abstractmethod
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """The samples ``indices`` as one batch without ``index``. A pure function of ``indices``."""
-
-
-class TensorSource(BatchSource):
-    """Samples that lie in memory.
-
-    Args:
-        x0: (N, ...) float32.
-        label: (N,) int64, or ``None``.
-    """
-
-    def __init__(self, x0: Tensor, label: Tensor | None = None) -> None:
-        self.size = len(x0)
-        self.x0 = x0
-        self.label = label
-
-    def batch(self, indices: Sequence[int]) -> Batch:
-        rows = torch.as_tensor(indices)
-        return {"x0": self.x0[rows], "condition": {} if self.label is None else {"label": self.label[rows]}}
-
-
-class _PredictSource(BatchSource):
+class PredictSource(BatchSource):
     """The seeds and conditions of the samples to predict."""
 
     def __init__(self, data: DistillationData) -> None:
@@ -70,118 +31,6 @@ class _PredictSource(BatchSource):
     def batch(self, indices: Sequence[int]) -> Batch:
         seed = torch.as_tensor(indices, dtype=torch.int64)
         return {"seed": seed, "condition": self.data.evaluation_conditions(indices)}
-
-
-class InfiniteSampler(DistributedSampler[tuple[int, int]]):
-    """An endless order of (n, dataset index) in which everything is a function of the global sample number n.
-
-    Sample n is element ``n mod size`` of a permutation seeded by (seed, n // size); with ``start`` a multiple of
-    ``world_size * batch_size`` it goes to rank ``(n // batch_size) % world_size``. So the order does not depend on the
-    number of workers, and a run that starts at the number where another one was killed continues it exactly (the way
-    of EDM, Karras et al. 2022, arXiv 2206.00364, there seeded per run and rank).
-
-    It is a ``DistributedSampler`` so that Lightning sees that the shards are cut already and does not replace it.
-
-    Args:
-        size: Number of samples; ``None`` means that n itself is the index.
-        batch_size: Per rank.
-        seed: Seed of the permutations.
-        start: Global number of the first sample, or what tells it when an iterator begins.
-        rank: Number of this process.
-        world_size: Number of processes.
-        repeats: How many samples in a row have the same index.
-    """
-
-    def __init__(
-        self,
-        size: int | None,
-        batch_size: int,
-        seed: int,
-        start: int | Callable[[], int] = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        repeats: int = 1,
-    ) -> None:
-        super().__init__(range(size or 0), num_replicas=world_size, rank=rank)  # type: ignore[arg-type]
-        self.size = size
-        self.batch_size = batch_size
-        self.seed = seed
-        self.start = start
-        self.repeats = repeats
-        self._permuted_epoch = -1
-        self._permutation = torch.empty(0)
-
-    def __len__(self) -> int:
-        raise TypeError("an endless order has no length")
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        start = self.start() if callable(self.start) else self.start
-        first = start + self.rank * self.batch_size
-        while True:
-            for number in range(first, first + self.batch_size):
-                yield number, self.index(number)
-            first += self.num_replicas * self.batch_size
-
-    def index(self, number: int) -> int:
-        """The dataset index of global sample ``number``."""
-        number //= self.repeats
-        if self.size is None:
-            return number
-        epoch, position = divmod(number, self.size)
-        if epoch != self._permuted_epoch:
-            self._permutation = torch.randperm(self.size, generator=generator(self.seed, "order", epoch))
-            self._permuted_epoch = epoch
-        return int(self._permutation[position])
-
-
-class ShardSampler(DistributedSampler[tuple[int, int]]):
-    """(i, i) for every index i below ``size``; rank r takes r, r + world_size, ..., never padded."""
-
-    def __init__(self, size: int, rank: int = 0, world_size: int = 1) -> None:
-        super().__init__(range(size), num_replicas=world_size, rank=rank)  # type: ignore[arg-type]
-        self._own = range(rank, size, world_size)
-
-    def __len__(self) -> int:
-        return len(self._own)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((index, index) for index in self._own)
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """A :class:`UserError` on its way from a worker: torch would wrap a raised one into a traceback text."""
-
-    message: str
-
-
-class _Fetch(Dataset[Any]):
-    def __init__(self, source: BatchSource) -> None:
-        self.source = source
-
-    def __getitem__(self, pair: tuple[int, int]) -> Batch | _Failure:
-        return self.__getitems__([pair])
-
-    def __getitems__(self, pairs: list[tuple[int, int]]) -> Batch | _Failure:
-        try:
-            batch = self.source.batch([index for _, index in pairs])
-            return {"index": torch.tensor([number for number, _ in pairs]), **batch}
-        except UserError as error:
-            return _Failure(str(error))
-
-
-def _as_fetched(batch: Any) -> Any:
-    return batch
-
-
-class _Loader(DataLoader[Any]):
-    """A loader whose worker errors are raised in the main process as the one sentence they were."""
-
-    def __iter__(self) -> Any:
-        for batch in super().__iter__():
-            if isinstance(batch, _Failure):
-                raise UserError(batch.message)
-            yield batch
 
 
 class DistillationData(LightningDataModule, ABC):
@@ -303,7 +152,7 @@ class DistillationData(LightningDataModule, ABC):
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Batches ``{"index", "seed": (B,) int64, "condition": {...}}`` for ``predict_count`` samples; seed i is i."""
-        return self._finite_loader(_PredictSource(self), num_workers=0)
+        return self._finite_loader(PredictSource(self), num_workers=0)
 
     def _finite_loader(self, source: BatchSource, num_workers: int | None = None) -> DataLoader[Any]:
         rank, world_size = self._rank_and_world_size()
@@ -314,12 +163,12 @@ class DistillationData(LightningDataModule, ABC):
     def _loader(
         self, source: BatchSource, sampler: DistributedSampler[tuple[int, int]], num_workers: int | None = None
     ) -> DataLoader[Any]:
-        return _Loader(
-            _Fetch(source),
+        return Loader(
+            Fetched(source),
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers if num_workers is None else num_workers,
-            collate_fn=_as_fetched,
+            collate_fn=as_fetched,
             pin_memory=torch.cuda.is_available(),
         )
 

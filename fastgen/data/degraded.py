@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fastgen import checks
 from fastgen.configuration.components import Component, Seed
-from fastgen.data.base import Batch, BatchSource, DistillationData
+from fastgen.data.base import DistillationData
+from fastgen.data.sources import Batch, BatchSource
 from fastgen.errors import UserError
 from fastgen.randomness import Draws, derive_seed
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from fastgen.configuration.components import Seed
-from fastgen.data.base import BatchSource, DistillationData, TensorSource
+from fastgen.data.base import DistillationData
+from fastgen.data.sources import BatchSource, TensorSource
 from fastgen.errors import UserError
 from fastgen.pictures.pixels import to_uint8
 

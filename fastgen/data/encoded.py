@@ -12,7 +12,8 @@ from torch import Tensor
 from fastgen import checks
 from fastgen.conditions import Condition, concatenate, select
 from fastgen.configuration.components import Seed
-from fastgen.data.base import Batch, BatchSource, DistillationData
+from fastgen.data.base import DistillationData
+from fastgen.data.sources import Batch, BatchSource
 from fastgen.denoisers.base import Codec, Denoiser
 from fastgen.errors import UserError
 

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from fastgen import checks
 from fastgen.configuration.components import Seed
-from fastgen.data.base import Batch, BatchSource, DistillationData
+from fastgen.data.base import DistillationData
 from fastgen.data.pixels import SUFFIXES, open_picture, pictures_below
 from fastgen.data.shapes import warn_of_crops
+from fastgen.data.sources import Batch, BatchSource
 from fastgen.data.tables import read_lines, read_table
 from fastgen.errors import UserError
 from fastgen.randomness import derive_seed, generator

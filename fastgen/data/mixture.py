@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fastgen import checks
 from fastgen.configuration.components import Seed
-from fastgen.data.base import Batch, BatchSource, DistillationData
+from fastgen.data.base import DistillationData
+from fastgen.data.sources import Batch, BatchSource
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
 from fastgen.pictures.pixels import to_uint8

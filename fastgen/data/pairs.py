@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fastgen import checks
 from fastgen.configuration.components import Seed
-from fastgen.data.base import Batch, BatchSource, DistillationData
+from fastgen.data.base import DistillationData
+from fastgen.data.sources import Batch, BatchSource
 from fastgen.errors import UserError
 from fastgen.storage.files import resolve
 from fastgen.storage.pair_folder import PairFolder

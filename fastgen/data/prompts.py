@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fastgen.configuration.components import Seed
-from fastgen.data.base import Batch, BatchSource, DistillationData
+from fastgen.data.base import DistillationData
+from fastgen.data.sources import Batch, BatchSource
 from fastgen.data.tables import SUFFIXES, read_lines, read_table
 from fastgen.errors import UserError
 from fastgen.storage.files import resolve

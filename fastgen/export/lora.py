@@ -23,7 +23,9 @@ from fastgen.denoisers.diffusers.pipeline_folder import only_errors
 from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser
 from fastgen.denoisers.wrappers.lora import AdaptedDenoiser, LowRank
 from fastgen.errors import UserError
-from fastgen.export.pipeline import Sampling, refuse_used, write_card
+from fastgen.export.card import write_card
+from fastgen.export.pipeline import refuse_used
+from fastgen.export.sampling import Sampling
 
 FILES = {"lora": "pytorch_lora_weights.safetensors", "kohya": "lora_kohya.safetensors"}
 """Dialects and the names of their files."""

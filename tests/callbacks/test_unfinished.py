@@ -11,11 +11,11 @@ from lightning.pytorch.loggers import CSVLogger
 from tiny import TinyData, TinyDistiller, trainer
 
 from fastgen.callbacks import EMA, Checkpoint, Evaluate
-from fastgen.callbacks.evaluation import TEACHER_SEEDS
 from fastgen.checkpoints.seals import seal
 from fastgen.errors import UserError
 from fastgen.metrics import CombinedMetrics, FrechetDistance, ImageMetrics, KernelDistance, Pixels, VendiScore
 from fastgen.metrics.base import SampleMetric
+from fastgen.metrics.measuring import TEACHER_SEEDS
 from fastgen.metrics.samples.frechet import frechet_distance, moments
 from fastgen.storage.files import load_tensors
 

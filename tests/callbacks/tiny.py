@@ -11,7 +11,8 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from fastgen.conditions import Condition
-from fastgen.data.base import BatchSource, DistillationData, TensorSource
+from fastgen.data.base import DistillationData
+from fastgen.data.sources import BatchSource, TensorSource
 from fastgen.denoisers.base import Denoiser
 from fastgen.distiller.base import Distiller
 from fastgen.distiller.micro_batch import MicroBatch

@@ -10,7 +10,9 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from fastgen.data.base import Batch, BatchSource, DistillationData, InfiniteSampler, ShardSampler, TensorSource
+from fastgen.data.base import DistillationData
+from fastgen.data.order import InfiniteSampler, ShardSampler
+from fastgen.data.sources import Batch, BatchSource, TensorSource
 from fastgen.errors import UserError
 
 

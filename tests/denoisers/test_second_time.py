@@ -15,7 +15,8 @@ from fastgen.denoisers import MLP, LoRA, StableDiffusion3, Wan
 from fastgen.denoisers.wrappers.second_time import GatedTime, NoiseAngles, SecondTimeForm, SummedTime
 from fastgen.distiller.run_facts import RunFacts
 from fastgen.errors import UserError
-from fastgen.export.pipeline import flow_map_shift, sampling_of
+from fastgen.export.sampling import sampling_of
+from fastgen.export.schedulers import flow_map_shift
 from fastgen.methods import ECT, MeanFlow
 from fastgen.objectives.tangents import value_and_jvp
 from fastgen.processes import EDM

@@ -17,7 +17,9 @@ from fastgen.denoisers import Flux, LoRA, StableDiffusion, StableDiffusionXL
 from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser
 from fastgen.denoisers.wrappers.added_inputs import guidance_features
 from fastgen.denoisers.wrappers.guided import Guided, guided, guided_as_sampled
-from fastgen.export.pipeline import Sampling, baked_scheduler, export_pipeline
+from fastgen.export.pipeline import export_pipeline
+from fastgen.export.sampling import Sampling
+from fastgen.export.schedulers import baked_scheduler
 from fastgen.methods import LCM
 from fastgen.methods.flow_maps.guidance import TeacherGuidance
 from fastgen.randomness import Draws

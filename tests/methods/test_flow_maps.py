@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from toys import CLASSES, StopAfter, ToyData, build, network, trainer
 
 import fastgen.methods
-from fastgen.data.base import BatchSource, TensorSource
+from fastgen.data.sources import BatchSource, TensorSource
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.exact.gaussians import GaussianDenoiser
 from fastgen.denoisers.networks.dit import DiT

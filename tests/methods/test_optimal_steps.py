@@ -19,7 +19,7 @@ from fastgen.denoisers.exact.gaussians import GaussianDenoiser
 from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
 from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
-from fastgen.export.pipeline import network_of, sampling_of
+from fastgen.export.sampling import network_of, sampling_of
 from fastgen.methods import OptimalSteps
 from fastgen.processes import EDM, Process, RectifiedFlow
 from fastgen.randomness import Draws

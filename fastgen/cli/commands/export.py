@@ -54,7 +54,8 @@ def write_export(method: Distiller, out: Path, format: Format, steps: int | None
     from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser
     from fastgen.denoisers.wrappers.lora import AdaptedDenoiser
     from fastgen.export.lora import export_lora
-    from fastgen.export.pipeline import export_pipeline, network_of, refuse_used, sampling_of
+    from fastgen.export.pipeline import export_pipeline, refuse_used
+    from fastgen.export.sampling import network_of, sampling_of
 
     student = method.network(role)
     sampling = sampling_of(method, role, steps)

@@ -20,8 +20,8 @@ from fastgen.configuration.constructors import telling
 from fastgen.configuration.diagnosis import diagnosing
 from fastgen.configuration.parsing import ClassesOnly
 from fastgen.data import DistillationData, ImageFolder
-from fastgen.data.base import BatchSource
 from fastgen.data.pixels import SUFFIXES, open_picture, pictures_below
+from fastgen.data.sources import BatchSource
 from fastgen.errors import ParserError, UserError
 from fastgen.messages import one_sentence
 from fastgen.metrics import FeatureExtractor

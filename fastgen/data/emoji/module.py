@@ -12,10 +12,11 @@ from torch import Tensor
 
 from fastgen import checks
 from fastgen.configuration.components import Seed
-from fastgen.data.base import Batch, BatchSource, DistillationData
+from fastgen.data.base import DistillationData
 from fastgen.data.emoji.captions import Picture, caption
 from fastgen.data.emoji.drawings import Drawings, flat, read_drawings
 from fastgen.data.emoji.fonts import find_font
+from fastgen.data.sources import Batch, BatchSource
 from fastgen.errors import UserError
 from fastgen.randomness import Draws, derive_seed
 

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from fastgen import checks
 from fastgen.configuration.components import Seed
-from fastgen.data.base import Batch, BatchSource, DistillationData
+from fastgen.data.base import DistillationData
 from fastgen.data.emoji.drawings import HELD_OUT, VISIBLE, read_drawings
 from fastgen.data.emoji.fonts import find_font, render
 from fastgen.data.emoji.motions import MOTION_WORDS, SEQUENCES, Clip, clip_caption, film, poses
 from fastgen.data.emoji.pictures import BACKGROUNDS, shrink, visible_share
+from fastgen.data.sources import Batch, BatchSource
 from fastgen.errors import UserError
 from fastgen.randomness import Draws, derive_seed
 
