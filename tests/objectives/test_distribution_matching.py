@@ -9,7 +9,7 @@ from fastgen.objectives.distribution_matching import (
     pseudo_loss,
     vsd_gradient,
 )
-from fastgen.objectives.score_forms import ScoreForm
+from fastgen.objectives.score_forms import DistanceForm, ScoreForm
 from fastgen.processes import EDM, Prediction
 
 FORMS = [kind() for kind in ScoreForm.__subclasses__()]
