@@ -34,7 +34,9 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     from benchmarks.oracle.recipes import all_recipes
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problem", nargs="+", choices=list(PROBLEMS), default=list(PROBLEMS), help="default all")
+    parser.add_argument(
+        "--problem", nargs="+", choices=list(PROBLEMS), help="default all of which teacher and data are there"
+    )
     parser.add_argument("--method", nargs="+", metavar="NAME", help="names of rows; default all")
     parser.add_argument("--budget", type=float, default=1.0, help="factor of every problem's budget")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
@@ -47,6 +49,27 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     if unknown := [name for name in arguments.method or [] if name not in known]:
         parser.error(f"no row is called '{unknown[0]}'; choose from {', '.join(repr(name) for name in known)}")
     return arguments
+
+
+def there(named: list[str] | None) -> list[str]:
+    """The problems that can be worked on: those that were named, or all but those that lack something, which is said.
+
+    Raises:
+        UserError: If one that was named lacks something.
+    """
+    from benchmarks.oracle.problems import PROBLEMS
+    from fastgen.errors import UserError
+
+    found = []
+    for name in named or PROBLEMS:
+        try:
+            PROBLEMS[name]().check()
+            found.append(name)
+        except UserError as error:
+            if named:
+                raise
+            print(f"without '{name}': {error}", file=sys.stderr)
+    return found
 
 
 def problem_of(name: str, budget: float) -> Any:
@@ -79,6 +102,7 @@ def single(problem_name: str, name: str, arguments: argparse.Namespace) -> None:
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     problem = problem_of(problem_name, arguments.budget)
+    problem.prepare(arguments.work)
     start = start_of(problem, arguments.work)
     if name == "start":
         run.make_start(problem, Path(start))
@@ -139,8 +163,14 @@ def wanted(arguments: argparse.Namespace) -> list[tuple[str, str]]:
 def main() -> int:
     arguments = parse()
     from benchmarks.oracle.table import write_pages
+    from fastgen.errors import UserError
 
     if not arguments.table:
+        try:
+            arguments.problem = there(arguments.problem)
+        except UserError as error:
+            print(f"fastgen: {error}", file=sys.stderr)
+            return 2
         runs = wanted(arguments)
         began = time.perf_counter()
         problems = [problem_of(name, arguments.budget) for name in dict.fromkeys(name for name, _ in runs)]

@@ -7,11 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastgen.conditions import Condition
 from fastgen.data import Digits
 from fastgen.denoisers import ImageMixture, RingMixture
 from fastgen.metrics import (
@@ -64,6 +66,7 @@ class Problem:
         guidance: Scale of the teacher's guidance.
         start_updates: Updates of the denoiser training that every student begins with; 0 if the teacher's own weights
             are the start.
+        points: Evaluations during a training, evenly spaced; the last is the result.
     """
 
     name: str
@@ -80,12 +83,27 @@ class Problem:
     lr: float
     guidance: float = 1.0
     start_updates: int = 3000
+    points: int = 4
 
     def student(self, weights: str | None, process: str = "EDM") -> Config:
         """The student's network; its weights know noise levels, so they fit every process."""
         return part(
             self.network["class_path"], **self.network["init_args"], process={"class_path": process}, weights=weights
         )
+
+    def check(self) -> None:
+        """Find out before anything runs whether all is there.
+
+        Raises:
+            UserError: If the teacher or the data are not part of this machine.
+        """
+
+    def prepare(self, folder: Path) -> None:
+        """Told where the records of single runs lie, in every process."""
+
+    def further_rows(self) -> dict[str, list[dict[str, Any]]]:
+        """Rows beside those of the teacher's solvers, by role: ``solver``, ``steps``, ``calls``, the judge's values."""
+        return {}
 
     @property
     def settings(self) -> Config:
@@ -112,9 +130,13 @@ class Judge(ABC):
         """What the numbers depend on."""
         return {"distance": self.distance, "count": self.count}
 
-    def condition(self, indices: range) -> dict[str, Tensor]:
-        """Conditions of evaluation samples."""
+    def condition(self, indices: range) -> dict[str, Any]:
+        """Conditions of evaluation samples, as a data module gives them."""
         return {"label": torch.tensor(list(indices)) % self.num_classes} if self.num_classes else {}
+
+    def pair_condition(self, count: int) -> Condition:
+        """Conditions of training pairs, as the network takes them."""
+        return self.condition(range(count))
 
     @abstractmethod
     def floor(self) -> float:
@@ -378,9 +400,16 @@ def digits_problem() -> Problem:
     )
 
 
+def text_problem() -> Problem:
+    from benchmarks.oracle.text import text_problem as make
+
+    return make()
+
+
 PROBLEMS: Mapping[str, Any] = {
     "ring": ring_problem,
     "guided": guided_problem,
     "images": images_problem,
     "digits": digits_problem,
+    "text": text_problem,
 }

@@ -57,6 +57,17 @@ def cosine(updates: int) -> Config:
     return part("torch.optim.lr_scheduler.CosineAnnealingLR", T_max=updates)
 
 
+def everywhere(problem: Problem) -> Config:
+    """Layers of adapters: the miniature has few of attention, the default there."""
+    return {"layers": "*"} if problem.name == "text" else {}
+
+
+def two_parts(problem: Problem) -> Config:
+    """Who of two students knows which condition."""
+    known = {"text": part("PromptRouter", prompts=["a dog", "a car"])}
+    return known.get(problem.name, part("LabelRouter", parts=2))
+
+
 def one_call(problem: Problem) -> Config:
     """One call at the level from which score distillation generates."""
     return part("RenoiseSampler", times=[problem.levels[0]])
@@ -336,7 +347,7 @@ def phased_dmd(problem: Problem, updates: int) -> Config:
 
 
 NO_GUIDANCE = (("guided", "learns from data alone, which know no guidance"),)
-UNJUDGED = tuple((name, "has no judge of its samples") for name in ("ring", "guided", "images"))
+UNJUDGED = tuple((name, "has no judge of its samples") for name in ("ring", "guided", "images", "text"))
 UNGUIDED = tuple((name, "is DMD2 where nothing is guided") for name in ("ring", "images", "digits"))
 
 RECIPES: dict[str, Recipe] = {
@@ -373,7 +384,7 @@ RECIPES: dict[str, Recipe] = {
     "DiffInstruct": Recipe("DiffInstruct", lambda p, n: scores(p, critic_objective=summed(p)), steps=(1,)),
     "SwiftBrush": Recipe(
         "SwiftBrush",
-        lambda p, n: scores(p, critic_lr=5.0, critic=part("LoRA", rank=32)),
+        lambda p, n: scores(p, critic_lr=5.0, critic=part("LoRA", rank=32, **everywhere(p))),
         steps=(1,),
         teacher_network=True,
     ),
@@ -448,7 +459,11 @@ RECIPES: dict[str, Recipe] = {
             augment=False,
         ),
         levels=own_levels,
-        without=(("ring", "judges images"), ("guided", "judges images")),
+        without=(
+            ("ring", "judges images"),
+            ("guided", "judges images"),
+            ("text", "has no backbone but that of digits"),
+        ),
     ),
     "WithoutDistillation": Recipe(
         "WithoutDistillation",
@@ -459,7 +474,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "MSD": Recipe(
         "MSD",
-        lambda p, n: scores(p, schedule={"critic_updates": 1}, router=part("LabelRouter", parts=2)),
+        lambda p, n: scores(p, schedule={"critic_updates": 1}, router=two_parts(p)),
         steps=(1,),
         without=(("ring", "has no labels to part"), ("images", "has no labels to part")),
     ),
@@ -501,6 +516,7 @@ RECIPES: dict[str, Recipe] = {
         lambda p, n: regression(
             p,
             n,
+            **({"head": "unet.conv_out"} if p.name == "text" else {}),
             policy=part("GMFlow", components=8),
             sampler=part("PolicySampler", substeps=64),
             mixing_updates=n // 3,

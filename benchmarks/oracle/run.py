@@ -20,6 +20,7 @@ from benchmarks.oracle.problems import MANY_STEPS, Config, Problem, part
 from benchmarks.oracle.recipes import Recipe, adam, cosine, model
 from fastgen.callbacks import EMA, PowerEMA
 from fastgen.callbacks.updates import AfterStudentUpdates
+from fastgen.conditions import Condition
 from fastgen.data.base import DistillationData
 from fastgen.data.sources import Batch, BatchSource
 from fastgen.denoisers.base import Denoiser
@@ -29,8 +30,6 @@ from fastgen.sampling.samplers import RenoiseSampler
 from fastgen.sampling.solvers import DPMSolverPP, Euler, Heun, Solver, UniPC
 from fastgen.storage.files import write_atomically
 
-POINTS = 4
-"""Evaluations during a training, evenly spaced; the last is the result."""
 PROBE = 16
 """Batches that show what an update costs; every kind of turn comes up in them."""
 EVALUATION_SEED = 10_000
@@ -86,11 +85,10 @@ class MadePairs(DistillationData):
             taken = {name: value[rows] for name, value in self.tensors.items()}
             return taken | {"condition": {k: v[rows] for k, v in self.condition.items()}, "encoded": True}
 
-    def __init__(self, method: Distiller, count: int, num_classes: int, batch_size: int) -> None:
+    def __init__(self, method: Distiller, count: int, condition: Condition, batch_size: int) -> None:
         super().__init__(batch_size)
         teacher = method.teacher
         assert teacher is not None
-        condition = {"label": torch.arange(count) % num_classes} if num_classes else {}
         noise = Draws(0, range(count), "pairs").normal("noise", teacher.sample_shape)
         rows = torch.arange(count).split(1000)
         with torch.no_grad():
@@ -129,7 +127,8 @@ class Curve(AfterStudentUpdates):
     def __init__(self, problem: Problem, recipe: Recipe, updates: int, evaluations: Evaluations) -> None:
         self.problem, self.recipe, self.evaluations = problem, recipe, evaluations
         # Progressive stages are so long too, and end before the next begins.
-        self.due = {max(1, updates // POINTS) * k for k in range(1, POINTS)} | {updates}
+        points = problem.points
+        self.due = {max(1, updates // points) * k for k in range(1, points)} | {updates}
         self.rows: list[dict[str, Any]] = []
         self.aside = 0.0
 
@@ -221,12 +220,15 @@ def train(problem: Problem, recipe: Recipe, start: str | None) -> dict[str, Any]
         counter = Evaluations().watch(maker)
         calls = maker.solver.evaluations(maker.solver.steps) * (1 if maker.solver.guidance == 1.0 else 2)
         count = int(recipe.pairs * problem.budget / calls)
-        data: DistillationData = MadePairs(maker, count, problem.judge.num_classes, problem.batch_size)
+        data: DistillationData = MadePairs(maker, count, problem.judge.pair_condition(count), problem.batch_size)
         spent = counter.count
     else:
         data = data_of(problem)
-    memory, probe, cost = resident_bytes(), build(1000), Count()
-    updates = fit(probe, data, -1, *averages(), cost, Stop(min(PROBE, recipe.most_updates or PROBE))).global_step
+    memory, stop = resident_bytes(), min(PROBE, recipe.most_updates or PROBE)
+    for length in (1000, PROBE):  # in a long training the student may rest for longer than the probe
+        cost = Count()
+        if updates := fit(build(length), data, -1, *averages(), cost, Stop(stop)).global_step:
+            break
     memory = max(0, peak_bytes() - memory)
     each = cost.evaluations.count / updates
     updates = min(recipe.most_updates or math.inf, (problem.budget - spent) / each)
@@ -310,11 +312,12 @@ def teachers_fingerprint(problem: Problem) -> str:
 
 def measure_solver(problem: Problem, denoiser: Denoiser, solver: Solver) -> dict[str, Any]:
     """A row of a solver: the same seeds and conditions as of the students."""
-    samples = []
+    samples, codec = [], denoiser.make_codec()
     with torch.no_grad():
         for rows in batches(problem.judge.count):
             noise = Draws(0, [EVALUATION_SEED + i for i in rows], "sample").normal("noise", denoiser.sample_shape)
-            samples.append(solver.solve(denoiser, noise, problem.judge.condition(rows)).float())
+            condition = codec.encode_condition(problem.judge.condition(rows))
+            samples.append(codec.decode(solver.solve(denoiser, noise, condition)).float())
     values = problem.judge.values(torch.cat(samples))
     calls = solver.evaluations(solver.steps)
     return {"solver": type(solver).__name__, "steps": solver.steps, "calls": calls} | values
@@ -344,4 +347,5 @@ def teachers(problem: Problem, start: str | None) -> dict[str, Any]:
         "count": problem.judge.count,
         "floor": problem.judge.floor(),
         **rows,
+        **problem.further_rows(),
     }
