@@ -14,6 +14,8 @@ from fastgen.denoisers.diffusers.sdxl import StableDiffusionXL
 from fastgen.denoisers.diffusers.wan import Wan
 from fastgen.denoisers.exact.gaussians import GaussianDenoiser, MixtureDenoiser
 from fastgen.denoisers.exact.mixtures import EmpiricalDenoiser, ImageMixture, LowRankMixtureDenoiser, RingMixture
+from fastgen.denoisers.images.flux2 import Flux2Klein
+from fastgen.denoisers.images.z_image import ZImage
 from fastgen.denoisers.networks.dit import DiT
 from fastgen.denoisers.networks.mlp import MLP
 from fastgen.denoisers.networks.unet import UNet
@@ -44,6 +46,7 @@ __all__ = [
     "Experts",
     "FakeQuant",
     "Flux",
+    "Flux2Klein",
     "FullCache",
     "GaussianDenoiser",
     "ImageMixture",
@@ -61,4 +64,5 @@ __all__ = [
     "UNet",
     "Wan",
     "WindowCache",
+    "ZImage",
 ]

@@ -191,10 +191,10 @@ class Denoiser(nn.Module, ABC):
             )
         return condition
 
-    def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
-        """The guided prediction of solvers: ``uncond + scale (cond - uncond)`` unless the family samples otherwise.
+    def guide(self, conditional: Prediction, unconditional: Prediction, scale: float | Tensor) -> Prediction:
+        """The guided prediction: ``uncond + scale (cond - uncond)`` unless the family samples otherwise.
 
-        Losses with a guidance scale of their own take that mixture for every family.
+        Teachers are guided so in solvers and in losses; ``scale`` is a number, or one for each sample (B,).
         """
         return conditional.guided(unconditional, scale)
 

@@ -87,6 +87,17 @@ def test_the_time_is_embedded_in_fp32(network: PipelineDenoiser, half):
     torch.testing.assert_close(embedding.float(), expected, rtol=2e-2, atol=2e-2 * float(expected.abs().max()))
 
 
+def test_sixty_four_near_times_have_as_many_answers(network: PipelineDenoiser, half):
+    """In [0.5, 0.5156), where the code of FLUX.1 knows five numbers of bf16."""
+    low, autocast = half
+    x, _, condition = inputs(low)
+    t = (0.5 + torch.arange(64).double() / 4096) * float(low.process.t_max)
+    rows = {name: value[:1].expand(64, *value.shape[1:]) for name, value in condition.items()}
+    with torch.no_grad(), autocast:
+        answers = low(x[:1].expand(64, *low.sample_shape), t, rows).value
+    assert len(answers.flatten(1).unique(dim=0)) == 64
+
+
 def test_a_guidance_scale_is_embedded_in_fp32(network: PipelineDenoiser, half):
     low, autocast = half
     if not network.takes_guidance:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import yaml
 from command_line import ROOT, fastgen, few_of, last, load, write
 from denoisers.families import FAMILIES
+from denoisers.more_families import RECIPES
 from denoisers.tiny_sd import write_tiny_pipeline
 from PIL import Image
 from safetensors.torch import save_file
@@ -89,6 +91,12 @@ CONFIGS = {
     "rcm_emoji_sd3": SD3,
     "pi_flow_emoji_sd3": SD3,
 }
+MORE = {
+    name: {"write": RECIPES[teacher].write, "teacher": teacher, "options": RECIPES[teacher].options}
+    for name, teacher in {"dmd2_zimage": "ZImage", "dmd2_flux2": "Flux2Klein"}.items()
+}
+"""Families that are seen by the tests of every family; their configs run in the slow suite."""
+CONFIGS |= MORE
 
 ADDED = {"meanflow_flux": "second_time", "meanflow_emoji_sd3": "second_time"}
 """Inputs that students get."""
@@ -153,7 +161,17 @@ def sampled(checkpoint: Path, out: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("path", few_of(ROOT / "configs" / f"{name}.yaml" for name in CONFIGS))
+def paths(names: Iterable[str]) -> list[Path]:
+    return [ROOT / "configs" / f"{name}.yaml" for name in names]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *few_of(paths(name for name in CONFIGS if name not in MORE)),
+        *(pytest.param(path, id=path.stem, marks=[pytest.mark.slow]) for path in paths(MORE)),
+    ],
+)
 def test_config_trains_two_steps_and_samples(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     name, config = path.stem, yaml.safe_load(path.read_text())
     named = config["model"]["init_args"]["teacher"]["class_path"]

@@ -22,7 +22,7 @@ from fastgen.denoisers.diffusers.sd import StableDiffusion
 from fastgen.denoisers.diffusers.sd3 import StableDiffusion3
 from fastgen.denoisers.diffusers.sdxl import StableDiffusionXL
 from fastgen.denoisers.diffusers.wan import Wan
-from fastgen.denoisers.wrappers.guided import Guided, guided, guided_as_sampled
+from fastgen.denoisers.wrappers.guided import Guided, guided
 from fastgen.errors import UserError
 from fastgen.extras.gan import GAN
 from fastgen.methods import DMD2
@@ -217,22 +217,25 @@ def test_qwen_guidance_keeps_the_norm_of_every_token(tmp_path: Path):
     torch.testing.assert_close(cosine, torch.ones_like(cosine))
 
 
-def test_losses_guide_qwen_plainly(tmp_path: Path):
-    """The rule of the pipeline is for its trajectory; scores in losses are those of p(x) p(c | x)^scale."""
-    denoiser = loaded(QwenImage(str(write_tiny_qwenimage(tmp_path)), resolution=16))
+@pytest.mark.parametrize("keep_norm", [True, False])
+def test_losses_and_solvers_guide_qwen_by_one_rule(keep_norm: bool, tmp_path: Path):
+    """The pipeline's by default, a plain mixture where a recipe wants that."""
+    denoiser = loaded(QwenImage(str(write_tiny_qwenimage(tmp_path)), resolution=16, keep_norm=keep_norm))
     condition = denoiser.make_codec().encode_condition({"prompt": ["a cat", "a dog"]})
     x, t = normal(2, 4, 8, 8), torch.tensor([0.3, 0.8], dtype=torch.float64)
     with torch.no_grad():
         cond, uncond = denoiser(x, t, condition).value, denoiser(x, t, denoiser.null_condition(condition)).value
-        in_losses = [
+        values = [
             guided(denoiser, x, t, condition, 20.0).value,
             Guided(denoiser, torch.full((2,), 20.0))(x, t, condition).value,
         ]
-        sampled = guided_as_sampled(denoiser, x, t, condition, 20.0).value
-    for value in in_losses:
-        torch.testing.assert_close(value, uncond + 20.0 * (cond - uncond), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(pack(sampled).norm(dim=-1), pack(cond).norm(dim=-1), rtol=1e-4, atol=1e-4)
-    assert (sampled - in_losses[0]).abs().max() > 1e-2
+    plain = uncond + 20.0 * (cond - uncond)
+    for value in values:
+        if keep_norm:
+            torch.testing.assert_close(pack(value).norm(dim=-1), pack(cond).norm(dim=-1), rtol=1e-4, atol=1e-4)
+            assert (value - plain).abs().max() > 1e-2
+        else:
+            torch.testing.assert_close(value, plain, rtol=1e-4, atol=1e-4)
 
 
 def test_qwen_long_prompts_are_cut(tmp_path: Path):

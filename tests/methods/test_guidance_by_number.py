@@ -18,7 +18,7 @@ from toys import CLASSES, arguments
 
 from fastgen.conditions import Condition, Guidance
 from fastgen.denoisers.networks.labels import LabelledDenoiser
-from fastgen.denoisers.wrappers.guided import Guided, guided, guided_as_sampled
+from fastgen.denoisers.wrappers.guided import Guided, guided
 from fastgen.denoisers.wrappers.on_grid import OnGrid
 from fastgen.extras import DistributionMatching
 from fastgen.methods import SCM, DecoupledDMD, Distiller, FlowMapDistiller, ScoreDistiller, TrajectoryDistiller
@@ -88,14 +88,15 @@ def test_the_ways_to_ask_a_guided_network():
         return Told(effect)(x, t, condition).x0
 
     close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-6)
-    close(guided(Told(1.0), x, t, condition, W).x0, at(W))
+    close(guided(Told(1.0), x, t, condition, W).x0, at(W + OWN_RULE))
     close(guided(Told(1.0), x, t, condition, W).conditional.x0, at(1.0))
     close(guided(Told(1.0), x, t, condition, W).uncond.x0, at(0.0))
     close(guided(Told(1.0), x, t, condition, 0.0).x0, at(0.0))
     close(guided(Told(1.0), x, t, condition, 1.0).x0, at(1.0))
-    close(guided_as_sampled(Told(1.0), x, t, condition, W).x0, at(W + OWN_RULE))
+    plain = guided(Told(1.0), x, t, condition, W, lambda cond, uncond, scale: cond.guided(uncond, scale))
+    close(plain.x0, at(W))
     close(OnGrid(Told(1.0), torch.ones(2), W)(x, t, condition).x0, at(W + OWN_RULE))
-    expected = torch.stack([Told(float(w))(x, t, condition).x0[i] for i, w in enumerate(each)])
+    expected = torch.stack([Told(float(w) + OWN_RULE)(x, t, condition).x0[i] for i, w in enumerate(each)])
     close(Guided(Told(1.0), each)(x, t, condition).x0, expected)
 
 

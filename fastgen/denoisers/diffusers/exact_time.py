@@ -30,12 +30,26 @@ class ExactEmbedding(TimestepEmbedding):
             return super().forward(sample, condition).to(sample.dtype)
 
 
-def make_exact(embedder: TimestepEmbedding) -> None:
-    """Let ``embedder`` compute in fp32, in place: it and its linear layers keep their names, weights and hooks."""
+class ExactSequential(nn.Sequential):
+    """The same for embedders that are plain sequences of layers (Z-Image)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with outside_autocast(input):
+            answer: Tensor = super().forward(input)
+            return answer.to(input.dtype)
+
+
+def make_exact(embedder: nn.Module) -> None:
+    """Let ``embedder`` compute in fp32, in place: it and its linear layers keep their names, weights and hooks.
+
+    A module that has no layers of its own, but makes features of the number, is left as it is.
+    """
     for module in embedder.modules():
         if type(module) is nn.Linear:
             module.__class__ = ExactLinear
-    embedder.__class__ = ExactEmbedding
+    for plain, exact in ((TimestepEmbedding, ExactEmbedding), (nn.Sequential, ExactSequential)):
+        if type(embedder) is plain:
+            embedder.__class__ = exact
 
 
 @contextmanager

@@ -142,22 +142,29 @@ class PipelineDenoiser(Denoiser):
             key: value.to(dtype) if value.is_floating_point() and key not in NUMBERS else value
             for key, value in condition.items()
         }
-        sinusoids = self.get_submodule(self.sinusoids_path)
         features = {
-            self.get_submodule(path): sinusoids(number)
+            self.get_submodule(path): self.sinusoids(number)
             for path, number in zip(self.number_paths, self.numbers(t.float(), condition), strict=True)
         }
         with self.added_inputs(t, condition, s), told(features, dtype):
             return self.answer(x_t.to(dtype), t.float(), ready)
 
     def time_features(self, t: Tensor) -> Tensor:
-        features: Tensor = self.get_submodule(self.sinusoids_path)(self.time_scale * t.float())
-        return features
+        return self.sinusoids(self.time_number(t.float()))
 
     @property
-    @abstractmethod
     def sinusoids_path(self) -> str:
         """Path of the module, without parameters, that makes features of a number."""
+        raise NotImplementedError
+
+    def sinusoids(self, number: Tensor) -> Tensor:
+        """What embedders see of a number (B,) in fp32; overridden where no module makes it."""
+        features: Tensor = self.get_submodule(self.sinusoids_path)(number)
+        return features
+
+    def time_number(self, t: Tensor) -> Tensor:
+        """The number, (B,), that the network makes features of for times ``t`` (B,)."""
+        return self.time_scale * t
 
     @property
     def number_paths(self) -> tuple[str, ...]:
@@ -166,7 +173,7 @@ class PipelineDenoiser(Denoiser):
 
     def numbers(self, t: Tensor, condition: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """What :attr:`number_paths` embed, each (B,) in fp32: the network may round what it is called with."""
-        return (self.time_scale * t,)
+        return (self.time_number(t),)
 
     def null_condition(self, condition: Condition) -> Condition:
         """The condition of no prompt for every sample, with the names and shapes of ``condition``."""
@@ -174,7 +181,9 @@ class PipelineDenoiser(Denoiser):
         return {**condition, **nulls}
 
     def example_condition(self, count: int, device: torch.device | str = "cpu") -> Condition:
-        """Zeros of the right shapes."""
-        shapes = self.condition_shapes()
-        names = (*shapes, *(NULL + name for name in shapes))
-        return {name: torch.zeros(count, *shapes[name.removeprefix(NULL)], device=device) for name in names}
+        """Zeros of the right shapes; masks are true."""
+        found = {}
+        for name, shape in self.condition_shapes().items():
+            value = torch.zeros(count, *shape, device=device)
+            found[name] = found[NULL + name] = ~value.bool() if name.endswith("mask") else value
+        return {name: found[name] for name in sorted(found, key=lambda name: name.startswith(NULL))}

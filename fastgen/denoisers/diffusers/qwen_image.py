@@ -8,17 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastgen import checks
-from fastgen.conditions import Condition
 from fastgen.denoisers.diffusers.codec import TextDtype
-from fastgen.denoisers.diffusers.flow_transformers import FlowTransformer, LongPromptCodec
+from fastgen.denoisers.diffusers.flow_transformers import FlowTransformer, RaggedPromptCodec, padded
 from fastgen.denoisers.diffusers.packing import pack, unpack
 from fastgen.denoisers.diffusers.pipeline_folder import PipelineFolder
-from fastgen.denoisers.diffusers.pipelines import NULL, latent_sides
+from fastgen.denoisers.diffusers.pipelines import latent_sides
 from fastgen.processes import Prediction
 from fastgen.sizes import height_and_width
 
@@ -48,7 +45,10 @@ class QwenImage(FlowTransformer):
         max_tokens: Longer prompts are cut.
         text_dtype: What the text encoders compute in; ``bfloat16`` halves their memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
-        negative_prompt: What guidance leads away from, in place of the family's empty prompt.
+        negative_prompt: What guidance leads away from, in place of the family's empty prompt; the pipeline's own
+            examples give ``" "``.
+        keep_norm: Whether guidance leaves each token of the velocity the norm that it has with the prompt, as the
+            pipeline samples; without it ``uncond + scale (cond - uncond)``.
 
     Raises:
         UserError: If a configuration cannot be read or the scheduler is not one for flows.
@@ -69,6 +69,7 @@ class QwenImage(FlowTransformer):
         text_dtype: TextDtype = "float32",
         gradient_checkpointing: bool = False,
         negative_prompt: str | None = None,
+        keep_norm: bool = True,
     ) -> None:
         checks.whole(self, max_tokens=max_tokens)
         from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
@@ -82,6 +83,7 @@ class QwenImage(FlowTransformer):
         tokens = (rows // 2) * (columns // 2)
         super().__init__(pipeline, transformer, shape, tokens, max_tokens, text_dtype, gradient_checkpointing)
         self.negative_prompt = negative_prompt
+        self.keep_norm = keep_norm
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """The velocity ``noise - x0`` as a latent map."""
@@ -95,9 +97,11 @@ class QwenImage(FlowTransformer):
         ).sample
         return unpack(tokens, height, width)
 
-    def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
-        """Guidance that leaves each token the norm it has with the prompt, as the pipeline samples; not in losses."""
+    def guide(self, conditional: Prediction, unconditional: Prediction, scale: float | Tensor) -> Prediction:
+        """Guidance that leaves each token the norm it has with the prompt, as the pipeline samples."""
         plain = conditional.guided(unconditional, scale)
+        if not self.keep_norm:
+            return plain
         with_prompt, tokens = pack(conditional.value), pack(plain.value)
         tokens = tokens * (with_prompt.norm(dim=-1, keepdim=True) / tokens.norm(dim=-1, keepdim=True))
         value = unpack(tokens, *plain.value.shape[-2:])
@@ -105,10 +109,6 @@ class QwenImage(FlowTransformer):
 
     def condition_shapes(self) -> dict[str, tuple[int, ...]]:
         return {"prompt_embeds": (1, self.network.config.joint_attention_dim), "prompt_mask": (1,)}
-
-    def example_condition(self, count: int, device: torch.device | str = "cpu") -> Condition:
-        condition = super().example_condition(count, device)
-        return {name: value.bool().fill_(True) if "mask" in name else value for name, value in condition.items()}
 
     def call_options(self, pipe: Any) -> dict[str, Any]:
         """The pipeline's ``guidance_scale`` is for networks with that input; guidance is ``true_cfg_scale``."""
@@ -126,7 +126,7 @@ class QwenImage(FlowTransformer):
         return f"transformer.transformer_blocks.{len(self.network.transformer_blocks) // 2}.img_norm2"
 
 
-class QwenImageCodec(LongPromptCodec):
+class QwenImageCodec(RaggedPromptCodec):
     """VAE and Qwen2.5-VL of a Qwen-Image pipeline. The VAE is one for videos; images are videos of one frame."""
 
     def vae_class(self) -> Any:
@@ -152,19 +152,6 @@ class QwenImageCodec(LongPromptCodec):
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, output_hidden_states=True
         ).hidden_states[-1]
         texts = [
-            states[mask.bool()][TEMPLATE_TOKENS:].float()
-            for states, mask in zip(hidden, tokens.attention_mask, strict=True)
+            states[mask.bool()][TEMPLATE_TOKENS:] for states, mask in zip(hidden, tokens.attention_mask, strict=True)
         ]
-        lengths = torch.tensor([len(text) for text in texts], device=hidden.device)
-        embeds = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True)
-        mask = torch.arange(embeds.shape[1], device=hidden.device) < lengths[:, None]
-        return {"prompt_embeds": embeds, "prompt_mask": mask}
-
-    def matched(self, embeds: dict[str, Tensor], nulls: dict[str, Tensor]) -> Condition:
-        """Both padded to the longer of the two."""
-        length = max(embeds["prompt_mask"].shape[1], nulls["prompt_mask"].shape[1])
-        entries = {**embeds, **{NULL + name: value for name, value in nulls.items()}}
-        return {
-            name: F.pad(value, (*(0, 0) * (value.ndim - 2), 0, length - value.shape[1]))
-            for name, value in entries.items()
-        }
+        return padded(texts)

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Codec, Denoiser
@@ -56,7 +57,7 @@ class Wrapper(Denoiser):
     def add_guidance_input(self) -> None:
         self.wrapped.add_guidance_input()
 
-    def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
+    def guide(self, conditional: Prediction, unconditional: Prediction, scale: float | Tensor) -> Prediction:
         return self.wrapped.guide(conditional, unconditional, scale)
 
     def null_condition(self, condition: Condition) -> Condition:

@@ -50,13 +50,22 @@ Mix = Callable[[Prediction, Prediction, float], Prediction]
 
 
 def guided(
-    denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, scale: float, mix: Mix = Prediction.guided
+    denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, scale: float, mix: Mix | None = None
 ) -> GuidedPrediction:
-    """The guided prediction, as losses ask it: ``uncond + scale (cond - uncond)``, whatever the family samples with.
+    """The guided prediction by the family's own rule, :meth:`Denoiser.guide`: losses and solvers have one teacher.
 
-    Distillation losses are derived for this mixture, a multiple of the score of p(x) p(c | x)^scale (Ho & Salimans
-    2022, arXiv 2207.12598). One plain call if ``scale`` is 1 or 0. A network that its pipeline guides by an input is
-    told the scale instead, in one call.
+    The plain rule is ``uncond + scale (cond - uncond)``, a multiple of the score of p(x) p(c | x)^scale (Ho & Salimans
+    2022, arXiv 2207.12598). A family whose pipeline samples otherwise is another teacher with it, and has an option
+    for it. One plain call if ``scale`` is 1 or 0. A network that its pipeline guides by an input is told the scale
+    instead, in one call.
+
+    Args:
+        denoiser: Who is asked.
+        x_t: Noisy samples (B, ...).
+        t: Their times (B,).
+        condition: What they are conditioned on.
+        scale: 1 guides nothing.
+        mix: Another rule than the family's.
 
     Raises:
         UserError: If there is nothing to guide to.
@@ -77,14 +86,7 @@ def guided(
             "set the scale to 1."
         )
     cond, uncond = conditional_pair(denoiser, x_t, t, condition)
-    return GuidedPrediction(mix(cond, uncond, scale), cond, uncond)
-
-
-def guided_as_sampled(
-    denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition, scale: float
-) -> GuidedPrediction:
-    """The guided prediction by the family's own rule, :meth:`Denoiser.guide`: what solvers follow."""
-    return guided(denoiser, x_t, t, condition, scale, denoiser.guide)
+    return GuidedPrediction((mix or denoiser.guide)(cond, uncond, scale), cond, uncond)
 
 
 class Guided(Wrapper):
@@ -110,4 +112,4 @@ class Guided(Wrapper):
         if self.inner.takes_guidance:
             return self.inner(x_t, t, {**condition, "guidance": self.scale}).value
         cond, uncond = conditional_pair(self.inner, x_t, t, condition)
-        return cond.guided(uncond, self.scale).value
+        return self.inner.guide(cond, uncond, self.scale).value

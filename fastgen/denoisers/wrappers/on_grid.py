@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.wrappers.base import Wrapper
-from fastgen.denoisers.wrappers.guided import guided_as_sampled
+from fastgen.denoisers.wrappers.guided import guided
 from fastgen.processes import Prediction
 
 
@@ -46,7 +46,7 @@ class OnGrid(Wrapper):
     def forward(
         self, x_t: Tensor, t: Tensor, condition: Condition | None = None, s: Tensor | None = None
     ) -> Prediction:
-        return guided_as_sampled(self.network, x_t, t, condition or {}, self.guidance)
+        return guided(self.network, x_t, t, condition or {}, self.guidance)
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
         return self.forward(x_t, t, condition).value

@@ -67,7 +67,7 @@ class OnProcess(Wrapper):
         v = Prediction(own, x_own, t_own, alpha * prediction.noise - sigma * prediction.x0, "v")
         return Prediction(own, x_own, t_own, v.as_kind(self.inner.prediction), self.inner.prediction)
 
-    def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
+    def guide(self, conditional: Prediction, unconditional: Prediction, scale: float | Tensor) -> Prediction:
         """By the network's own rule, which may depend on what it predicts."""
         mixed = self.inner.guide(self.inside(conditional), self.inside(unconditional), scale)
         value = self.outside(mixed, conditional.t)

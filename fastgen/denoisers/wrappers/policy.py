@@ -134,7 +134,7 @@ class PolicyDenoiser(Wrapper):
     def wrapped(self) -> Denoiser:
         return self.network
 
-    def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
+    def guide(self, conditional: Prediction, unconditional: Prediction, scale: float | Tensor) -> Prediction:
         """Plainly: the network's own rule is for its own answers."""
         return conditional.guided(unconditional, scale)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.wrappers.guided import guided_as_sampled
+from fastgen.denoisers.wrappers.guided import guided
 from fastgen.denoisers.wrappers.on_process import on_process
 from fastgen.denoisers.wrappers.policies import GMFlow, Policy, PolicyFamily, shifted, unshifted
 from fastgen.denoisers.wrappers.policy import FLOW, PolicyDenoiser, flow_time
@@ -93,7 +93,7 @@ class PiFlow(TrajectoryDistiller):
     def velocity_of_teacher(self, x: Tensor, time: Tensor, condition: Condition) -> Tensor:
         """The guided teacher's velocity in rectified flow."""
         teacher = on_process(self.teacher, FLOW)
-        return guided_as_sampled(teacher, x, time, condition, self.solver.guidance).velocity
+        return guided(teacher, x, time, condition, self.solver.guidance).velocity
 
     def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
         """Imitate the teacher at states that the policy reaches itself."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastgen import checks
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.wrappers.guided import guided_as_sampled
+from fastgen.denoisers.wrappers.guided import guided
 from fastgen.denoisers.wrappers.on_process import on_process
 from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.distiller.stages import Staged, overwrite, snapshot_of
@@ -103,7 +103,7 @@ class Progressive(Staged, TrajectoryDistiller):
         for start, end in ((t, r), (r, s)):
             if int(self.stage) == 0:
                 teacher = on_process(self.teacher, process)
-                prediction = guided_as_sampled(teacher, x_t, start, part.condition, self.solver.guidance)
+                prediction = guided(teacher, x_t, start, part.condition, self.solver.guidance)
             else:
                 prediction = self.snapshot(x_t, start, part.condition)
             x_t = process.jump(prediction, end)

@@ -14,7 +14,7 @@ from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.configuration.components import Component
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.wrappers.guided import guided_as_sampled
+from fastgen.denoisers.wrappers.guided import guided
 from fastgen.processes import Prediction, Process
 from fastgen.randomness import Draws
 
@@ -85,4 +85,4 @@ class Solver(Component, ABC):
 
     def predict(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         """One guided call, by the family's own rule."""
-        return guided_as_sampled(denoiser, x_t, t, condition, self.guidance)
+        return guided(denoiser, x_t, t, condition, self.guidance)
