@@ -14,7 +14,11 @@ from fastgen.denoisers.diffusers.sdxl import StableDiffusionXL
 from fastgen.denoisers.diffusers.wan import Wan
 from fastgen.denoisers.exact.gaussians import GaussianDenoiser, MixtureDenoiser
 from fastgen.denoisers.exact.mixtures import EmpiricalDenoiser, ImageMixture, LowRankMixtureDenoiser, RingMixture
+from fastgen.denoisers.images.chroma import Chroma
 from fastgen.denoisers.images.flux2 import Flux2Klein
+from fastgen.denoisers.images.lumina2 import Lumina2
+from fastgen.denoisers.images.pixart import PixArtSigma
+from fastgen.denoisers.images.sana import Sana
 from fastgen.denoisers.images.z_image import ZImage
 from fastgen.denoisers.networks.dit import DiT
 from fastgen.denoisers.networks.mlp import MLP
@@ -33,6 +37,7 @@ __all__ = [
     "CausalCopy",
     "CausalDenoiser",
     "CausalWan",
+    "Chroma",
     "ClipDiT",
     "ClipTransformer",
     "Codec",
@@ -54,10 +59,13 @@ __all__ = [
     "LoRA",
     "LoRaD",
     "LowRankMixtureDenoiser",
+    "Lumina2",
     "MixtureDenoiser",
     "NoisyCache",
+    "PixArtSigma",
     "QwenImage",
     "RingMixture",
+    "Sana",
     "StableDiffusion",
     "StableDiffusion3",
     "StableDiffusionXL",

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from denoisers.tiny_masked import write_tiny_chroma, write_tiny_lumina2, write_tiny_pixart, write_tiny_sana
 from denoisers.tiny_qwen3 import write_tiny_flux2, write_tiny_zimage
 from torch import Tensor
 
-from fastgen.denoisers import Flux2Klein, ZImage
+from fastgen.denoisers import Chroma, Flux2Klein, Lumina2, PixArtSigma, Sana, ZImage
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.diffusers.packing import pack
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Recipe:
         guidance: From our scale to what the pipeline is called with.
         call: More that it is called with.
         given: Our noise as the pipeline takes it.
-        scale_of_noise: Of ``latents`` that a pipeline is given, for those that scale it themselves.
+        answers: How many answers 64 near times have at least in bf16.
         derivative: Why the network has no exact derivative in forward mode; empty if it has.
     """
 
@@ -36,6 +38,7 @@ class Recipe:
     guidance: Callable[[float], dict[str, Any]] = lambda scale: {"guidance_scale": scale}
     call: dict[str, Any] = field(default_factory=dict)
     given: Callable[[Tensor], Tensor] = lambda noise: noise
+    answers: int = 64
     derivative: str = ""
 
     def build(self, folder: Path, **options: Any) -> Denoiser:
@@ -60,6 +63,10 @@ RECIPES = {
             guidance=lambda scale: {"guidance_scale": scale - 1.0},
         ),
         Recipe(write_tiny_flux2, Flux2Klein, {"resolution": 16, "max_tokens": 64}),
+        Recipe(write_tiny_chroma, Chroma, {"resolution": 16, "max_tokens": 24}, given=pack),
+        Recipe(write_tiny_sana, Sana, {"resolution": 32, "max_tokens": 24}),
+        Recipe(write_tiny_lumina2, Lumina2, {"resolution": 16, "max_tokens": 200}, answers=8),
+        Recipe(write_tiny_pixart, PixArtSigma, {"resolution": 16, "max_tokens": 24}),
     )
 }
 

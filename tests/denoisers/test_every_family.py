@@ -101,8 +101,8 @@ def test_near_times_are_apart_in_bf16(case: Case):
         answers = low(x, t, condition).value
     handle.remove()
     assert heard[0].dtype == torch.float32
-    assert len(heard[0].flatten(1).unique(dim=0)) == 64
-    assert len(answers.flatten(1).unique(dim=0)) == 64
+    assert len(heard[0].reshape(64, -1).unique(dim=0)) == 64
+    assert len(answers.flatten(1).unique(dim=0)) >= case.recipe.answers
 
 
 def test_the_exact_derivative_is_the_central_difference(case: Case):

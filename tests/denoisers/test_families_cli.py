@@ -91,9 +91,17 @@ CONFIGS = {
     "rcm_emoji_sd3": SD3,
     "pi_flow_emoji_sd3": SD3,
 }
+TEACHERS = {
+    "dmd2_zimage": "ZImage",
+    "dmd2_flux2": "Flux2Klein",
+    "dmd2_chroma": "Chroma",
+    "dmd2_sana": "Sana",
+    "dmd2_lumina2": "Lumina2",
+    "dmd2_pixart": "PixArtSigma",
+}
 MORE = {
     name: {"write": RECIPES[teacher].write, "teacher": teacher, "options": RECIPES[teacher].options}
-    for name, teacher in {"dmd2_zimage": "ZImage", "dmd2_flux2": "Flux2Klein"}.items()
+    for name, teacher in TEACHERS.items()
 }
 """Families that are seen by the tests of every family; their configs run in the slow suite."""
 CONFIGS |= MORE
@@ -196,9 +204,11 @@ def test_config_trains_two_steps_and_samples(path: Path, tmp_path: Path, capsys:
         assert fastgen("export", f"--ckpt={checkpoint}", "--role=student/1", f"--out={tmp_path / 'second'}") == 0
     samples = method.sample([0, 1], {"prompt": ["a cat", "a dog"]})
     assert samples.isfinite().all()
-    assert samples.shape == ((2, 3, 5, 16, 16) if named == "Wan" else (2, 3, 16, 16))
+    side = CONFIGS[name]["options"].get("resolution", 16)
+    assert samples.shape == ((2, 3, 5, 16, 16) if named == "Wan" else (2, 3, side, side))
+    shown = side * -(-48 // side)  # enlarged by a whole factor
     with Image.open(sampled(checkpoint, tmp_path / "grid.png")) as picture:
-        assert picture.size == ((5 * 16, 16 + 2 + 16) if named == "Wan" else (2 * 48 + 2, 48))
+        assert picture.size == ((5 * 16, 16 + 2 + 16) if named == "Wan" else (2 * shown + 2, shown))
 
 
 @pytest.mark.parametrize("name", ["dmd2_sdxl", "dmd2_flux"])

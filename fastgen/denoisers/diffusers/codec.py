@@ -68,7 +68,11 @@ class PipelineCodec(Codec):
 
     def embed_nothing(self) -> dict[str, Tensor]:
         """Embeddings of no prompt, each (1, ...)."""
-        return self.embed([""])
+        return self.embed_negative("")
+
+    def embed_negative(self, prompt: str) -> dict[str, Tensor]:
+        """Embeddings, each (1, ...), of what guidance leads away from; some families word it otherwise."""
+        return self.embed([prompt])
 
     def train(self, mode: bool = True) -> PipelineCodec:
         """A codec stays in eval mode, whatever the method around it does."""
@@ -140,7 +144,7 @@ class PipelineCodec(Codec):
             embeds = self.embed(condition["prompt"])
             if not self.null:
                 negative = self.negative_prompt
-                self.null = self.embed_nothing() if negative is None else self.embed([negative])
+                self.null = self.embed_nothing() if negative is None else self.embed_negative(negative)
             count = len(condition["prompt"])
             nulls = {
                 name: value.to(self.place.device).expand(count, *value.shape[1:]) for name, value in self.null.items()

@@ -66,9 +66,10 @@ class ImageTransformer(FlowTransformer):
         factor = self.pixels_per_latent(pipeline)
         size = height_and_width(self, resolution, height, width, trained=self.trained_side(network.config, factor))
         rows, columns = latent_sides(pretrained, size, factor, self.patch)
-        tokens = (rows // self.patch) * (columns // self.patch)
         shape = (self.channels(network.config), rows, columns)
-        super().__init__(pipeline, network, shape, tokens, max_tokens, text_dtype, gradient_checkpointing)
+        super().__init__(
+            pipeline, network, shape, self.tokens_of(shape), max_tokens, text_dtype, gradient_checkpointing
+        )
         self.negative_prompt = negative_prompt
 
     def pixels_per_latent(self, pipeline: PipelineFolder) -> int:
@@ -82,6 +83,10 @@ class ImageTransformer(FlowTransformer):
     def channels(self, config: Any) -> int:
         """Channels of a latent, by the network's configuration."""
         return int(config.in_channels)
+
+    def tokens_of(self, shape: tuple[int, int, int]) -> int:
+        """Number of tokens of a sample, by which the pipeline chooses a dynamic shift."""
+        return (shape[1] // self.patch) * (shape[2] // self.patch)
 
     def make_codec(self) -> LongPromptCodec:
         """VAE and text encoders of the same pipeline."""

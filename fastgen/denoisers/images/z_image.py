@@ -80,18 +80,8 @@ class ZImage(ImageTransformer):
         norm_limit: float = 0.0,
     ) -> None:
         checks.not_negative(self, norm_limit=norm_limit)
-        super().__init__(
-            pretrained,
-            revision,
-            variant,
-            resolution,
-            height,
-            width,
-            max_tokens,
-            text_dtype,
-            gradient_checkpointing,
-            negative_prompt,
-        )
+        rest = (max_tokens, text_dtype, gradient_checkpointing, negative_prompt)
+        super().__init__(pretrained, revision, variant, resolution, height, width, *rest)
         self.norm_limit = norm_limit
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
