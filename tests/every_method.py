@@ -30,6 +30,7 @@ from fastgen.sampling.samplers import (
     TrajectorySampler,
 )
 from fastgen.times import FlowTime, SortedTimes, UniformTime
+from fastgen.times import GridTimes, SegmentTimes, UniformTime
 
 
 class ToTheRight(RewardModel):
@@ -59,6 +60,10 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "SFD": {"sampler": JumpSampler(steps=2), "substeps": 2},
     "SFDDM": {"sampler": JumpSampler(steps=2), "substeps": 2},
     "SlimFlow": {"reflow_updates": 1, "anneal_updates": 2},
+    "PCM": {"times": SegmentTimes(8, 4)},
+    "SCFlow": {"start": 0},
+    "SCott": {"times": GridTimes(9, 3)},
+    "TBCM": {"points": 3},
     "SiDA": {"gan_start": 0, "schedule": UpdateSchedule()},
     "UniInstruct": {"gan_start": 0, "schedule": UpdateSchedule()},
 }

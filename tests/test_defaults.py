@@ -38,6 +38,8 @@ from fastgen.extras import (
     StatisticsShield,
     VisionGAN,
 )
+from fastgen.methods import FlowMapDistiller
+from fastgen.methods.flow_maps.guidance import TeacherGuidance
 from fastgen.methods.flow_maps.transition import Transition
 from fastgen.methods.flow_maps.velocity import MixedVelocity, Velocity
 from fastgen.metrics import (
@@ -62,7 +64,16 @@ from fastgen.objectives.tangents import Derivative, FiniteDifference
 from fastgen.processes import EDM, VP, Process, RectifiedFlow, TrigFlow
 from fastgen.sampling.samplers import Sampler
 from fastgen.sampling.solvers import Solver
-from fastgen.times import DoublingLevels, FlowTime, JumpLaw, LogitNormalTime, LogNormalLevel, SquareRootLevels, TimeLaw
+from fastgen.times import (
+    DoublingLevels,
+    FlowTime,
+    JumpLaw,
+    LogitNormalTime,
+    LogNormalLevel,
+    SquareRootLevels,
+    TimeLaw,
+    TruncatedLevel,
+)
 
 PARTS = (TimeLaw, JumpLaw, Sampler, Solver, DenoisingLoss, Metric, Velocity, Transition, Process)
 
@@ -108,6 +119,12 @@ MAP = {
 }
 JUMP = MAP | {"sampler": ONE_CALL.format("Jump"), "coordinates": "RectifiedFlow(shift=1.0)"}
 EASY = "EasyTimes(b=1.0, double=25000, k=8.0, largest_ratio=0.999, law=LogNormalLevel(mean=-1.1, std=2.0), q=2.0)"
+TRUNCATED = "TruncatedLevel(freedom=0.01, high=80.0, low=1.0, mean=0.0, scale=0.2)"
+DISTILLED = MAP | {
+    "transition": "TeacherStep(solver=Euler(guidance=1.0, steps=18))",
+    "metric": "ElementwiseHuber(c=0.001)",
+    "weight": "UniformWeight()",
+}
 SQUARE_ROOT = "SquareRootLevels(first=2, last=200, updates=800000)"
 PAIRS = {"sampler": ONE_CALL.format("Jump"), "solver": "Heun(guidance=1.0, steps=18)"}
 SCM = MAP | {
@@ -400,6 +417,77 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "metric": "PseudoHuber(c=0.00054, per_element=True)",
         "weight": "StepWeight()",
     },
+    "TCM": MAP  # 2410.14895, NVlabs/TCM
+    | {
+        "level": 1.0,
+        "law": f"BoundaryLevel(law={TRUNCATED}, level=1.0, share=0.25)",
+        "boundary_weight": 0.1,
+        "first_updates": 0,
+        "times": "EasyTimes(b=1.0, double=None, k=8.0, largest_ratio=0.999, "
+        f"law=BoundaryLevel(law={TRUNCATED}, level=1.0, share=0.25), q=256.0)",
+        "target": "TargetByTime(above=StudentTarget(), below=SnapshotTarget(every=0), level=1.0)",
+        "metric": "PseudoHuber(c=1e-08, per_element=False)",
+        "weight": "StepWeight()",
+    },
+    "PCM": DISTILLED  # 2405.18407, G-U-N/Phased-Consistency-Model
+    | {
+        "times": "SegmentTimes(end=edge, segments=4, stage_updates=5000, steps=50)",
+        "guidance": shown(TeacherGuidance(low=5.0, high=6.0)),
+        "sampler": "JumpSampler(gradient_calls=1, level=max, steps=4, stop=random, times=grid)",
+    },
+    "TDD": DISTILLED  # 2409.01347, RedAIGC/Target-Driven-Distillation
+    | {
+        "times": "UnionTimes(fewest=4, most=8, relax=0.3, steps=250, window=0.26)",
+        "guidance": shown(TeacherGuidance(low=4.5)),
+        "condition_dropout": 0.2,
+        "sampler": "JumpSampler(gradient_calls=1, level=max, steps=4, stop=random, times=grid)",
+    },
+    "HyperSD": DISTILLED  # 2404.13686: derived
+    | {
+        "times": "SegmentTimes(end=inside, segments=(8, 4, 2, 1), stage_updates=5000, steps=50)",
+        "metric": "SquaredError(reduction=mean, scale=1.0)",
+        "target": "EMATarget(rule=ConstantEMA(decay=0.95))",
+        "guidance": shown(TeacherGuidance(low=7.5)),
+    },
+    "SCott": DISTILLED  # 2403.01505
+    | {
+        "times": "GridTimes(skip=3, steps=125)",
+        "transition": "SDEStep(eta=0.3, steps=3)",
+        "target": "EMATarget(rule=ConstantEMA(decay=0.95))",
+        "guidance": shown(TeacherGuidance(low=6.0, high=16.0, embedded=True)),
+    },
+    "MCM": DISTILLED  # 2406.06890, yhZhai/mcm
+    | {
+        "times": "GridTimes(skip=1, steps=50)",
+        "states": "OwnSamples(share=0.5)",
+        "motion_form": "LearnedMotion(layers=3, width=64)",
+        "head_decay": 0.95,
+        "target": "EMATarget(rule=ConstantEMA(decay=0.95))",
+        "guidance": shown(TeacherGuidance(low=6.0, high=16.0, embedded=True)),
+    },
+    "SCFlow": MAP  # 2412.16906, hao-pt/SCFlow
+    | {
+        "times": "NearbyTimes(every=10000, growth=0.05, law=FlowTime(high=1.0, low=0.001, shift=1.0), reach=0.1)",
+        "velocity": "TeacherVelocity()",
+        "coordinates": "RectifiedFlow(shift=1.0)",
+        "metric": "PseudoHuber(c=0.00054, per_element=True)",
+        "target": "EMATarget(rule=ConstantEMA(decay=0.9))",
+        "truncation": 0.45,
+        "backward_weight": 0.1,
+        "correction": 0.1,
+        "start": 1000,
+    },
+    "TBCM": SCM  # 2511.20410
+    | {
+        "points": 16,
+        "shift": 2.5,
+        "states": "NoiseOnly()",
+        "velocity": "PathVelocity()",
+        "coordinates": "TrigFlow(sigma_data=1.0)",
+        "warmup": 4000,
+        "calm": 4000,
+        "final": 1.0,
+    },
     "ECT": MAP
     | {  # 2406.14548, locuslab/ect
         "times": EASY,
@@ -493,6 +581,7 @@ def test_methods(cls: type):
     method = build(cls, **given)
     # The others take the student's own process.
     if cls.__name__ in ("SCM", "MeanFlow", "LSD", "PSD", "Shortcut", *TWO_TIMES):
+    if issubclass(cls, FlowMapDistiller) and "coordinates" in PUBLISHED[cls.__name__]:  # others take the student's own
         method.coordinates = method.wanted_coordinates
     wanted = PUBLISHED[cls.__name__]
     assert {name: shown(attrgetter(name)(method)) for name in wanted} == wanted
@@ -632,6 +721,11 @@ LAWS = {
         "largest_ratio": 0.999,
     },  # 2406.14548
     "GridTimes": {"steps": 50, "skip": 1},  # 2310.04378
+    "SegmentTimes": {"steps": 50, "segments": 4, "stage_updates": 5000, "end": "edge"},  # 2405.18407
+    "UnionTimes": {"steps": 250, "fewest": 4, "most": 8, "window": 0.26, "relax": 0.3},  # 2409.01347
+    "NearbyTimes": {"law": FlowTime(1e-3, 1.0), "reach": 0.1, "growth": 0.05, "every": 10000},  # 2412.16906
+    "TruncatedLevel": {"mean": 0.0, "scale": 0.2, "freedom": 0.01, "low": 1.0, "high": 80.0},  # 2410.14895
+    "BoundaryLevel": {"law": TruncatedLevel(0.0, 0.2, 0.01, 1.0, 80.0), "level": 1.0, "share": 0.25},  # 2410.14895
     "GrowingGrid": {"curriculum": SquareRootLevels(2, 200, 800000), "sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0},
     "LogNormalGrid": {
         "curriculum": DoublingLevels(10, 1280, 400000),

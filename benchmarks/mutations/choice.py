@@ -282,6 +282,10 @@ RULES: dict[str, list[str]] = {
     "fastgen/sharding.py": ["tests/test_sharding.py"],
     "fastgen/strategies.py": ["tests/test_sharding.py", "tests/test_cli.py"],
     "fastgen/times": ["tests/test_times.py", "tests/test_defaults.py", NUMBERS],
+    **{
+        f"fastgen/times/{name}.py": ["tests/methods/test_consistency.py", "tests/test_defaults.py"]
+        for name in ("nearby", "segments", "truncated")
+    },
     "fastgen/times/curricula.py": ["tests/methods/test_consistency.py", "tests/test_defaults.py"],
     "fastgen/times/easy.py": ["tests/test_times.py", "tests/test_defaults.py", f"{ALL_NUMBERS} and ECT"],
     "fastgen/times/levels.py": ["tests/test_times.py", "tests/test_defaults.py"],

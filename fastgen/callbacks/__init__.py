@@ -5,6 +5,7 @@ from fastgen.callbacks.ema import EMA, ConstantEMA, EMARule, HalfLifeEMA, PowerE
 from fastgen.callbacks.evaluation import Evaluate
 from fastgen.callbacks.grid import SampleGrid
 from fastgen.callbacks.health import Health
+from fastgen.callbacks.levels import LevelErrors
 from fastgen.callbacks.predictions import WriteSamples
 from fastgen.callbacks.progress import Progress
 from fastgen.callbacks.throughput import Throughput
@@ -17,6 +18,7 @@ __all__ = [
     "Evaluate",
     "HalfLifeEMA",
     "Health",
+    "LevelErrors",
     "PowerEMA",
     "Progress",
     "SampleGrid",

@@ -9,7 +9,15 @@ from fastgen.methods.adversarial.ladd import LADD
 from fastgen.methods.adversarial.without_distillation import WithoutDistillation
 from fastgen.methods.consistency.cd import CD
 from fastgen.methods.consistency.ct import CT
+from fastgen.methods.consistency.hyper_sd import HyperSD
 from fastgen.methods.consistency.ict import ICT
+from fastgen.methods.consistency.mcm import MCM
+from fastgen.methods.consistency.pcm import PCM
+from fastgen.methods.consistency.scflow import SCFlow
+from fastgen.methods.consistency.scott import SCott
+from fastgen.methods.consistency.tbcm import TBCM
+from fastgen.methods.consistency.tcm import TCM
+from fastgen.methods.consistency.tdd import TDD
 from fastgen.methods.distribution_matching.base import ScoreDistiller
 from fastgen.methods.distribution_matching.data_forcing import DataForcing
 from fastgen.methods.distribution_matching.decoupled_dmd import DecoupledDMD
@@ -88,7 +96,9 @@ __all__ = [
     "LADD",
     "LCM",
     "LSD",
+    "MCM",
     "MSD",
+    "PCM",
     "PSD",
     "RFPP",
     "SCM",
@@ -97,6 +107,9 @@ __all__ = [
     "SFDDM",
     "SGMD",
     "SIM",
+    "TBCM",
+    "TCM",
+    "TDD",
     "TDM",
     "TSM",
     "DataForcing",
@@ -107,6 +120,7 @@ __all__ = [
     "FDistill",
     "FewStepSiD",
     "FlowMapDistiller",
+    "HyperSD",
     "MeanFlow",
     "OneXDistill",
     "OptimalSteps",
@@ -115,6 +129,8 @@ __all__ = [
     "Progressive",
     "RealUID",
     "Reflow",
+    "SCFlow",
+    "SCott",
     "SD35Flash",
     "ScoreDistiller",
     "SenseFlow",

@@ -25,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastgen.processes import Prediction, Process
+from fastgen.processes import Process
 from fastgen.shapes import expand
 
 
@@ -110,29 +110,6 @@ def lagrangian_target(head: Head, x_t: Tensor, velocity: Tensor, slope: Tensor) 
     """
     b, a_dot, b_dot = (expand(w, x_t) for w in (head.b, head.a_dot, head.b_dot))
     return (velocity - a_dot * x_t - b * slope) / b_dot
-
-
-def stochastic_jump(
-    process: Process, prediction: Prediction, t: Tensor, s: Tensor, eta: float, noise: Tensor
-) -> Tensor:
-    """A step of the reverse diffusion from ``t`` to ``s``: part of the predicted noise is replaced by fresh ``noise``.
-
-    ``alpha_s x0 + sqrt(sigma_s^2 - d^2) noise^ + d noise`` with ``d = eta sigma_s sigma_{t|s} / sigma_t``, which at
-    eta = 1 is the posterior's deviation (DDIM, Song et al. 2020, arXiv 2010.02502, eq. 16, on VP). The level is kept.
-
-    Args:
-        process: The coordinates.
-        prediction: What is predicted at ``t``.
-        t: Start.
-        s: End, at most ``t``.
-        eta: Share of the noise.
-        noise: Standard normal numbers, (B, ...).
-    """
-    (alpha, sigma), deviation = process.coefficients(s), process.kernel(s, t)[1]
-    fresh = torch.minimum(eta * sigma * deviation / process.sigma(t), sigma)
-    kept = (sigma.square() - fresh.square()).clamp(min=0.0).sqrt()
-    alpha, kept, fresh = (expand(c, noise) for c in (alpha, kept, fresh))
-    return alpha * prediction.x0 + kept * prediction.noise + fresh * noise
 
 
 def two_leg_target(

@@ -19,9 +19,13 @@ from fastgen.times.levels import (
     time_of_level,
 )
 from fastgen.times.sub_grid import SubGridTimes
+from fastgen.times.nearby import NearbyTimes
+from fastgen.times.segments import SegmentTimes, UnionTimes
+from fastgen.times.truncated import BoundaryLevel, TruncatedLevel
 
 __all__ = [
     "AnnealedLevel",
+    "BoundaryLevel",
     "Chain",
     "ClampedTime",
     "Curriculum",
@@ -38,7 +42,9 @@ __all__ = [
     "LogNormalGrid",
     "LogNormalLevel",
     "LogitNormalTime",
+    "NearbyTimes",
     "PowerTime",
+    "SegmentTimes",
     "SharedLevel",
     "SortedTimes",
     "SquareRootLevels",
@@ -46,9 +52,11 @@ __all__ = [
     "SubGridTimes",
     "TimeLaw",
     "ToData",
+    "TruncatedLevel",
     "UShapedTime",
     "UniformStep",
     "UniformTime",
+    "UnionTimes",
     "WithinChain",
     "time_of_level",
 ]
