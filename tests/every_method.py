@@ -29,8 +29,7 @@ from fastgen.sampling.samplers import (
     ScaleSampler,
     TrajectorySampler,
 )
-from fastgen.times import FlowTime, SortedTimes, UniformTime
-from fastgen.times import GridTimes, SegmentTimes, UniformTime
+from fastgen.times import FlowTime, GridTimes, SegmentTimes, SortedTimes, UniformTime
 
 
 class ToTheRight(RewardModel):

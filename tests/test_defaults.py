@@ -562,7 +562,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "TeacherTraining": {"objective": EDM_LOSS.format("mean"), "time": EDM_LAW, "condition_dropout": 0.1},  # 2206.00364
 }
-TWO_TIMES = ("ESD", "IMF")
 PUBLIC = [cls for cls in METHODS if cls.__name__ in fastgen.methods.__all__]
 
 
@@ -579,8 +578,6 @@ def test_methods(cls: type):
     }
     given: dict[str, Any] = special.get(cls.__name__, {})
     method = build(cls, **given)
-    # The others take the student's own process.
-    if cls.__name__ in ("SCM", "MeanFlow", "LSD", "PSD", "Shortcut", *TWO_TIMES):
     if issubclass(cls, FlowMapDistiller) and "coordinates" in PUBLISHED[cls.__name__]:  # others take the student's own
         method.coordinates = method.wanted_coordinates
     wanted = PUBLISHED[cls.__name__]

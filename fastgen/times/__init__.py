@@ -18,9 +18,9 @@ from fastgen.times.levels import (
     UShapedTime,
     time_of_level,
 )
-from fastgen.times.sub_grid import SubGridTimes
 from fastgen.times.nearby import NearbyTimes
 from fastgen.times.segments import SegmentTimes, UnionTimes
+from fastgen.times.sub_grid import SubGridTimes
 from fastgen.times.truncated import BoundaryLevel, TruncatedLevel
 
 __all__ = [
