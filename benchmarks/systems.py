@@ -24,6 +24,7 @@ TEXT = (
     "early, with `--words trainer.max_steps=500`: it shows that the method learns, not how far it gets.",
 )
 SHOWN = {"mixture": ("wasserstein2", "wasserstein2_floor", "modes_found", "mmd2"), "digits": ("frechet", "accuracy")}
+SHOWN["clips"] = ("clip_wasserstein2", "clip_wasserstein2_floor", "narrowest", "transition_error")
 
 
 def measured(config: str, words: list[str], keep: Path | None) -> dict[str, Any]:

@@ -10,18 +10,23 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
-from toys import StirredLoRA, StirredLoRaD, ToyBackbone, ToyData, build, trainer
+from toys import StirredLoRA, StirredLoRaD, ToyBackbone, ToyData, build, clip_network, trainer
 
 import fastgen.methods  # noqa: F401
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.causal.caches import EMASink, NoisyCache
 from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
 from fastgen.denoisers.wrappers.routed import LabelRouter
+from fastgen.denoisers.wrappers.several_conditions import JointScales, NestedScales
 from fastgen.distiller.schedule import UpdateSchedule
-from fastgen.extras import GAN, DistributionMatching, RewardModel
+from fastgen.extras import GAN, DistributionMatching, RewardModel, SemigroupDefect
 from fastgen.methods import SCM, Distiller
+from fastgen.objectives.few_step_forms import TransportForm
 from fastgen.sampling.samplers import (
+    ChunkSampler,
     GridSampler,
     JumpSampler,
+    MixedChunkSampler,
     PhasedSampler,
     PolicySampler,
     RandomScheduleSampler,
@@ -39,7 +44,25 @@ class ToTheRight(RewardModel):
         return samples[:, 0]
 
 
+CLIPS: dict[str, Any] = {"student": functools.partial(clip_network, 3), "sampler": ChunkSampler([20.0, 2.0])}
+"""For methods whose student is a causal network of clips."""
+
+MIXED = MixedChunkSampler(numbers=[4, 2], shares=[0.5, 0.5])
+CHUNKED = ("SelfForcing", "CausVid", "ODEInitialisation", "CausalConsistency", "RewardForcing", "LiveAvatar", "VDOT")
+CHUNKED += ("MotionStream", "LiveTalk", "SeverallyGuided", "MatrixGame")
+
 SPECIAL: dict[str, dict[str, Any]] = {
+    **{name: CLIPS for name in CHUNKED},
+    "RewardForcing": CLIPS
+    | {"reward": ToTheRight, "beta": 0.02, "sampler": ChunkSampler([20.0, 2.0], cache=EMASink(1, 1))},
+    "LiveAvatar": CLIPS | {"sampler": ChunkSampler([20.0, 2.0], cache=NoisyCache(1, 1))},
+    "MotionStream": CLIPS | {"scales": JointScales({"label": 3.0})},
+    "LiveTalk": CLIPS | {"scales": NestedScales({"label": 2.0})},
+    "SeverallyGuided": CLIPS | {"scales": NestedScales({"label": 2.0})},
+    "Salt": CLIPS | {"sampler": MIXED, "extras": [SemigroupDefect(grid=4, segments=2)]},
+    "VDOT": CLIPS | {"form": TransportForm(channels=-1)},
+    **{name: {"student": CLIPS["student"]} for name in ("DiffusionForcing", "TeacherForcing")},
+    "CausalConsistency": CLIPS | {"teacher": functools.partial(clip_network, 4)},
     "ADD": {"backbones": [ToyBackbone()], "augment": False},
     "DisBack": {"degradation": 2, "snapshots": 2, "schedule": UpdateSchedule()},
     # A random network is steep: in long jumps its derivatives drown the flow.
@@ -69,6 +92,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
 """Constructor arguments by class name, for methods that the defaults of ``toys.build`` do not fit."""
 
 FEW_STEPS: dict[str, dict[str, Any]] = {
+    "Salt": {"sampler": MIXED},
+    **{name: {"sampler": ChunkSampler([80.0, 5.0, 0.5])} for name in CHUNKED},
     "CDM": {"sampler": RandomScheduleSampler([80.0, 5.0, 0.5], longest=3)},
     "EMD": {"sampler": RenoiseSampler([80.0])},
     "SwD": {"sampler": ScaleSampler([80.0, 5.0, 0.5], scales=[0.5, 0.75, 1.0])},

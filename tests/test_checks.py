@@ -142,6 +142,8 @@ NEGATIVE_IS_FINE = {
     "LinearGaussianClips.angle",
     "LinearGaussianClips.gain",
     "LogNormalLevel.mean",
+    "MotionEnergy.mean",
+    "TransportForm.channels",  # -1 is a way of reading
     "LogitNormalTime.mean",
     "Reward.margin",
     "StatisticsShield.mean",

@@ -25,6 +25,7 @@ from fastgen.callbacks.health import Health
 from fastgen.conditions import Guidance
 from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
 from fastgen.denoisers.wrappers.policies import DX, GMFlow
+from fastgen.denoisers.wrappers.several_conditions import JointScales, SeveralScales
 from fastgen.errors import UserError
 from fastgen.extras import (
     EL,
@@ -75,7 +76,7 @@ from fastgen.times import (
     TruncatedLevel,
 )
 
-PARTS = (TimeLaw, JumpLaw, Sampler, Solver, DenoisingLoss, Metric, Velocity, Transition, Process)
+PARTS = (SeveralScales, TimeLaw, JumpLaw, Sampler, Solver, DenoisingLoss, Metric, Velocity, Transition, Process)
 
 
 def shown(value: Any) -> Any:
@@ -139,7 +140,73 @@ SCM = MAP | {
 }
 REGRESSION = "SquaredError(reduction=mean, scale=0.5)"
 
+CHUNKS = (
+    "ChunkSampler(cache=FullCache(), chunk=network, context_noise=0.0, exits=same, first_times=same, gradient_calls=1, "
+    "gradient_frames=0, length=0, level=max, steps=4, stop=random, through_memory=False, times=grid)"
+)
+REMEMBERING = CHUNKS.replace("FullCache()", "{}")
+CLAMPED = "ClampedTime(high=0.98, law=FlowTime(high=0.999, low=0.0, shift={}), low=0.02)"
+SELF_FORCING = {  # 2506.08009, guandeh17/Self-Forcing
+    "form": "DMDForm()",
+    "sampler": CHUNKS,
+    "renoise_time": CLAMPED.format(5.0),
+    "critic_time": CLAMPED.format(5.0),
+    "critic_objective": FLOW_LOSS,
+    "guidance": SCALES.format(0.0, 1.0, 1.0, 4.0),
+    "schedule": TURNS.format(False, 5, False),
+    "gradient_clip": 10.0,
+}
+CAUSAL_TEACHER = {  # DiffSynth's weight, thu-ml/Causal-Forcing
+    "objective": "DenoisingLoss(reduction=mean, target=velocity, weight=BellWeight(shift=5.0))",
+    "time": "FlowTime(high=1.0, low=0.001, shift=5.0)",
+    "cache": "FullCache()",
+}
+
 PUBLISHED: dict[str, dict[str, Any]] = {
+    "SelfForcing": SELF_FORCING,
+    "CausVid": SELF_FORCING
+    | {
+        "renoise_time": CLAMPED.format(8.0),
+        "critic_time": CLAMPED.format(8.0),
+        "guidance": SCALES.format(0.0, 1.0, 1.0, 4.5),
+        "clean_frames": True,
+    },  # 2412.07772, tianweiy/CausVid
+    "RewardForcing": SELF_FORCING
+    | {"beta": 2.0, "limit": 5.0}
+    | {"sampler": REMEMBERING.format("EMASink(decay=0.999, positions=slot, sink=3, window=3)")},  # 2512.04678
+    "LiveAvatar": SELF_FORCING
+    | {"sampler": REMEMBERING.format("NoisyCache(positions=rolling, sink=1, window=12)")},  # 2512.04677
+    "MotionStream": SELF_FORCING
+    | {"guidance": UNGUIDED, "scales": "JointScales(scales={'label': 3.0, 'drive': 1.5})"}
+    | {"sampler": REMEMBERING.format("WindowCache(positions=slot, sink=3, window=3)")},  # 2511.01266
+    "LiveTalk": SELF_FORCING
+    | {"guidance": UNGUIDED, "scales": "NestedScales(scales={'label': 6.0, 'drive': 6.0})"},  # 2512.23576
+    "SeverallyGuided": SELF_FORCING | {"guidance": UNGUIDED},
+    "Salt": SELF_FORCING  # 2604.03118, XingtongGe/Salt
+    | {"extras.0.weight": 0.2, "extras.0.segments": 4, "extras.0.grid": 8}
+    | {
+        "sampler": CHUNKS.replace("ChunkSampler", "MixedChunkSampler").replace(
+            "level=max", "level=max, numbers=(8, 4, 2), shares=(0.4, 0.4, 0.2)"
+        )
+    },
+    "VDOT": SELF_FORCING
+    | {"form": "TransportForm(channels=0, epsilon=0.05, iterations=50, matching=1.0)"},  # epsilon: not verified
+    "MatrixGame": SELF_FORCING  # 2604.08995: derived
+    | {
+        "sampler": REMEMBERING.format("WindowCache(positions=slot, sink=1, window=4)")
+        .replace("chunk=network", "chunk=10")
+        .replace("exits=same", "exits=each")
+    },
+    "ODEInitialisation": {"sampler": CHUNKS, "states": "bidirectional", "clean_frames": True, "cache": "FullCache()"},
+    "DiffusionForcing": CAUSAL_TEACHER,
+    "TeacherForcing": CAUSAL_TEACHER | {"context_noise": 0.0},
+    "CausalConsistency": {  # thu-ml/Causal-Forcing
+        "sampler": CHUNKS,
+        "times": "GridTimes(skip=1, steps=48)",
+        "metric": "SquaredError(reduction=mean, scale=1.0)",
+        "guidance": "TeacherGuidance(embedded=False, high=low, low=3.0, power=0.0, sampling=middle)",
+        "target": "EMATarget(rule=ConstantEMA(decay=0.99))",
+    },
     "ScoreDistiller": {"form": "DMDForm()", "renoise_time": DMD_LAW, "critic_time": EDM_LAW, "guidance": UNGUIDED},
     "DMD2": DMD2,  # 2405.14867, tianweiy/DMD2
     "DecoupledDMD": DMD2
@@ -574,6 +641,8 @@ def test_methods(cls: type):
     special = {
         "ADD": {"backbones": [DigitsBackbone()]},
         "AMD": {"reward": SPECIAL["AMD"]["reward"]},
+        "RewardForcing": {"reward": SPECIAL["AMD"]["reward"]},
+        "SeverallyGuided": {"scales": JointScales({"label": 2.0})},
         "OptimalSteps": {"student": CopyOfTeacher()},
     }
     given: dict[str, Any] = special.get(cls.__name__, {})

@@ -63,6 +63,7 @@ LONG_FILES: dict[str, str] = {
     "sampling.samplers.chunks": "chunks, samples and rollouts of one sampler; a third is text",
     "storage.documents": "JSON, YAML and text, each with what may be wrong with it",
     "extras.gan": "discriminator, its objective and R1 are one recipe",
+    "methods": "the list of all methods, a line each",
     "methods.flow_maps.base": "half of it is text",
     "distiller.resume": "what a checkpoint must agree with, role by role",
     "distiller.score_term": "the term and its health; to be cut with its move",

@@ -18,6 +18,7 @@ from fastgen.conditions import Condition
 from fastgen.data.base import DistillationData
 from fastgen.data.sources import BatchSource, TensorSource
 from fastgen.denoisers.base import Codec, Denoiser
+from fastgen.denoisers.causal.transformer import ClipTransformer
 from fastgen.denoisers.exact.gaussians import MixtureDenoiser
 from fastgen.denoisers.networks.mlp import MLP
 from fastgen.denoisers.wrappers.lora import AdaptedDenoiser, LoRA
@@ -65,6 +66,18 @@ def network(seed: int, process: Process | None = None, width: int = 16, depth: i
         for parameter in result.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=g))
     return result
+
+
+def clip_network(seed: int, chunk: int = 1, process: Process | None = None, **options: Any) -> ClipTransformer:
+    """A small transformer that sees the toys' points as clips of two frames; none of its weights is zero."""
+    sizes: dict[str, Any] = {"width": 16, "depth": 2, "heads": 2, "num_classes": CLASSES, "sigma_data": 0.9}
+    made = ClipTransformer(process or EDM(), 2, 0, chunk=chunk, **{**sizes, **options})
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(0.2 * torch.randn(parameter.shape, generator=g))
+    made.make_codec = ToyCodec  # type: ignore[method-assign]
+    return made
 
 
 class StirredLoRA(LoRA):

@@ -349,8 +349,29 @@ def phased_dmd(problem: Problem, updates: int) -> Config:
 NO_GUIDANCE = (("guided", "learns from data alone, which know no guidance"),)
 UNJUDGED = tuple((name, "has no judge of its samples") for name in ("ring", "guided", "images", "text"))
 UNGUIDED = tuple((name, "is DMD2 where nothing is guided") for name in ("ring", "images", "digits"))
+NO_CLIPS = tuple((name, "has no clips") for name in ("ring", "guided", "images", "digits", "text"))
+OF_CLIPS = (
+    "CausVid",
+    "CausalConsistency",
+    "DiffusionForcing",
+    "LiveAvatar",
+    "LiveTalk",
+    "MatrixGame",
+    "MotionStream",
+    "ODEInitialisation",
+    "Salt",
+    "SelfForcing",
+    "TeacherForcing",
+    "VDOT",
+)
+"""Methods of causal students; configs/*_clips.yaml show that they learn."""
 
 RECIPES: dict[str, Recipe] = {
+    **{name: Recipe(name, without=NO_CLIPS) for name in OF_CLIPS},
+    "RewardForcing": Recipe("RewardForcing", lambda p, n: {"reward": part("MotionEnergy")}, without=NO_CLIPS),
+    "SeverallyGuided": Recipe(
+        "SeverallyGuided", lambda p, n: {"scales": part("NestedScales", scales={"label": 1.0})}, without=NO_CLIPS
+    ),
     # The control: the budget spent on more denoising, sampled by the solver.
     "TeacherTraining": Recipe(
         "TeacherTraining",

@@ -1,6 +1,7 @@
 """Data modules: what a method is fed with and what its samples are compared with."""
 
 from fastgen.data.base import DistillationData
+from fastgen.data.clips import DrivenClips
 from fastgen.data.degraded import AddedNoise, Degradation, Degraded, MaskedCentre, Pooled
 from fastgen.data.digits import Digits
 from fastgen.data.emoji import Emoji, MovingEmoji
@@ -16,6 +17,7 @@ __all__ = [
     "Degraded",
     "Digits",
     "DistillationData",
+    "DrivenClips",
     "Emoji",
     "Encoded",
     "ImageFolder",

@@ -12,6 +12,7 @@ from fastgen.extras.intra_segment_guidance import IntraSegmentGuidance
 from fastgen.extras.paired_regression import LPIPS, PairedRegression, PerceptualDistance
 from fastgen.extras.reward import DigitLogProbability, Reward, RewardModel
 from fastgen.extras.score_pair_gan import ScorePairGAN
+from fastgen.extras.semigroup_defect import SemigroupDefect
 from fastgen.extras.shared_encoder import SharedEncoder
 from fastgen.extras.statistics_shield import StatisticsShield
 from fastgen.extras.token_mmd import TokenMMD
@@ -35,6 +36,7 @@ __all__ = [
     "Reward",
     "RewardModel",
     "ScorePairGAN",
+    "SemigroupDefect",
     "SharedEncoder",
     "StatisticsShield",
     "TimmBackbone",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
+from fastgen.denoisers.base import Codec
 from fastgen.precision import built_in_fp32
+from fastgen.processes.prediction import at_least_float32
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -17,6 +20,15 @@ def keep_frozen(owner: nn.Module, name: str, factory: Callable[[], Network]) -> 
     with built_in_fp32():
         network = factory().requires_grad_(False).eval()
     object.__setattr__(owner, name, network)
+
+
+@torch.no_grad()
+def rewards_of(judge: nn.Module, codec: Codec, x0: Tensor, condition: Mapping[str, Any]) -> Tensor:
+    """What a frozen judge of decoded samples says of x0 (B, ...), (B,); ``condition`` is as the data module gave it."""
+    with torch.autocast(x0.device.type, enabled=False):
+        judge, samples = beside(judge, x0), at_least_float32(codec.decode(x0.detach()))
+        rewards: Tensor = judge(samples.to(next(judge.parameters(), samples).dtype), condition)
+        return rewards
 
 
 def beside(network: Network, samples: Tensor) -> Network:

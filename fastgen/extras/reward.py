@@ -55,6 +55,31 @@ class DigitLogProbability(RewardModel):
         return -nn.functional.cross_entropy(self.network(samples), condition["label"], reduction="none")
 
 
+class MotionEnergy(RewardModel):
+    """Mean squared difference of neighbouring frames, over its usual values: how much moves.
+
+    A stand-in for the learned judges of motion that are not part of fastgen; it likes flicker as well as motion.
+
+    Args:
+        axis: Axis of the frames with the batch axis counted: 1 for clips (B, F, D), 2 for videos (B, C, F, H, W).
+        mean: Its mean on the teacher's samples, which is taken off.
+        deviation: Its standard deviation there, which it is divided by.
+    """
+
+    def __init__(self, axis: int = 1, mean: float = 0.0, deviation: float = 1.0) -> None:
+        checks.whole(self, 1, 4, axis=axis)
+        checks.finite(self, mean=mean)
+        checks.positive(self, deviation=deviation)
+        super().__init__()
+        self.axis = axis
+        self.mean = mean
+        self.deviation = deviation
+
+    def forward(self, samples: Tensor, condition: Mapping[str, Any]) -> Tensor:
+        energy = samples.diff(dim=self.axis).square().flatten(1).mean(1)
+        return (energy - self.mean) / self.deviation
+
+
 class Reward(Extra):
     """Reward feedback: ``weight * mean(-r)``, or ``weight * mean relu(margin - r)``, on the student's own samples.
 

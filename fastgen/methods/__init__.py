@@ -71,6 +71,17 @@ from fastgen.methods.trajectories.slim_flow import SlimFlow
 from fastgen.methods.two_times.ctm import CTM
 from fastgen.methods.two_times.esd import ESD
 from fastgen.methods.two_times.imf import IMF
+from fastgen.methods.video.causal_consistency import CausalConsistency
+from fastgen.methods.video.causvid import CausVid
+from fastgen.methods.video.forcing import DiffusionForcing, TeacherForcing
+from fastgen.methods.video.live_avatar import LiveAvatar
+from fastgen.methods.video.matrix_game import MatrixGame
+from fastgen.methods.video.ode_initialisation import ODEInitialisation
+from fastgen.methods.video.reward_forcing import RewardForcing
+from fastgen.methods.video.salt import Salt
+from fastgen.methods.video.self_forcing import SelfForcing
+from fastgen.methods.video.several_scales import LiveTalk, MotionStream, SeverallyGuided
+from fastgen.methods.video.vdot import VDOT
 
 __all__ = [
     "ADD",
@@ -112,16 +123,25 @@ __all__ = [
     "TDD",
     "TDM",
     "TSM",
+    "VDOT",
+    "CausVid",
+    "CausalConsistency",
     "DataForcing",
     "DecoupledDMD",
     "DiffInstruct",
+    "DiffusionForcing",
     "DisBack",
     "Distiller",
     "FDistill",
     "FewStepSiD",
     "FlowMapDistiller",
     "HyperSD",
+    "LiveAvatar",
+    "LiveTalk",
+    "MatrixGame",
     "MeanFlow",
+    "MotionStream",
+    "ODEInitialisation",
     "OneXDistill",
     "OptimalSteps",
     "PhasedDMD",
@@ -129,17 +149,22 @@ __all__ = [
     "Progressive",
     "RealUID",
     "Reflow",
+    "RewardForcing",
     "SCFlow",
     "SCott",
     "SD35Flash",
+    "Salt",
     "ScoreDistiller",
+    "SelfForcing",
     "SenseFlow",
+    "SeverallyGuided",
     "Shortcut",
     "SiD",
     "SiDA",
     "SlimFlow",
     "SwD",
     "SwiftBrush",
+    "TeacherForcing",
     "TeacherTraining",
     "TrajectoryDistiller",
     "UniInstruct",

@@ -24,3 +24,8 @@ def normalised_within_groups(rewards: Tensor, groups: Tensor, floor: float = 1e-
 
     above = rewards - mean(rewards)
     return above / (mean(above.square()).sqrt() + floor)
+
+
+def exponential_weight(rewards: Tensor, beta: float, limit: float) -> Tensor:
+    """``exp(min(beta r, limit))`` (B,), fp64: weights that make samples of p those of ``p exp(beta r)``."""
+    return (beta * rewards.double()).clamp(max=limit).exp()

@@ -59,10 +59,23 @@ class ChunkView(Wrapper):
         context = self.stream.remembered(len(self.left))
         kept, own = self.stream.policy.places(context, self.indices)
         call = Call(Attending(own, self.indices, context, kept))
+        x_t = self.with_reference(x_t)
         with causal(self.wrapped).calling(call):
             prediction = self.wrapped(x_t, t, condition, s)
+        if self.stream.reference is not None and self.indices[0] == 0:
+            x0 = self.with_reference(prediction.x0)
+            prediction = Prediction(prediction.process, x_t, t, x0, "x0")
         self.left.append(tuple(frame.detach() for frame in call.left) if self.stream.forgets_graphs else call.left)
         return prediction
+
+    def with_reference(self, x: Tensor) -> Tensor:
+        """Frames (B, ...) of the chunk with the given ones in the place of the first."""
+        reference = self.stream.reference
+        if reference is None or self.indices[0] > 0:
+            return x
+        axis = 1 + causal(self.wrapped).frame_axis
+        count = reference.shape[axis]
+        return torch.cat([reference.to(x.dtype), x.narrow(axis, count, x.shape[axis] - count)], axis)
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
         return self(x_t, t, condition, s).value
@@ -79,16 +92,23 @@ class Stream:
         policy: What is kept.
         context_noise: Time, of the network's process, at which finished chunks are called once more.
         forgets_graphs: Whether what is remembered is cut from its graph.
+        reference: First frames (B, ...) that are given and not made, no more than the first chunk has.
     """
 
     def __init__(
-        self, network: Denoiser, policy: CachePolicy, context_noise: float | None = None, forgets_graphs: bool = True
+        self,
+        network: Denoiser,
+        policy: CachePolicy,
+        context_noise: float | None = None,
+        forgets_graphs: bool = True,
+        reference: Tensor | None = None,
     ) -> None:
         self.network = network
         self.policy = policy
         clean = network.process.t_clean
         self.context_noise = clean if context_noise is None else context_noise
         self.forgets_graphs = forgets_graphs
+        self.reference = reference
         self.memories: dict[int, Memory] = {}
         self.made = 0
 

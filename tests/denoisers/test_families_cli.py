@@ -32,6 +32,11 @@ SDXL, SD3, FLUX, QWEN, WAN = (
     }.items()
 )
 
+CAUSAL_WAN = WAN | {
+    "teacher": "CausalWan",
+    "model": {"student": {"class_path": "CausalCopy", "init_args": {"chunk": 1}}},
+}
+
 
 def tiny_vision(folder: Path, tiny: dict[str, Any]) -> list[dict[str, Any]]:
     """A network of images in a file."""
@@ -86,6 +91,8 @@ CONFIGS = {
     "meanflow_flux": FLUX,
     "dmd2_qwenimage": QWEN,
     "dmd2_wan": WAN,
+    "self_forcing_wan": CAUSAL_WAN,
+    "causvid_wan": CAUSAL_WAN,
     "rcm_wan": WAN,
     "sid_emoji": SD15,
     "dmd2_emoji": SD15,
@@ -116,6 +123,7 @@ ADDED = {"meanflow_flux": "second_time", "meanflow_emoji_sd3": "second_time"}
 """Inputs that students get."""
 COPY = {"class_path": "CopyOfTeacher"}
 NOT_EXPORTED = (*ADDED, "rcm_wan", "phased_dmd_wan", "swd_sd3", "rcm_emoji_sd3", "pi_flow_emoji_sd3")
+NOT_EXPORTED += ("self_forcing_wan", "causvid_wan")
 """Students that no pipeline of diffusers can call: for input, output, times or sizes, or because they are several."""
 DRAWINGS = ROOT / "tests" / "data" / "emoji"
 
@@ -211,10 +219,10 @@ def test_config_trains_two_steps_and_samples(path: Path, tmp_path: Path, capsys:
     samples = method.sample([0, 1], {"prompt": ["a cat", "a dog"]})
     assert samples.isfinite().all()
     side = CONFIGS[name]["options"].get("resolution", 16)
-    assert samples.shape == ((2, 3, 5, 16, 16) if named == "Wan" else (2, 3, side, side))
+    assert samples.shape == ((2, 3, 5, 16, 16) if named.endswith("Wan") else (2, 3, side, side))
     shown = side * -(-48 // side)  # enlarged by a whole factor
     with Image.open(sampled(checkpoint, tmp_path / "grid.png")) as picture:
-        assert picture.size == ((5 * 16, 16 + 2 + 16) if named == "Wan" else (2 * shown + 2, shown))
+        assert picture.size == ((5 * 16, 16 + 2 + 16) if named.endswith("Wan") else (2 * shown + 2, shown))
 
 
 @pytest.mark.parametrize("name", ["dmd2_sdxl", "dmd2_flux"])

@@ -149,12 +149,23 @@ def ways(cls: type[Distiller]) -> list[Way]:
     return found
 
 
+FORCED = {"DiffusionForcing", "TeacherForcing"}
+
+
 def unguided(cls: type[Distiller]) -> bool:
-    return cls.__name__ in {"ADP", "GDD", "LADD", "TeacherTraining", "WithoutDistillation"}  # ADP: by its pairs
+    return cls.__name__ in {
+        "ADP",
+        "GDD",
+        "LADD",
+        "TeacherTraining",
+        "WithoutDistillation",
+        *FORCED,
+    }  # ADP: by its pairs
 
 
 ONLY = {"DisBack": {"critic_training"}, "SDXS": {"critic_training"}, "MSD": {"teacher"}}
-"""Ways of methods that compare with copies of the critic, make pairs as well, or have no critic of no condition."""
+ONLY |= {name: {"critic", "critic_training"} for name in ("LiveTalk", "MotionStream", "SeverallyGuided")}
+"""Ways of methods that compare with copies of the critic, make pairs, or have no null, or scales of their own."""
 
 
 GUIDED = [cls for cls in METHODS if cls.__name__ != "WaDi"]

@@ -46,6 +46,13 @@ PUBLISHED: dict[str, dict[str, tuple[type, float, tuple[float, float], float]]] 
     "SwiftBrush": {"student": (ADAM, 1e-6, (0.9, 0.999), 0.0), "critic": (ADAM, 1e-3, (0.9, 0.999), 0.0)},
     "TDM": {"student": (ADAMW, 4e-6, (0.0, 0.95), 0.01), "critic": (ADAMW, 2e-5, (0.0, 0.95), 0.01)},
     "PhasedDMD": {"student": (ADAMW, 2e-6, (0.0, 0.999), 0.01), "critic": (ADAMW, 4e-7, (0.0, 0.999), 0.01)},
+    "SelfForcing": {"student": (ADAMW, 2e-6, (0.0, 0.999), 0.01), "critic": (ADAMW, 4e-7, (0.0, 0.999), 0.01)},
+    "LiveAvatar": {"student": (ADAMW, 1e-5, (0.0, 0.999), 0.01), "critic": (ADAMW, 2e-6, (0.0, 0.999), 0.01)},
+    "LiveTalk": {"student": (ADAMW, 4e-6, (0.0, 0.999), 0.01), "critic": (ADAMW, 8e-7, (0.0, 0.999), 0.01)},
+    "CausVid": {role: (ADAMW, 2e-6, (0.9, 0.999), 0.01) for role in ("student", "critic")},
+    "ODEInitialisation": {"student": (ADAM, 2e-6, (0.9, 0.999), 0.0)},
+    "DiffusionForcing": {"student": (ADAMW, 2e-6, (0.0, 0.999), 0.01)},
+    "CausalConsistency": {"student": (ADAMW, 2e-6, (0.0, 0.999), 0.01)},
     "GDD": {role: (ADAM, 1e-4, (0.0, 0.99), 0.0) for role in ("student", "discriminator")},
     "CD": {"student": (RADAM, 8e-6, (0.9, 0.999), 0.0)},
     "CT": {"student": (RADAM, 1e-4, (0.9, 0.999), 0.0)},
@@ -84,7 +91,7 @@ def check(made: torch.optim.Optimizer, wanted: tuple[type, float, tuple[float, f
 def test_a_methods_optimizers_are_its_papers(name: str):
     cls = getattr(methods, name)
     network = lambda: None  # noqa: E731  never built
-    extra = {"student": network} if name == "TeacherTraining" else {"teacher": network}
+    extra = {"student": network} if name in ("TeacherTraining", "DiffusionForcing") else {"teacher": network}
     method = cls(**extra)
     for role, wanted in PUBLISHED[name].items():
         factories = method.optimizer_factories | {r: m for e in method.each_extra() for r, m in e.optimizers().items()}

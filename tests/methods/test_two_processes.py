@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from every_method import METHODS, SPECIAL
+from every_method import CLIPS, METHODS, SPECIAL
 from torch import Tensor
-from toys import CLASSES, StirredLoRA, arguments, build, network
+from toys import CLASSES, StirredLoRA, arguments, build, clip_network, network
 
 from fastgen.conditions import Guidance
 from fastgen.denoisers.base import Denoiser
@@ -31,6 +32,7 @@ from fastgen.methods import (
     PhasedDMD,
     Reflow,
     ScoreDistiller,
+    SeverallyGuided,
 )
 from fastgen.methods.flow_maps.guidance import TeacherGuidance
 from fastgen.methods.flow_maps.transition import TeacherStep
@@ -52,6 +54,7 @@ PAIRS: dict[str, tuple[Process, Process]] = {
 by_pair = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys())
 
 OTHERWISE = {"ADP", "GDD", "KD", "OptimalSteps", "RFPP", "Reflow", "SDXS", "SlimFlow", "TeacherTraining"}
+OTHERWISE |= {"DiffusionForcing", "ODEInitialisation", "TeacherForcing"}
 """Methods that never ask a teacher at the student's samples, or let it solve; see the tests below."""
 ASKING = [cls for cls in METHODS if cls.__name__ not in OTHERWISE]
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -66,6 +69,8 @@ def made(cls: type[Distiller], teacher: Callable[[], Denoiser], student: Process
     names = arguments(cls)
     if issubclass(cls, ScoreDistiller):
         settings = settings | {"guidance": Guidance(2.0) if cls is MSD else Guidance(2.0, 1.5, 1.5, 0.3)}
+    if issubclass(cls, SeverallyGuided):
+        settings = settings | {"guidance": Guidance(1.0, 1.5, 1.5, 0.3)}
     if issubclass(cls, FlowMapDistiller):
         settings = settings | {"guidance": TeacherGuidance(2.0)}
         settings |= {"velocity": TeacherVelocity()} if "velocity" in names else {}
@@ -73,7 +78,10 @@ def made(cls: type[Distiller], teacher: Callable[[], Denoiser], student: Process
         settings = settings | {"transition": TeacherStep()}
     if "solver" in names:
         settings = settings | {"solver": Euler(steps=2, guidance=2.0)}
-    own = partial(_double, 1, student)
+    own: Callable[[], Denoiser] = partial(_double, 1, student)
+    if settings.get("student") is CLIPS["student"]:
+        own = lambda: clip_network(1, process=student).double()  # noqa: E731
+        settings = settings | {"sampler": replace(settings["sampler"], times="grid", steps=2)}
     torch.manual_seed(0)  # heads of discriminators
     method = build(cls, **(settings | {"teacher": teacher, "student": own} | kwargs)).double()
     method.configure_model()

@@ -81,6 +81,14 @@ def test_what_drives_the_motion_is_part_of_what_was_asked():
     assert numbers(x, {"label": label}, drive=1)["clip_wasserstein2"] > 0.1
 
 
+def test_a_collapsed_sampler_gets_numbers():
+    law, label, x = drawn(500)
+    still = law.mean_of({"label": label}, 4, x)
+    found = numbers(still, {"label": label})
+    assert found["narrowest"] == pytest.approx(0.0, abs=1e-9) and found["transition_error"] == pytest.approx(1.0)
+    assert found["clip_wasserstein2"] == pytest.approx(1.0, abs=0.01)
+
+
 def test_what_is_no_clip_is_refused():
     with pytest.raises(UserError, match="not of RingMixture"):
         ClipMetrics(lambda: RingMixture(EDM()))

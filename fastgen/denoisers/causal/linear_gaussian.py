@@ -13,13 +13,14 @@ from fastgen.conditions import Condition
 from fastgen.denoisers.causal.attending import Attending, Layers
 from fastgen.denoisers.causal.base import CausalDenoiser
 from fastgen.denoisers.causal.caches import CachePolicy, FullCache
+from fastgen.denoisers.causal.driven import DrivenDenoiser
 from fastgen.denoisers.exact.gaussians import LOG_2_PI, ExactDenoiser
 from fastgen.errors import UserError
 from fastgen.processes import Process
 from fastgen.processes.prediction import at_least_float32
 
 
-class LinearGaussianClips(ExactDenoiser, CausalDenoiser):
+class LinearGaussianClips(ExactDenoiser, DrivenDenoiser):
     """Clips (F, D) that turn and forget: ``z_f = rho R z_{f-1} + sqrt(1 - rho^2) std noise``, stationary.
 
     R turns each pair of numbers by ``angle`` (a last single one stays). Around that is a mean: of the class, on a
@@ -27,7 +28,8 @@ class LinearGaussianClips(ExactDenoiser, CausalDenoiser):
     + gain u_f`` of its K numbers, which is added to the first K numbers of a frame. So every E[x0 | x_t] is linear: of
     all frames (the bidirectional teacher), of those that a chunk sees (the causal one, with any mask, with clean
     context, and within a stream), each frame at a noise level of its own. In a stream a frame's "key" is what was seen
-    of it, its "value" the coefficients of signal and noise.
+    of it, its "value" the coefficients of signal and noise. No class is a law of its own with mean 0, not the mixture
+    of the classes, whose score would not be linear; guidance leads away from it.
 
     Args:
         process: How data becomes noise.
@@ -110,8 +112,6 @@ class LinearGaussianClips(ExactDenoiser, CausalDenoiser):
     def mean_of(self, condition: Condition, count: int, like: Tensor) -> Tensor:
         """The mean of each of ``count`` frames, (B, F, D), fp64, for a batch like ``like`` (B, ...)."""
         label = self.labels(condition, like)
-        if self.num_classes and label is not None and bool((label == self.num_classes).any()):
-            raise UserError("LinearGaussianClips of no class is a mixture, whose score is not linear; give a label.")
         rows = torch.zeros(len(like), dtype=torch.int64, device=like.device) - 1 if label is None else label
         mean = self.class_means[rows][:, None].expand(-1, count, -1)
         if self.drive and "drive" in condition:

@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.causal.attending import Attending, Layers
-from fastgen.denoisers.causal.base import CausalDenoiser
 from fastgen.denoisers.causal.caches import CachePolicy, FullCache
+from fastgen.denoisers.causal.driven import DrivenDenoiser
 from fastgen.denoisers.networks.dit import grid_positions
 from fastgen.denoisers.networks.embedding import TIME_FREQUENCIES, EmbeddingDenoiser
 from fastgen.denoisers.networks.preconditioning import edm_preconditioning, time_features
@@ -71,7 +71,7 @@ class ClipBlock(nn.Module):
         return h + gate_m * self.mlp(normed), k, v
 
 
-class TokenTransformer(EmbeddingDenoiser, CausalDenoiser):
+class TokenTransformer(EmbeddingDenoiser, DrivenDenoiser):
     """What the transformers of vectors and of pictures share; subclasses turn frames into tokens and back.
 
     x0 = c_skip x_t + c_out F(c_in x_t, c_noise) with EDM's scalings, on any process, every frame at its own time.
@@ -84,6 +84,7 @@ class TokenTransformer(EmbeddingDenoiser, CausalDenoiser):
     def build(self, tokens_in: int, depth: int, heads: int, mlp_ratio: int, drive: int) -> None:
         """The layers, for tokens of ``tokens_in`` numbers."""
         width = self.embedding_width
+        self.drive = drive
         self.token_in = nn.Linear(tokens_in, width)
         self.drive_in = nn.Linear(drive, width) if drive else None
         self.blocks = nn.ModuleList(ClipBlock(i, width, heads, mlp_ratio) for i in range(depth))

@@ -13,12 +13,11 @@ from fastgen.conditions import Guidance
 from fastgen.distiller.groups import group_advantages
 from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
-from fastgen.extras.frozen import beside, keep_frozen
+from fastgen.extras.frozen import keep_frozen, rewards_of
 from fastgen.extras.reward import RewardModel
 from fastgen.methods.distribution_matching.dmd2 import DMD2
 from fastgen.objectives.distribution_matching import guidance_gradient, normalised, pseudo_loss
 from fastgen.processes import Prediction
-from fastgen.processes.prediction import at_least_float32
 from fastgen.sampling.scores import ScoreInputs
 from fastgen.shapes import pad_axes
 
@@ -84,10 +83,7 @@ class AMD(DMD2):
                 x0 = self.rollout(part, role).x0.detach()
             if len(parts) > 1 and role == "student":  # the graphs of all pieces at once would not fit
                 part.forget_samples()
-            with torch.no_grad(), torch.autocast(x0.device.type, enabled=False):
-                judge, samples = beside(self.judge, x0), at_least_float32(self.codec.decode(x0))
-                samples = samples.to(next(judge.parameters(), samples).dtype)
-                rewards.append(judge(samples, part.raw_condition))
+            rewards.append(rewards_of(self.judge, self.codec, x0, part.raw_condition))
         found = group_advantages(self, parts, rewards)
         self.advantages = {id(part): one.clamp(-1.0, 1.0) for part, one in zip(parts, found, strict=True)}
         self.record("health/reward", torch.cat(rewards).mean())

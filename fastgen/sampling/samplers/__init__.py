@@ -7,6 +7,7 @@ from fastgen.sampling.samplers.chunks import ChunkSampler
 from fastgen.sampling.samplers.gamma import GammaSampler
 from fastgen.sampling.samplers.grid import GridSampler
 from fastgen.sampling.samplers.jump import JumpSampler
+from fastgen.sampling.samplers.mixed_chunks import MixedChunkSampler
 from fastgen.sampling.samplers.phased import PhasedSampler
 from fastgen.sampling.samplers.policy import PolicySampler
 from fastgen.sampling.samplers.random_schedule import RandomScheduleSampler
@@ -24,6 +25,7 @@ __all__ = [
     "GammaSampler",
     "GridSampler",
     "JumpSampler",
+    "MixedChunkSampler",
     "PhasedSampler",
     "PolicySampler",
     "RandomScheduleSampler",

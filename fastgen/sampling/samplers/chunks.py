@@ -49,7 +49,7 @@ class ChunkSampler(RenoiseSampler):
         through_memory: Let the gradient run through what chunks leave behind, too.
     """
 
-    moves: ClassVar[Literal["renoise"]] = "renoise"
+    moves: ClassVar[None] = None  # type: ignore[assignment]  # no pipeline of diffusers remembers chunks
     chunk: int | Literal["network"] = "network"
     cache: CachePolicy = FullCache()
     exits: Literal["same", "each"] = "same"
@@ -84,10 +84,10 @@ class ChunkSampler(RenoiseSampler):
         chunk = network.chunk if isinstance(self.chunk, str) else self.chunk
         return chunks_of(frames, chunk, network.first_chunk)
 
-    def stream(self, denoiser: Denoiser) -> Stream:
-        """A clip that has not begun."""
+    def stream(self, denoiser: Denoiser, condition: Condition) -> Stream:
+        """A clip that has not begun; frames under ``condition["reference"]`` (B, ...) are its first ones."""
         noise = self.context_noise or denoiser.process.t_clean
-        return Stream(denoiser, self.cache, noise, forgets_graphs=not self.through_memory)
+        return Stream(denoiser, self.cache, noise, not self.through_memory, condition.get("reference"))
 
     def times_of(self, number: int, times: Sequence[float]) -> Sequence[float]:
         """The times of the calls of chunk ``number``, where most chunks have ``times``."""
@@ -128,7 +128,7 @@ class ChunkSampler(RenoiseSampler):
 
         The first chunk has the random numbers of a sampler without chunks, each further one has its own.
         """
-        stream, axis = self.stream(denoiser), 1 + causal(denoiser).frame_axis
+        stream, axis = self.stream(denoiser, condition), 1 + causal(denoiser).frame_axis
         chunks, enabled = self.chunks(denoiser, frames), torch.is_grad_enabled()
         for number, chunk in enumerate(chunks):
             own = draws.scoped(f"chunk{number}") if number else draws

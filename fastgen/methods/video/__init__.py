@@ -1,0 +1,1 @@
+"""Students of clips: causal ones that stream, and what comes before them."""
