@@ -39,7 +39,8 @@ class Health(AfterStudentUpdates):
     Args:
         every_n_steps: Student updates between readings; reading waits for the GPU.
         explosion: A gradient norm or gap this many times its running median is an event.
-        collapse: A standard deviation of the samples below this fraction of the first readings is an event.
+        collapse: A standard deviation of the samples that losses judge below this fraction of the first readings is an
+            event.
         skipped: More than this fraction of skipped updates between readings is an event.
         patience: Student updates after which a critic must differ from the teacher.
     """
@@ -145,7 +146,7 @@ class Health(AfterStudentUpdates):
                 yield (
                     "collapse",
                     f"the samples have lost their variety (standard deviation {std:.3g}, {start:.3g} at the start); "
-                    "lower the student's learning rate or update the critic more often",
+                    "lower the student's learning rate or update what judges them more often",
                 )
         idle = gap is not None and std is not None and math.isfinite(std) and gap < 1e-5 * max(std, 1e-12)
         if idle and step >= self.patience:

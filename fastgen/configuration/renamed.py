@@ -70,6 +70,7 @@ OPTIONS = {
     ("KD", "loss"): OF_LOSS,
     ("Reflow", "loss"): OF_LOSS,
     ("DiscreteConsistency", "sigma_data"): OF_WEIGHT,
+    ("TokenMMD", "c"): "is the distance's now: write distance: {class_path: MeanGap, init_args: {c: NUMBER}}",
     ("OptimalSteps", "steps"): "is the sampler's now: write sampler: {class_path: GridSampler, init_args: {steps: N}}",
 }
 """Options by class and old name."""

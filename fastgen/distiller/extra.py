@@ -72,11 +72,12 @@ class Extra(nn.Module):
         return None
 
     def watching(
-        self, term: ScoreTerm, part: MicroBatch, x_t: Tensor
+        self, term: ScoreTerm, part: MicroBatch, x_t: Tensor, role: str
     ) -> dict[nn.Module, Callable[[Denoiser], Denoiser]]:
-        """What to see networks through, by network, while ``term`` compares their scores at ``x_t`` (B, ...).
+        """What to see networks through, by network, while ``term`` asks them about ``x_t`` (B, ...).
 
-        For terms that need more of a call that is made anyway.
+        For terms that need more of a call that is made anyway: in the turn of ``role``, the student's, where scores are
+        compared, or the critic's, where it denoises.
         """
         return {}
 

@@ -78,10 +78,16 @@ class ScoreTerm(ABC):
         return self.watches[network](view) if network in self.watches else view
 
     @contextmanager
-    def watched(self, part: MicroBatch, x_t: Tensor) -> Iterator[None]:
-        """Inside, networks are seen through what the extras watch them with; ``x_t`` is what they are asked about."""
+    def watched(self, part: MicroBatch, x_t: Tensor, role: str) -> Iterator[None]:
+        """Inside, networks are seen through what the extras watch them with.
+
+        Args:
+            part: Whose samples.
+            x_t: What networks are asked about.
+            role: Whose turn it is.
+        """
         for extra in self.method.active_extras():
-            self.watches |= extra.watching(self, part, x_t)
+            self.watches |= extra.watching(self, part, x_t, role)
         try:
             yield
         finally:
@@ -110,7 +116,7 @@ class ScoreTerm(ABC):
         """What teacher and critic see there; asked once."""
         if self.critic_role not in part.comparisons:
             inputs = self.score_inputs(part)
-            with self.watched(part, inputs.x_t):
+            with self.watched(part, inputs.x_t, "student"):
                 found = part.comparisons[self.critic_role] = self.scores(part, inputs)
             for name, value in health(inputs.rollout, found.real, found.fake).items():
                 self.method.record(name, value)
@@ -161,8 +167,9 @@ class ScoreTerm(ABC):
         rollout = self.method.rollout(part, role, condition)
         inputs = self.renoise(self.critic_time)(student.process, rollout, part.draws.scoped(role))
         part.denoised[role] = inputs
-        asked = self.seen(self.critic_of(rollout))
-        prediction = guided(asked, inputs.x_t, inputs.t, condition, self.guidance.critic_training)
+        with self.watched(part, inputs.x_t, role):
+            asked = self.seen(self.critic_of(rollout))
+            prediction = guided(asked, inputs.x_t, inputs.t, condition, self.guidance.critic_training)
         return {"denoising": self.denoising_loss(inputs, prediction)}
 
     def denoising_loss(self, inputs: ScoreInputs, prediction: Prediction) -> Tensor:

@@ -70,6 +70,8 @@ class Updates(Optimization):
                             "none for it, and no extra that has started; give an extra with start: 0."
                         )
                     self.manual_backward(torch.stack(list(losses.values())).sum() / len(parts))
+                if role == "student" and role in part.rollouts:
+                    self.record("health/sample_std", part.rollouts[role].x0.detach().std())
                 part.end_turn(role)
                 for name, value in losses.items():
                     self.record(f"{role}/{name}", value)

@@ -20,7 +20,9 @@ from fastgen.denoisers.wrappers.on_process import on_process
 from fastgen.distiller.extra import Extra
 from fastgen.errors import UserError
 from fastgen.objectives.adversarial import AdversarialLoss, NonSaturating, gradient_penalty, smoothness_penalty
+from fastgen.objectives.weights import LevelWeight, UniformWeight
 from fastgen.randomness import Draws
+from fastgen.sampling.rollout import Rollout
 from fastgen.times import TimeLaw, UniformTime
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ class GAN(Extra):
             1801.04406), beside ``discriminator_weight``; 0 for none. It differentiates the features twice.
         r1_interval: Updates between two exact penalties, whose factor grows by as much (lazy regularisation).
         objective: The two losses of the logits.
+        level_weight: Weight of a sample in both by the noise level of the student's call that made it; SenseFlow (arXiv
+            2506.00523) has ``(1 - sigma)^2``, so that calls at much noise are hardly judged.
         role: The discriminator's name among the roles, if it has an optimizer of its own; a second one needs another.
     """
 
@@ -82,6 +86,7 @@ class GAN(Extra):
         r1_gamma: float = 0.0,
         r1_interval: int = 16,
         objective: AdversarialLoss = NonSaturating(),
+        level_weight: LevelWeight = UniformWeight(),
         role: str = ROLE,
     ) -> None:
         if not role.isidentifier() or role == "critic":
@@ -106,6 +111,7 @@ class GAN(Extra):
         self.r1_gamma = r1_gamma
         self.r1_interval = r1_interval
         self.objective = objective
+        self.level_weight = level_weight
 
     def build(self, method: Distiller) -> None:
         if self.role == "critic" and "critic" not in method.built_roles:
@@ -179,12 +185,18 @@ class GAN(Extra):
     # ------------------------------------------------------------------ one call for scores and features
 
     def watching(
-        self, term: ScoreTerm, part: MicroBatch, x_t: Tensor
+        self, term: ScoreTerm, part: MicroBatch, x_t: Tensor, role: str
     ) -> dict[nn.Module, Callable[[Denoiser], Denoiser]]:
         method = term.method
         told = getattr(term.guidance, self.features, 0.0) != 0.0  # else it is not told the condition there
-        if not self.at_scores or term is not method.score_term() or not told:
+        if role != "student" or not self.at_scores or term is not method.score_term() or not told:
             return {}
+        return self.watching_features(method, part, x_t)
+
+    def watching_features(
+        self, method: Distiller, part: MicroBatch, x_t: Tensor
+    ) -> dict[nn.Module, Callable[[Denoiser], Denoiser]]:
+        """The network whose features are read, seen so that it keeps them."""
         network = self.network(method)
         features = part.features[self] = {}
         return {network: lambda view: Watched(view, network.backbone, self.layers or [], x_t, features)}
@@ -211,12 +223,23 @@ class GAN(Extra):
 
     def student_losses(self, method: Distiller, part: MicroBatch) -> dict[str, Tensor]:
         """What the student learns from the discriminator."""
+        rollout = method.rollout(part, "student")
         if self.at_scores:
             logits = self.logits_at_scores(method, part)
         else:
-            rollout = method.rollout(part, "student")
-            (logits,) = self.logits(method, (rollout.x0, rollout.condition, part.draws.scoped("student/gan")))
-        return {"gan": self.weight * self.objective.generator(logits)}
+            told = self.told(method, part, rollout.condition)
+            (logits,) = self.logits(method, (rollout.x0, told, part.draws.scoped("student/gan")))
+        return {"gan": self.weight * self.objective.generator(logits, self.weight_of(method, rollout))}
+
+    def weight_of(self, method: Distiller, rollout: Rollout) -> Tensor | None:
+        """The weight of each sample, (B,)."""
+        if self.level_weight == UniformWeight():
+            return None
+        return self.level_weight(method.student.process.ratio(rollout.t))
+
+    def told(self, method: Distiller, part: MicroBatch, condition: Condition) -> Condition:
+        """What the discriminator knows of samples that are made, or real, for ``condition``."""
+        return condition
 
     def own_losses(self, method: Distiller, part: MicroBatch) -> dict[str, Tensor]:
         """What the discriminator learns."""
@@ -226,16 +249,18 @@ class GAN(Extra):
         if x0 is None:
             raise UserError("The GAN extra needs real samples; the data module gives none ('x0' is missing).")
         at_real = part.draws.scoped("critic/gan/real")
+        known = self.told(method, part, part.condition)
         judged = [
-            (x0, part.condition, at_real),
-            (rollout.x0, rollout.condition, part.draws.scoped("critic/gan/fake")),
+            (x0, known, at_real),
+            (rollout.x0, self.told(method, part, rollout.condition), part.draws.scoped("critic/gan/fake")),
         ]
         if self.r1_weight > 0:
             move = part.draws.scoped("critic/gan/r1").normal("noise", x0.shape[1:], x0.dtype)
-            judged.append((x0 + self.r1_noise * move, part.condition, at_real))
+            judged.append((x0 + self.r1_noise * move, known, at_real))
         penalised = self.r1_gamma > 0 and part.draws.step % self.r1_interval == 0
         real, fake, *moved = self.logits(method, *judged)
-        losses = {"gan": self.discriminator_weight * self.objective.discriminator(real, fake)}
+        weight = self.weight_of(method, rollout)
+        losses = {"gan": self.discriminator_weight * self.objective.discriminator(real, fake, weight)}
         if moved:
             losses["r1"] = self.discriminator_weight * self.r1_weight * smoothness_penalty(real, *moved)
         if penalised:
@@ -249,5 +274,5 @@ class GAN(Extra):
         # Validation runs without gradients, but this is one; fused attention has no second derivative.
         with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             x0 = real_x0.clone().requires_grad_()
-            (logits,) = self.logits(method, (x0, part.condition, draws))
+            (logits,) = self.logits(method, (x0, self.told(method, part, part.condition), draws))
             return gradient_penalty(logits.sum(1), x0)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.wrappers.features import DiscriminatorHead
 from fastgen.denoisers.wrappers.routed import pooled
 
+REFERENCE = "reference"
+"""The name, among conditions, of what is seen in a real sample."""
 MAP = 64
 """Numbers in which features and condition are compared, as in Projected GAN."""
 
@@ -43,8 +46,23 @@ class ProjectionHead(nn.Module):
         return logit + together.sum(1) / math.sqrt(MAP)
 
 
-def known_of(condition: Condition, num_classes: int) -> Tensor | None:
-    """A vector (B, D) of a condition: which label, or the prompt's embedding; ``None`` without one."""
-    if "label" in condition:
-        return nn.functional.one_hot(condition["label"].long(), num_classes + 1)
-    return pooled(condition)
+def known_of(condition: Condition, num_classes: int, asked: bool = True) -> Tensor | None:
+    """What heads are told of a condition, (B, D): which label, or the prompt's embedding, if ``asked``; the reference.
+
+    ``None`` if that is nothing.
+    """
+    found: list[Tensor] = []
+    own = {name: value for name, value in condition.items() if name != REFERENCE}
+    if asked and "label" in own:
+        found.append(nn.functional.one_hot(own["label"].long(), num_classes + 1))
+    elif asked and (prompt := pooled(own)) is not None:
+        found.append(prompt)
+    if REFERENCE in condition:
+        found.append(condition[REFERENCE])
+    return torch.cat([part.to(found[-1].dtype) for part in found], dim=1) if found else None
+
+
+def over_places(features: Sequence[Tensor]) -> Tensor:
+    """The mean over places, (B, C), of the last of some features: maps (B, C, H, W), tokens (B, L, C) or vectors."""
+    last = features[-1]
+    return last.flatten(2).mean(2) if last.ndim > 3 else last.mean(1) if last.ndim == 3 else last

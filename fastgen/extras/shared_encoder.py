@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from fastgen import checks
 from fastgen.conditions import concatenate
+from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
 from fastgen.extras.gan import GAN
-from fastgen.objectives.adversarial import discriminator_loss
+from fastgen.objectives.adversarial import NonSaturating
 
 if TYPE_CHECKING:
     from fastgen.distiller.base import Distiller
@@ -69,6 +70,15 @@ class SharedEncoder(GAN):
         self.layers = self.layers or [self.network(method).feature_path]
         self.heads = nn.ModuleList()
 
+    def watching(
+        self, term: ScoreTerm, part: MicroBatch, x_t: Tensor, role: str
+    ) -> dict[nn.Module, Callable[[Denoiser], Denoiser]]:
+        """In the critic's turn, too, unless it denoises without a condition that its features are to know."""
+        if role == "student" or term is not term.method.score_term():
+            return super().watching(term, part, x_t, role)
+        told = term.guidance.critic_training != 0.0 and term.guidance.condition_dropout == 0.0
+        return self.watching_features(term.method, part, x_t) if told else {}
+
     def read(self, features: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, places): the mean over channels of maps (B, C, H, W), tokens (B, L, C) or vectors (B, C)."""
         (feature,) = (features[layer] for layer in self.layers or [])
@@ -84,15 +94,18 @@ class SharedEncoder(GAN):
         return {"gan": self.weight * x[0].numel() * (F.softplus(-logits).mean(1) * scale).mean()}
 
     def own_losses(self, method: Distiller, part: MicroBatch) -> dict[str, Tensor]:
-        """Real and student's samples under the critic's own noise, in one call of its encoder."""
+        """Real and student's samples under the critic's own noise; the latter's features are those of its denoising."""
         if part.x0 is None:
             raise UserError("SharedEncoder needs real samples; the data module gives none ('x0' is missing).")
         inputs, process = part.denoised[self.term(method).critic_role], method.student.process
         real = process.add_noise(part.x0, inputs.noise, inputs.t)
-        both = concatenate([part.condition, inputs.rollout.condition])
-        logits = self.judge(method, torch.cat([real, inputs.x_t]), inputs.t.repeat(2), both)
-        at_real, at_fake = logits.split(len(real))
-        return {"gan": 0.5 * self.discriminator_weight * discriminator_loss(at_real, at_fake)}
+        if features := part.features.get(self):
+            at_fake, at_real = self.read(features), self.judge(method, real, inputs.t, part.condition)
+        else:
+            both = concatenate([part.condition, inputs.rollout.condition])
+            logits = self.judge(method, torch.cat([real, inputs.x_t]), inputs.t.repeat(2), both)
+            at_real, at_fake = logits.split(len(real))
+        return {"gan": 0.5 * self.discriminator_weight * NonSaturating().discriminator(at_real, at_fake)}
 
     def term(self, method: Distiller) -> ScoreTerm:
         """Who compares the scores."""

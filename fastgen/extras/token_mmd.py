@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from fastgen import checks
 from fastgen.conditions import concatenate
 from fastgen.denoisers.wrappers.features import tap, tokens
 from fastgen.denoisers.wrappers.on_process import on_process
 from fastgen.distiller.extra import Extra
 from fastgen.errors import UserError
-from fastgen.objectives.mmd import huber_mean_gap
+from fastgen.objectives.mmd import MeanGap, SetDistance
 from fastgen.times import FlowTime, TimeLaw
 
 if TYPE_CHECKING:
@@ -26,8 +25,9 @@ class TokenMMD(Extra):
 
     The student's samples and real ones get the same noise; a network's features of both, the tokens of each picture,
     are compared by their means: ``mean (sqrt((mean_l a_l - mean_l b_l)^2 + c^2) - c)``, a discrepancy with a linear
-    kernel. Pair by pair: the real sample is the one that the student's was made from. The gradient runs into the
-    student's sample alone. The code's kernel of radial basis functions is not here.
+    kernel; or, as the code can too, by all of their law with radial basis functions of bandwidth 100 (``distance:
+    Discrepancy``). Pair by pair: the real sample is the one that the student's was made from. The gradient runs into
+    the student's sample alone.
 
     Args:
         weight: Factor of the term.
@@ -36,7 +36,7 @@ class TokenMMD(Extra):
         layer: Module path of the features (block 11 of SD3.5 medium in the code); ``bottleneck`` is where the network
             is narrowest.
         time: Law of the noise levels: steps 18 to 27 of SD3's 28.
-        c: Where the distance turns from squares to absolute values.
+        distance: How far the tokens of the two pictures of a pair are apart.
     """
 
     reads_others = True
@@ -48,14 +48,13 @@ class TokenMMD(Extra):
         features: Literal["critic", "teacher"] = "critic",
         layer: str = "bottleneck",
         time: TimeLaw = FlowTime(1 / 28, 10 / 28, 3.0),
-        c: float = 1e-3,
+        distance: SetDistance = MeanGap(),
     ) -> None:
-        checks.positive(self, c=c)
         super().__init__(weight, start)
         self.features = features
         self.layer = layer
         self.time = time
-        self.c = c
+        self.distance = distance
 
     def build(self, method: Distiller) -> None:
         if getattr(method, self.features, None) is None:
@@ -77,4 +76,4 @@ class TokenMMD(Extra):
         with tap(network.backbone, [layer], "left out") as found:
             on_process(network, process)(torch.cat(noisy), t.repeat(2), both)
         made, wanted = tokens(found[layer]).chunk(2)
-        return {"tokens": self.weight * huber_mean_gap(made, wanted.detach(), self.c)}
+        return {"tokens": self.weight * self.distance(made, wanted.detach())}

@@ -11,16 +11,19 @@ from torch import Tensor, nn
 
 from fastgen import checks
 from fastgen.conditions import Condition
+from fastgen.errors import UserError
 from fastgen.extras.augmentation import augmented
 from fastgen.extras.backbones import Backbone
 from fastgen.extras.gan import GAN, ROLE
-from fastgen.extras.heads import ProjectionHead, known_of
+from fastgen.extras.heads import REFERENCE, ProjectionHead, known_of, over_places
 from fastgen.objectives.adversarial import AdversarialLoss, NonSaturating
+from fastgen.objectives.weights import LevelWeight, UniformWeight
 from fastgen.precision import built_in_fp32
 from fastgen.randomness import Draws
 
 if TYPE_CHECKING:
     from fastgen.distiller.base import Distiller
+    from fastgen.distiller.micro_batch import MicroBatch
 
 
 class VisionGAN(GAN):
@@ -41,11 +44,14 @@ class VisionGAN(GAN):
         start: Student update from which all terms are active.
         width: Channels of the heads; ``features`` for as many as the features have.
         conditional: Whether heads are told the condition.
+        reference: Whether they are told the real sample, too, that the student's was made from: the last features of
+            the first network, averaged over places, as in ADD and SenseFlow (that of a real sample is itself).
         augment: Judge samples with other colours, moved and cut, real ones and the student's alike.
         optimizer: Builds the discriminator's optimizer.
         r1_gamma: Factor of the exact R1 penalty at real samples, augmented as they are judged.
         r1_interval: Updates between two penalties, whose factor grows by as much.
         objective: The two losses of the logits.
+        level_weight: Weight of a sample in both by the noise level of the student's call that made it.
         role: The discriminator's name among the roles; a second one needs another.
     """
 
@@ -59,11 +65,13 @@ class VisionGAN(GAN):
         start: int = 0,
         width: int | Literal["features"] = "features",
         conditional: bool = True,
+        reference: bool = False,
         augment: bool = True,
         optimizer: OptimizerCallable = torch.optim.Adam,
         r1_gamma: float = 0.0,
         r1_interval: int = 16,
         objective: AdversarialLoss = NonSaturating(),
+        level_weight: LevelWeight = UniformWeight(),
         role: str = ROLE,
     ) -> None:
         checks.not_empty(self, backbones=backbones)
@@ -77,10 +85,12 @@ class VisionGAN(GAN):
             r1_gamma=r1_gamma,
             r1_interval=r1_interval,
             objective=objective,
+            level_weight=level_weight,
             role=role,
         )
         self.backbones = backbones
         self.conditional = conditional
+        self.reference = reference
         self.augment = augment
 
     def make_heads(self, method: Distiller) -> nn.ModuleList:
@@ -91,10 +101,26 @@ class VisionGAN(GAN):
         place = next(student.parameters()).device
         with torch.no_grad():
             images = method.codec.decode(torch.zeros(1, *student.sample_shape, device=place))
-            shapes = [feature.shape[1:] for feature in self.seen(images)]
-            known = known_of(student.example_condition(1, place), student.num_classes) if self.conditional else None
+            features = self.seen(images)
+            shapes = [feature.shape[1:] for feature in features]
+            condition = dict(student.example_condition(1, place))
+            condition |= {REFERENCE: over_places(features)} if self.reference else {}
+            known = known_of(condition, student.num_classes, self.conditional)
         size = None if known is None else known.shape[1]
         return nn.ModuleList(ProjectionHead(shape, self.width, size) for shape in shapes)
+
+    def told(self, method: Distiller, part: MicroBatch, condition: Condition) -> Condition:
+        if not self.reference:
+            return condition
+        if part.x0 is None:
+            raise UserError(
+                "The reference of VisionGAN is a real sample; the data module gives none ('x0' is missing)."
+            )
+        with torch.no_grad():
+            images = method.codec.decode(part.x0)
+            images = images.to(torch.promote_types(images.dtype, torch.float32))
+            with torch.autocast(images.device.type, enabled=False):
+                return {**condition, REFERENCE: over_places(self.seen(images))}
 
     def seen(self, images: Tensor) -> list[Tensor]:
         """The features of all layers of all backbones."""
@@ -115,7 +141,7 @@ class VisionGAN(GAN):
                 images = images.to(torch.promote_types(images.dtype, torch.float32))
                 if self.augment:
                     images = augmented(images, draws.scoped("augment"))
-                known = known_of(condition, method.student.num_classes) if self.conditional else None
+                known = known_of(condition, method.student.num_classes, self.conditional)
                 features = self.seen(images)
                 rows = [head(feature, known) for head, feature in zip(self.heads, features, strict=True)]
             found.append(torch.stack(rows, dim=1))

@@ -14,15 +14,27 @@ from fastgen.objectives.divergences import Divergence, ReverseKL, density_ratio
 
 
 class AdversarialLoss(Objective, ABC):
-    """What generator and discriminator lose by their logits, (B, heads)."""
+    """What generator and discriminator lose by their logits, (B, heads); a subclass says it logit by logit."""
 
     @abstractmethod
-    def generator(self, fake: Tensor) -> Tensor:
-        """The scalar loss of who made the samples."""
+    def made(self, fake: Tensor) -> Tensor:
+        """What who made the samples loses, (B, heads)."""
 
     @abstractmethod
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        """The scalar loss of who tells them apart."""
+    def at_real(self, real: Tensor) -> Tensor:
+        """What who tells them apart loses at real samples, (B, heads)."""
+
+    @abstractmethod
+    def at_fake(self, fake: Tensor) -> Tensor:
+        """What it loses at the others, (B, heads)."""
+
+    def generator(self, fake: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The scalar loss of who made the samples, each with a constant factor ``weight`` (B,)."""
+        return weighted_mean(self.made(fake), weight)
+
+    def discriminator(self, real: Tensor, fake: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The scalar loss of who tells them apart; ``weight`` (B,) is a factor of the i-th of both."""
+        return weighted_mean(self.at_real(real), weight) + weighted_mean(self.at_fake(fake), weight)
 
 
 @dataclass(frozen=True)
@@ -32,26 +44,32 @@ class NonSaturating(AdversarialLoss):
     Goodfellow et al. 2014, arXiv 1406.2661: the best D is the log of the ratio of the densities.
     """
 
-    def generator(self, fake: Tensor) -> Tensor:
-        return generator_loss(fake)
+    def made(self, fake: Tensor) -> Tensor:
+        return F.softplus(-fake)
 
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        return discriminator_loss(real, fake)
+    def at_real(self, real: Tensor) -> Tensor:
+        return F.softplus(-real)
+
+    def at_fake(self, fake: Tensor) -> Tensor:
+        return F.softplus(fake)
 
 
 @dataclass(frozen=True)
 class Hinge(AdversarialLoss):
     """``-mean D(fake)``; ``mean relu(1 - D(real)) + mean relu(1 + D(fake))`` (Lim & Ye 2017, arXiv 1705.02894)."""
 
-    def generator(self, fake: Tensor) -> Tensor:
-        return -fake.mean()
+    def made(self, fake: Tensor) -> Tensor:
+        return -fake
 
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        return F.relu(1.0 - real).mean() + F.relu(1.0 + fake).mean()
+    def at_real(self, real: Tensor) -> Tensor:
+        return F.relu(1.0 - real)
+
+    def at_fake(self, fake: Tensor) -> Tensor:
+        return F.relu(1.0 + fake)
 
 
 @dataclass(frozen=True)
-class LogRatio(AdversarialLoss):
+class LogRatio(NonSaturating):
     """``-mean sg[h(r)] D(fake)``, with ``r = exp D`` in bounds; D learns as in :class:`NonSaturating`.
 
     D is the log of the density ratio then, and ``-h(r) grad D`` is the gradient of an f-divergence along the samples,
@@ -64,22 +82,14 @@ class LogRatio(AdversarialLoss):
 
     divergence: Divergence = ReverseKL()
 
-    def generator(self, fake: Tensor) -> Tensor:
+    def made(self, fake: Tensor) -> Tensor:
         weight = self.divergence.weight(density_ratio(fake.detach())).to(fake.dtype)
-        return -(weight[:, None] * fake.flatten(1)).mean()
-
-    def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
-        return discriminator_loss(real, fake)
+        return -(weight[:, None] * fake.flatten(1))
 
 
-def generator_loss(fake_logits: Tensor) -> Tensor:
-    """``mean softplus(-D(fake))``."""
-    return F.softplus(-fake_logits).mean()
-
-
-def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """``mean softplus(-D(real)) + mean softplus(D(fake))``."""
-    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+def weighted_mean(losses: Tensor, weight: Tensor | None) -> Tensor:
+    """``mean_B weight mean losses`` of losses (B, ...) and constant factors (B,), or none."""
+    return losses.mean() if weight is None else (weight.to(losses.dtype) * losses.flatten(1).mean(1)).mean()
 
 
 def smoothness_penalty(real_logits: Tensor, moved_logits: Tensor) -> Tensor:

@@ -48,6 +48,47 @@ class RBFKernel(Kernel):
         return torch.exp(-gap.square().sum(-1) / (2.0 * self.bandwidth**2))
 
 
+class SetDistance(Objective, ABC):
+    """How far two sets of features are apart, one number for all pairs of sets."""
+
+    @abstractmethod
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """A scalar for the sets ``a`` (B, N, D) and ``b`` (B, M, D)."""
+
+
+@dataclass(frozen=True)
+class MeanGap(SetDistance):
+    """``mean (sqrt((mean_i a_i - mean_j b_j)^2 + c^2) - c)``: see :func:`huber_mean_gap`.
+
+    Args:
+        c: Where the distance turns from squares to absolute values.
+    """
+
+    c: float = 1e-3
+
+    def __post_init__(self) -> None:
+        checks.positive(self, c=self.c)
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        return huber_mean_gap(a, b, self.c)
+
+
+@dataclass(frozen=True)
+class Discrepancy(SetDistance):
+    """``mean_B MMD^2`` with a kernel: see :func:`mmd2`.
+
+    Args:
+        kernel: The similarity of two features.
+        unbiased: Leave out the pairs of an element with itself.
+    """
+
+    kernel: Kernel = RBFKernel(100.0)
+    unbiased: bool = True
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        return mmd2(a, b, self.kernel, self.unbiased).mean()
+
+
 def mmd2(a: Tensor, b: Tensor, kernel: Kernel, unbiased: bool = False) -> Tensor:
     """Squared discrepancy (...) of the sets ``a`` (..., N, D) and ``b`` (..., M, D).
 

@@ -120,9 +120,8 @@ def critic_condition(
 
 @torch.no_grad()
 def health(rollout: Rollout, real: Prediction, fake: Prediction) -> dict[str, Tensor]:
-    """The gap between critic and teacher and the spread of the samples (a collapse alarm), by name in the log."""
+    """How far critic, teacher and samples are apart, by name in the log."""
     return {
         "health/score_gap": (fake.x0 - real.x0).abs().mean(),
         "health/teacher_gap": (rollout.x0 - real.x0).abs().mean(),
-        "health/sample_std": rollout.x0.std(),
     }

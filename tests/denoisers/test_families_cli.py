@@ -46,6 +46,14 @@ def tiny_vision(folder: Path, tiny: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"class_path": "TimmBackbone", "init_args": options}]
 
 
+def tiny_senseflow(folder: Path, tiny: dict[str, Any]) -> list[dict[str, Any]]:
+    """The extras of its config, whose network of images is a small one."""
+    config = yaml.safe_load((ROOT / "configs" / "senseflow_sd3.yaml").read_text())
+    extras = config["model"]["init_args"]["extras"]
+    extras[-1]["init_args"]["backbones"] = tiny_vision(folder, tiny)
+    return extras
+
+
 def tiny_student(folder: Path, tiny: dict[str, Any]) -> dict[str, Any]:
     """A student of an architecture of its own."""
     return {"class_path": "StableDiffusion", "init_args": dict(tiny)}
@@ -77,7 +85,7 @@ CONFIGS = {
     "mcm_wan": WAN,
     "dmd_sd15": SD15,
     "decoupled_dmd_sdxl": SDXL,
-    "senseflow_sd3": SD3,
+    "senseflow_sd3": SD3 | {"model": {"extras": tiny_senseflow}},
     "dp_dmd_sd3": SD3,
     "cdm_sd3": SD3,
     "one_x_distill_sd3": SD3,

@@ -18,11 +18,16 @@ from fastgen.extras.augmentation import augmented
 from fastgen.extras.heads import ProjectionHead, known_of
 from fastgen.methods import GDD, Distiller
 from fastgen.methods.adversarial.gdd import names_of_level
+from fastgen.objectives.weights import FlowWeight
 from fastgen.processes import EDM
 from fastgen.randomness import Draws
 from fastgen.sampling.samplers import RenoiseSampler
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Alone(Distiller):
+    """A method whose loss is the extra's."""
 
 
 def unet() -> UNet:
@@ -67,6 +72,34 @@ def test_gdd_at_clean_images_by_hand():
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-12)
     assert not any("network" in name for name in gan.state_dict()), "the backbone enters no checkpoint"
     assert not any(p.requires_grad for p in network.parameters())
+
+
+def test_the_level_of_the_call_weighs_both_losses_and_heads_know_the_reference():
+    """(1 - sigma)^2 of the flow's level 2.5 / 3.5; a head's condition ends with a real sample's mean features."""
+    weight = (1.0 - 2.5 / 3.5) ** 2
+    for role in ("student", "discriminator"):
+        plain, method = made(r1_gamma=0.0), made(r1_gamma=0.0)
+        method.extras[0].level_weight = FlowWeight(2.0)
+        one, other = (m.losses(role, images())["gan"] for m in (plain, method))
+        torch.testing.assert_close(other, weight * one)
+        parameters = [list(m.trained_parameters[role]) for m in (plain, method)]
+        pairs = zip(*(torch.autograd.grad(v, p) for v, p in zip((one, other), parameters, strict=True)), strict=True)
+        for a, b in pairs:
+            torch.testing.assert_close(b, weight * a)
+    torch.manual_seed(0)
+    gan = VisionGAN([DigitsBackbone()], reference=True, optimizer=torch.optim.Adam)
+    method = Alone(teacher=unet, sampler=RenoiseSampler([2.5]), extras=[gan])
+    method.configure_model()
+    method, piece = method.double(), images()
+    told = gan.told(method, piece, piece.condition)
+    wanted = gan.networks[0].body[:13](piece.x0).flatten(2).mean(2)
+    known = known_of(told, 10)
+    assert torch.equal(told["reference"], wanted) and known is not None and torch.equal(known[:, 11:], wanted)
+    assert gan.heads[0].of_condition.in_features == known.shape[1]
+    (loss,) = method.losses("student", piece).values()
+    piece.x0 = -piece.x0
+    piece.rollouts.clear()
+    assert loss.item() != method.losses("student", piece)["gan"].item(), "another real sample, another verdict"
 
 
 def test_r1_reaches_the_images():

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor
 from toys import ToyData, build, trainer
 
+from fastgen.callbacks import Health
 from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
-from fastgen.methods import GDD
+from fastgen.methods import ADM, GDD, LADD, Distiller
 from fastgen.objectives.adversarial import gradient_penalty
 from fastgen.randomness import Draws
+from fastgen.sampling.samplers import RenoiseSampler
 from fastgen.times import UniformTime
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -24,6 +28,25 @@ def made(**kwargs: Any) -> GDD:
     method = build(GDD, **kwargs)
     method.configure_model()
     return method.double()
+
+
+class Collapse(Callback):
+    """From the eighth update on the student makes one sample."""
+
+    def on_train_batch_start(self, trainer: Any, method: Any, *_: Any) -> None:
+        if trainer.global_step >= 8:
+            with torch.no_grad():
+                for parameter in method.student.parameters():
+                    parameter.zero_()
+
+
+@pytest.mark.parametrize("cls", [GDD, LADD, ADM], ids=lambda cls: cls.__name__)
+def test_the_collapse_of_a_student_that_a_discriminator_alone_teaches_is_found(cls: type[Distiller], tmp_path: Path):
+    health, method = Health(every_n_steps=1), build(cls, sampler=RenoiseSampler([80.0]))
+    loop = trainer(24, health, Collapse(), default_root_dir=tmp_path)
+    loop.fit(method, ToyData(batch_size=8))
+    assert "collapse" in health.verdict()
+    assert float(loop.callback_metrics["health/sample_std"]) < 0.1
 
 
 def part(step: int = 0) -> MicroBatch:

@@ -14,6 +14,7 @@ from methods.test_closed_form import COVARIANCE, CRITIC_COVARIANCE, CRITIC_MEAN,
 from torch import Tensor
 from toys import CLASSES, FreeData, StopAfter, build, network, trainer
 
+from fastgen.conditions import Guidance
 from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.extras import SharedEncoder
@@ -192,6 +193,15 @@ def test_sidas_discriminator_sees_real_and_generated_samples_under_one_noise():
     expected = 200.0 * 0.5 * (F.softplus(-at_real).mean() + F.softplus(at_fake).mean())
     torch.testing.assert_close(losses["gan"], expected)
     assert_same_gradients(losses["gan"], expected, list(method.critic.parameters()))
+
+
+@pytest.mark.parametrize(("guidance", "rows"), [(Guidance(), 12), (Guidance(condition_dropout=0.5), 18)])
+def test_sidas_discriminator_reads_the_student_where_the_critic_denoises_it(guidance: Guidance, rows: int):
+    """The encoder sees six samples of the student and six of the data, once; samples without a condition once more."""
+    method, seen = made(SiDA, guidance=guidance), []
+    method.critic.get_submodule(method.critic.feature_path).register_forward_hook(lambda *a: seen.append(len(a[2])))
+    losses = method.losses("critic", part())
+    assert sum(seen) == rows and losses["gan"].requires_grad
 
 
 def test_sidas_student_waits_for_the_discriminator():

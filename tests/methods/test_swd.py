@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.extras import TokenMMD
 from fastgen.methods import DMD2, SwD
+from fastgen.objectives.mmd import Discrepancy, MeanGap, RBFKernel
 from fastgen.processes import EDM, RectifiedFlow
 from fastgen.randomness import Draws
 from fastgen.sampling.samplers import ScaleSampler
@@ -144,9 +146,25 @@ def test_without_data_it_is_the_students_own_chain():
     torch.testing.assert_close(rollout.x0, method.student.scale * inputs[-1])
 
 
+def test_tokens_may_be_compared_by_all_of_their_law():
+    """Two tokens of one number each, width b: value and gradient of the unbiased discrepancy by hand."""
+    b, real = 1.5, torch.tensor([[[0.5], [3.0]]])
+    a = torch.tensor([[[0.0], [1.0]]], dtype=torch.float64, requires_grad=True)
+    k = lambda d: math.exp(-d * d / (2 * b * b))  # noqa: E731
+    distance = Discrepancy(RBFKernel(b))
+    loss = distance(a, real.double())
+    expected = k(1.0) + k(2.5) - 2 * (k(0.5) + k(3.0) + k(0.5) + k(2.0)) / 4
+    assert abs(loss.item() - expected) < 1e-12
+    (slope,) = torch.autograd.grad(loss, a)
+    first = k(1.0) * 1.0 / b**2 - 0.5 * (k(0.5) * 0.5 / b**2 + k(3.0) * 3.0 / b**2)
+    second = -k(1.0) * 1.0 / b**2 - 0.5 * (-k(0.5) * 0.5 / b**2 + k(2.0) * 2.0 / b**2)
+    torch.testing.assert_close(slope.flatten(), torch.tensor([first, second], dtype=torch.float64))
+    assert TokenMMD(distance=distance).distance == Discrepancy(RBFKernel(b), unbiased=True)
+
+
 def test_tokens_by_hand():
     """The same noise on the student's and the real sample; means over places, pair by pair; no gradient but in x."""
-    extra = TokenMMD(weight=2.0, layer="blocks.0", c=0.1)
+    extra = TokenMMD(weight=2.0, layer="blocks.0", distance=MeanGap(0.1))
     roles = {
         name: partial(lambda seed: network(seed).double(), i) for i, name in enumerate(("teacher", "student", "critic"))
     }

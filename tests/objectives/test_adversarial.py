@@ -4,11 +4,10 @@ import pytest
 import torch
 
 from fastgen.objectives.adversarial import (
+    AdversarialLoss,
     Hinge,
     LogRatio,
     NonSaturating,
-    discriminator_loss,
-    generator_loss,
     gradient_penalty,
     smoothness_penalty,
 )
@@ -25,7 +24,7 @@ def sigmoid(value: float) -> float:
 
 def test_generator_value_and_gradient():
     logits = torch.tensor([-1.5, 0.0, 2.0], dtype=torch.float64, requires_grad=True)
-    loss = generator_loss(logits)
+    loss = NonSaturating().generator(logits)
     loss.backward()
     assert abs(loss.item() - sum(softplus(-v) for v in logits.tolist()) / 3) < 1e-12
     expected = torch.tensor([-sigmoid(-v) / 3 for v in logits.tolist()], dtype=torch.float64)
@@ -35,7 +34,7 @@ def test_generator_value_and_gradient():
 def test_discriminator_value_and_gradients():
     real = torch.tensor([-1.5, 0.0, 2.0, 0.3], dtype=torch.float64, requires_grad=True)
     fake = torch.tensor([0.7, -0.2], dtype=torch.float64, requires_grad=True)
-    loss = discriminator_loss(real, fake)
+    loss = NonSaturating().discriminator(real, fake)
     loss.backward()
     by_hand = sum(softplus(-v) for v in real.tolist()) / 4 + sum(softplus(v) for v in fake.tolist()) / 2
     assert abs(loss.item() - by_hand) < 1e-12
@@ -47,9 +46,9 @@ def test_the_optimal_logit_is_the_log_density_ratio():
     """With p_real : p_fake = 3 : 1 at a point, the loss there is least at log 3."""
     logit = torch.tensor(math.log(3.0), dtype=torch.float64, requires_grad=True)
     # A confident logit on the other side switches that term off.
-    loss = 3 * discriminator_loss(logit[None], torch.full((1,), -1e3, dtype=torch.float64)) + discriminator_loss(
-        torch.full((1,), 1e3, dtype=torch.float64), logit[None]
-    )
+    loss = 3 * NonSaturating().discriminator(
+        logit[None], torch.full((1,), -1e3, dtype=torch.float64)
+    ) + NonSaturating().discriminator(torch.full((1,), 1e3, dtype=torch.float64), logit[None])
     loss.backward()
     assert abs(logit.grad.item()) < 1e-12
 
@@ -82,10 +81,24 @@ def test_hinge_by_hand():
     assert torch.autograd.grad(Hinge().generator(fake), fake)[0].mul(3).flatten().tolist() == [-1.0, -1.0, -1.0]
 
 
-def test_the_default_is_what_it_was():
-    real, fake = torch.randn(2, 5, 3, dtype=torch.float64)
-    assert torch.equal(NonSaturating().generator(fake), generator_loss(fake))
-    assert torch.equal(NonSaturating().discriminator(real, fake), discriminator_loss(real, fake))
+@pytest.mark.parametrize("loss", [NonSaturating(), Hinge(), LogRatio(JensenShannon())])
+def test_samples_may_have_weights(loss: AdversarialLoss):
+    """The i-th real and the i-th fake sample have the same; none is one for each; the gradient is that of the sum."""
+    g = torch.Generator().manual_seed(3)
+    real, fake = (torch.randn(4, 3, generator=g, dtype=torch.float64).requires_grad_() for _ in range(2))
+    weight = torch.tensor([0.0, 0.25, 1.0, 3.0], dtype=torch.float64)
+    for found, rows in (
+        (lambda *w: loss.generator(fake, *w), lambda k: loss.generator(fake[k])),
+        (lambda *w: loss.discriminator(real, fake, *w), lambda k: loss.discriminator(real[k], fake[k])),
+    ):
+        one, expected = found(weight), sum(weight[k] * rows([k]) for k in range(4)) / 4
+        torch.testing.assert_close(one, expected)
+        slopes = [torch.autograd.grad(v, (real, fake), allow_unused=True, retain_graph=True) for v in (one, expected)]
+        for a, b in zip(*slopes, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None:
+                torch.testing.assert_close(a, b)
+        torch.testing.assert_close(found(), found(torch.ones(4)))
 
 
 @pytest.mark.parametrize("divergence", [ReverseKL(), JensenShannon(), ForwardKL(), Jeffreys()])

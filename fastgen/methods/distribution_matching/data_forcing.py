@@ -78,7 +78,7 @@ class DataForcing(DMD2):
         return replace(made, condition=condition)
 
     @contextmanager
-    def watched(self, part: MicroBatch, x_t: Tensor) -> Iterator[None]:
+    def watched(self, part: MicroBatch, x_t: Tensor, role: str) -> Iterator[None]:
         """Extras make calls of their own: networks are asked elsewhere than at the student's ``x_t``."""
         yield
 

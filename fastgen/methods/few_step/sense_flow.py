@@ -34,9 +34,10 @@ class SenseFlow(DMD2):
     a config. In each iteration a coin decides whether rollouts are the student's own chain, stopped at a step that all
     share, or begin at real samples under noise, with a step for each.
 
-    Defaults are SD3.5 medium's; FLUX.1: ``critic_updates: 5``, decay 0.97, guidance 1 and 8 in the extra. Differs in
-    the discriminator: the code weighs each sample of both its losses by ``(1 - sigma)^2`` of the student's input (its
-    file for SD3.5 squares another entry of the shifted table) and tells it the real image too.
+    Defaults are SD3.5 medium's; FLUX.1: ``critic_updates: 5``, decay 0.97, guidance 1 and 8 in the extra. Both losses
+    of the discriminator weigh each sample by ``(1 - sigma)^2`` of the student's input (``level_weight: FlowWeight``
+    with ``signal_power: 2``; the code's file for SD3.5 squares another entry of the shifted table, a slip), and it is
+    told the real image too (``reference``; how the code joins the two conditions was not verified).
 
     Args:
         data_share: Probability that an iteration begins at real samples.
