@@ -42,7 +42,7 @@ NOT_FROM_CONFIGS = (
     "denoisers.diffusers.pipeline_files",
     "denoisers.diffusers.pipelines",
     "denoisers.diffusers.schedulers",
-    "callbacks.unfinished",
+    "callbacks.evaluation.unfinished",
     "metrics.text.text_image",
     "metrics.extractors.open_clip_features",
     "metrics.extractors.open_clip_tower",

@@ -40,17 +40,20 @@ RULES: dict[str, list[str]] = {
     "fastgen/callbacks/checkpoint.py": ["tests/callbacks/test_checkpoint.py", "tests/callbacks/test_rules.py"],
     "fastgen/distiller/averaging.py": ["tests/callbacks/test_ema.py", "tests/methods/test_map_parts.py"],
     "fastgen/callbacks/ema.py": ["tests/callbacks/test_ema.py", "tests/callbacks/test_rules.py"],
-    "fastgen/callbacks/evaluation.py": [
+    "fastgen/callbacks/evaluation/evaluate.py": [
         "tests/callbacks/test_evaluation.py",
         "tests/callbacks/test_rules.py",
         "tests/callbacks/test_unfinished.py",
     ],
-    "fastgen/callbacks/measurement.py": [
+    "fastgen/callbacks/evaluation/measurement.py": [
         "tests/callbacks/test_evaluation.py",
         "tests/callbacks/test_rules.py",
         "tests/callbacks/test_unfinished.py",
     ],
-    "fastgen/callbacks/unfinished.py": ["tests/callbacks/test_unfinished.py", "tests/callbacks/test_rules.py"],
+    "fastgen/callbacks/evaluation/unfinished.py": [
+        "tests/callbacks/test_unfinished.py",
+        "tests/callbacks/test_rules.py",
+    ],
     "fastgen/callbacks/grid.py": ["tests/callbacks/test_grid.py"],
     "fastgen/callbacks/health.py": ["tests/callbacks/test_watchers.py", "tests/callbacks/test_rules.py"],
     "fastgen/callbacks/throughput.py": ["tests/callbacks/test_watchers.py", "tests/callbacks/test_rules.py"],

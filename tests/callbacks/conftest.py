@@ -14,6 +14,6 @@ from tiny import Clock  # noqa: E402  found only now
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the callbacks."""
     clock = Clock()
-    for module in ("checkpoint", "measurement", "clock"):
+    for module in ("checkpoint", "evaluation.measurement", "clock"):
         monkeypatch.setattr(f"fastgen.callbacks.{module}.time", clock)
     return clock

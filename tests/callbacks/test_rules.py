@@ -16,7 +16,7 @@ from tiny import TinyData, TinyDistiller, TinySuite
 
 from fastgen.callbacks import EMA, Checkpoint, Evaluate, HalfLifeEMA, Health, Throughput
 from fastgen.callbacks import evaluation as evaluation_module
-from fastgen.callbacks.unfinished import Unfinished, weights_digest
+from fastgen.callbacks.evaluation.unfinished import Unfinished, weights_digest
 from fastgen.results.former_names import kind_by_name
 from fastgen.results.rows import ratios
 from fastgen.sampling.samplers import JumpSampler, RenoiseSampler

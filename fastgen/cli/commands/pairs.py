@@ -12,7 +12,7 @@ import torch
 from jsonargparse import ActionConfigFile, Namespace
 from torch import Tensor
 
-from fastgen.callbacks.unfinished import settings_of, weights_digest
+from fastgen.callbacks.evaluation.unfinished import settings_of, weights_digest
 from fastgen.cli.commands.conditions import conditions_of, slices
 from fastgen.cli.commands.loading import check_device, method_on
 from fastgen.cli.commands.parser import LARGEST, MOST_STEPS, shortened, whole

@@ -13,10 +13,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from fastgen import checks
 from fastgen.callbacks.clock import SideWork, TimesTraining
-from fastgen.callbacks.measurement import Measurement, Stopped
+from fastgen.callbacks.evaluation.measurement import Measurement, Stopped
+from fastgen.callbacks.evaluation.unfinished import digest, settings_of
 from fastgen.callbacks.sampling import conditions, real_samples
 from fastgen.callbacks.trainer_access import distiller, log_folder, log_scalars
-from fastgen.callbacks.unfinished import digest, settings_of
 from fastgen.callbacks.updates import AfterStudentUpdates, is_due
 from fastgen.checkpoints.restoring import restoring
 from fastgen.metrics.base import MetricSuite

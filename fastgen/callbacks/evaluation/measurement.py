@@ -12,10 +12,10 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from fastgen.callbacks.evaluation.unfinished import Unfinished, digest, settings_of, weights_digest
 from fastgen.callbacks.interruption import stop_requested
 from fastgen.callbacks.progress import bar
 from fastgen.callbacks.sampling import conditions, describe, groups, real_samples, reference, sample_batches
-from fastgen.callbacks.unfinished import Unfinished, digest, settings_of, weights_digest
 from fastgen.metrics.base import MetricSuite
 from fastgen.metrics.measuring import TEACHER_SEEDS, give_reference, row_of, take_in_real
 from fastgen.pictures.pixels import are_finite
