@@ -17,6 +17,7 @@ from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.causal.caches import EMASink, NoisyCache
 from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
 from fastgen.denoisers.wrappers.routed import LabelRouter
+from fastgen.denoisers.wrappers.second_time import NoiseAngles
 from fastgen.denoisers.wrappers.several_conditions import JointScales, NestedScales
 from fastgen.distiller.schedule import UpdateSchedule
 from fastgen.extras import GAN, DistributionMatching, RewardModel, SemigroupDefect
@@ -34,7 +35,7 @@ from fastgen.sampling.samplers import (
     ScaleSampler,
     TrajectorySampler,
 )
-from fastgen.times import FlowTime, GridTimes, SegmentTimes, SortedTimes, UniformTime
+from fastgen.times import EtaTimes, FlowTime, GridTimes, SegmentTimes, SortedTimes, UniformTime
 
 
 class ToTheRight(RewardModel):
@@ -65,6 +66,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "CausalConsistency": CLIPS | {"teacher": functools.partial(clip_network, 4)},
     "ADD": {"backbones": [ToyBackbone()], "augment": False},
     "DisBack": {"degradation": 2, "snapshots": 2, "schedule": UpdateSchedule()},
+    "AnyFlow": {"second_time": NoiseAngles()},
+    "IMM": {"group": 1, "times": EtaTimes(0.2, 0.8, k=7)},
     # A random network is steep: in long jumps its derivatives drown the flow.
     "ESD": {"times": SortedTimes(FlowTime(0.45, 0.55))},
     "MSD": {"router": LabelRouter(3)},

@@ -44,7 +44,8 @@ BATCH = 8
 Numbers = dict[str, list[float]]
 """By name of a loss or gradient norm: its value in every update of its role, in order."""
 
-FAMILIES: dict[str, dict[str, Any]] = {**FAMILY_CONFIGS, "meanflow_wan": WAN}
+OWN_TESTS = ("meanflow_wan", "anyflow_wan", "anyflow_on_policy_wan")
+FAMILIES: dict[str, dict[str, Any]] = {**FAMILY_CONFIGS, **dict.fromkeys(OWN_TESTS, WAN)}
 SMALL = {path.stem: path for path in CONFIG_FILES if path.stem not in FAMILIES}
 
 

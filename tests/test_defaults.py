@@ -605,6 +605,62 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "denoising_time": EDM_LAW,
         "denoising": EDM_LOSS.format("mean"),
     },
+    "AYF": JUMP
+    | {  # 2506.14603
+        "times": "GapTimes(length=LogitNormalTime(mean=-0.8, std=1.0), longest=1.0)",
+        "velocity": "TeacherVelocity()",
+        "guidance": "TeacherGuidance(embedded=True, high=3.0, low=1.0, power=0.0, sampling=middle)",
+        "warmup": 10000,
+        "largest": 0.99,
+        "c": 0.1,
+    },
+    "AnyFlow": JUMP
+    | {  # 2605.13724, NVlabs/AnyFlow
+        "times": "SortedTimes(diagonal=0.5, law=FlowTime(high=1.0, low=0.0, shift=5.0), middle=0.5, to_data=0.5)",
+        "derivative": "FiniteDifference(step=0.005)",
+        "fused_guidance": 3.0,
+        "condition_dropout": 0.1,
+        "warmup": 0,
+    },
+    "IMM": JUMP
+    | {  # 2503.07565
+        "times": "EtaTimes(eta_max=160.0, high=0.994, k=15, low=0.006)",
+        "b": 5.0,
+        "power": 1.0,
+    },
+    "SCFM": JUMP
+    | {  # 2510.17858, caitree/scfm
+        "times": "LadderTimes(high_shift=4.5, low_shift=2.5, steps=(2, 4, 8, 16), teacher=0.4, teacher_steps=32)",
+        "guidance": "TeacherGuidance(embedded=False, high=low, low=3.5, power=0.0, sampling=middle)",
+        "target": "TwoSpeeds(fast=ConstantEMA(decay=0.99), slow=ConstantEMA(decay=0.999))",
+    },
+    "TraFlow": JUMP
+    | {  # 2502.16972, derived
+        "times": "SortedTimes(diagonal=0.0, law=FlowTime(high=1.0, low=0.01, shift=1.0), middle=None, to_data=0.0)",
+        "target": "EMATarget(rule=ConstantEMA(decay=0.999))",
+        "path": "TeacherSpan(solver=Heun(guidance=1.0, steps=18), steps=4)",
+        "output_weight": 1.0,
+        "velocity_weight": 1.0,
+        "consistency_weight": 1.0,
+    },
+    "FreeFlow": JUMP
+    | {  # 2511.19428
+        "times": "FromNoise(law=FlowTime(high=1.0, low=0.0, shift=1.0), step=0.0)",
+        "states": "NoiseOnly()",
+        "velocity": "TeacherVelocity()",
+        "weight": "AdaptiveWeight(c=0.001, power=1.0)",
+        "extras.0.form": "VelocityGapForm(c=0.001, power=1.0)",
+        "extras.0.renoise_time": "LogitNormalTime(mean=1.4, std=1.0)",
+        "extras.0.critic_objective": FLOW_LOSS,
+        "extras.0.critic_updates": 1,
+    },
+    "BOOT": MAP
+    | {  # 2306.05544
+        "times": "FromNoise(law=FlowTime(high=0.95, low=0.0, shift=1.0), step=0.04)",
+        "states": "NoiseOnly()",
+        "sampler": ONE_CALL.format("Jump"),
+        "boundary_weight": 1.0,
+    },
     "KD": PAIRS | {"metric": REGRESSION},  # 2101.02388
     "Reflow": PAIRS | {"metric": REGRESSION, "time": "FlowTime(high=1.0, low=0.001, shift=1.0)"},  # 2209.03003
     "Progressive": {"steps": [4, 2, 1], "weight": "TruncatedSNRWeight()"},  # 2202.00512

@@ -68,9 +68,16 @@ from fastgen.methods.trajectories.rfpp import RFPP
 from fastgen.methods.trajectories.sfd import SFD
 from fastgen.methods.trajectories.sfddm import SFDDM
 from fastgen.methods.trajectories.slim_flow import SlimFlow
+from fastgen.methods.two_times.any_flow import AnyFlow
+from fastgen.methods.two_times.ayf import AYF
+from fastgen.methods.two_times.boot import BOOT
 from fastgen.methods.two_times.ctm import CTM
 from fastgen.methods.two_times.esd import ESD
+from fastgen.methods.two_times.free_flow import FreeFlow
 from fastgen.methods.two_times.imf import IMF
+from fastgen.methods.two_times.imm import IMM
+from fastgen.methods.two_times.scfm import SCFM
+from fastgen.methods.two_times.traflow import TraFlow
 from fastgen.methods.video.causal_consistency import CausalConsistency
 from fastgen.methods.video.causvid import CausVid
 from fastgen.methods.video.forcing import DiffusionForcing, TeacherForcing
@@ -88,6 +95,8 @@ __all__ = [
     "ADM",
     "ADP",
     "AMD",
+    "AYF",
+    "BOOT",
     "CD",
     "CDM",
     "CT",
@@ -102,6 +111,7 @@ __all__ = [
     "IBMD",
     "ICT",
     "IMF",
+    "IMM",
     "KD",
     "KDMD",
     "LADD",
@@ -112,6 +122,7 @@ __all__ = [
     "PCM",
     "PSD",
     "RFPP",
+    "SCFM",
     "SCM",
     "SDXS",
     "SFD",
@@ -124,6 +135,7 @@ __all__ = [
     "TDM",
     "TSM",
     "VDOT",
+    "AnyFlow",
     "CausVid",
     "CausalConsistency",
     "DataForcing",
@@ -135,6 +147,7 @@ __all__ = [
     "FDistill",
     "FewStepSiD",
     "FlowMapDistiller",
+    "FreeFlow",
     "HyperSD",
     "LiveAvatar",
     "LiveTalk",
@@ -166,6 +179,7 @@ __all__ = [
     "SwiftBrush",
     "TeacherForcing",
     "TeacherTraining",
+    "TraFlow",
     "TrajectoryDistiller",
     "UniInstruct",
     "WaDi",

@@ -20,6 +20,7 @@ from fastgen.times.levels import (
 )
 from fastgen.times.nearby import NearbyTimes
 from fastgen.times.segments import SegmentTimes, UnionTimes
+from fastgen.times.spans import EtaTimes, FromNoise, GapTimes, LadderTimes
 from fastgen.times.sub_grid import SubGridTimes
 from fastgen.times.truncated import BoundaryLevel, TruncatedLevel
 
@@ -32,12 +33,16 @@ __all__ = [
     "DoublingLevels",
     "DyadicTimes",
     "EasyTimes",
+    "EtaTimes",
     "FlowTime",
+    "FromNoise",
+    "GapTimes",
     "GridTimes",
     "GrowingGrid",
     "JumpLaw",
     "JumpTimes",
     "KarrasLevel",
+    "LadderTimes",
     "LevelOfStep",
     "LogNormalGrid",
     "LogNormalLevel",

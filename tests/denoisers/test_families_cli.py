@@ -102,6 +102,9 @@ CONFIGS = {
     "self_forcing_wan": CAUSAL_WAN,
     "causvid_wan": CAUSAL_WAN,
     "rcm_wan": WAN,
+    "scfm_sd3": SD3,
+    "ayf_flux": FLUX,
+    "boot_sd21": SD15,
     "sid_emoji": SD15,
     "dmd2_emoji": SD15,
     "swiftbrush_emoji": SD15,
@@ -127,7 +130,7 @@ MORE = {
 """Families that are seen by the tests of every family; their configs run in the slow suite."""
 CONFIGS |= MORE
 
-ADDED = {"meanflow_flux": "second_time", "meanflow_emoji_sd3": "second_time"}
+ADDED = dict.fromkeys(("ayf_flux", "boot_sd21", "meanflow_flux", "meanflow_emoji_sd3"), "second_time")
 """Inputs that students get."""
 COPY = {"class_path": "CopyOfTeacher"}
 NOT_EXPORTED = (*ADDED, "rcm_wan", "phased_dmd_wan", "swd_sd3", "rcm_emoji_sd3", "pi_flow_emoji_sd3")
@@ -269,6 +272,16 @@ def test_mean_flow_trains_every_family_of_images(family: dict[str, Any], student
     method = method_from_checkpoint(checkpoint)
     assert torch.equal(method.student.second_time.out.weight, learned)
     assert sampled(checkpoint, tmp_path / "grid.png").exists()
+
+
+@pytest.mark.parametrize("name", ["anyflow_wan", "anyflow_on_policy_wan"])
+def test_any_flow_makes_its_own_pipeline(name: str, tmp_path: Path):
+    """The second time goes through a copy of Wan's embedder; what is exported is diffusers' pipeline of AnyFlow."""
+    config = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
+    checkpoint = fitted(shortened(config, WAN, tmp_path), tmp_path)
+    assert any("second_time.embedder" in entry for entry in load(checkpoint)["state_dict"])
+    assert fastgen("export", f"--ckpt={checkpoint}", f"--out={tmp_path / 'exported'}") == 0
+    assert "AnyFlow" in (tmp_path / "exported" / "model_index.json").read_text()
 
 
 def test_mean_flow_trains_wan_on_videos_that_its_teacher_made(tmp_path: Path):

@@ -108,7 +108,7 @@ ALONE: dict[str, dict[str, Any]] = {
     "AMD": {"strength": 0.0, "sharpening": 0.0},
     "CDM": {"extras": [], "off_weight": 0.0},
     "OneXDistill": {"guided_below": 1.0},
-    **{name: {"extras": []} for name in ("DMD", "DPDMD", "KDMD", "SenseFlow", "SwD")},
+    **{name: {"extras": []} for name in ("DMD", "DPDMD", "FreeFlow", "KDMD", "SenseFlow", "SwD")},
 }
 """Settings of methods with which guidance has one way to show: no terms that have a scale of their own or none."""
 
@@ -136,8 +136,8 @@ def ways(cls: type[Distiller]) -> list[Way]:
     if kinds.get("guidance") == "float":
         rates = descent(student=1e-2) | ({} if "discriminator_optimizer" not in known else descent(discriminator=0.0))
         found.append(("guidance", rates | teacher[0] | {"guidance": W}, rates | teacher[1] | {"guidance": 1.0}))
-    if kinds.get("guidance") == "TeacherGuidance":
-        plain = {"guidance": TeacherGuidance()} | descent(student=1e-2)
+    if kinds.get("guidance") == "TeacherGuidance" and not unguided(cls):
+        plain = {"guidance": TeacherGuidance()} | descent(student=1e-2) | ALONE.get(cls.__name__, {})
         oracle = {"transition": TeacherStep()} if "transition" in known else {"velocity": TeacherVelocity()}
         guided = plain | {"guidance": TeacherGuidance(low=W)}
         found.append(("guidance", guided | oracle | teacher[0], plain | oracle | teacher[1]))
@@ -161,6 +161,7 @@ def unguided(cls: type[Distiller]) -> bool:
         "WithoutDistillation",
         *FORCED,
     }  # ADP: by its pairs
+    return cls.__name__ in {"ADP", "GDD", "IMM", "LADD", "TeacherTraining", "WithoutDistillation"}  # ADP: by its pairs
 
 
 ONLY = {"DisBack": {"critic_training"}, "SDXS": {"critic_training"}, "MSD": {"teacher"}}
@@ -265,15 +266,14 @@ def test_an_embedded_student_is_told_the_scale(cls: type[Distiller]):
         assert told and all(torch.equal(seen, torch.full_like(seen, expected)) for seen in told)
 
 
-OWN_GUIDES = ("IMF",)
-"""Methods whose student is asked without a condition too, because it guides itself."""
+OWN_GUIDES = {"IMF": {"guidance": TeacherGuidance()}, "AnyFlow": {"fused_guidance": 1.0}, "FreeFlow": {"extras": []}}
+"""What keeps a student from being asked without a condition as its own guide, or for samples of another term."""
 
 
 def dropping(cls: type[Distiller], share: float) -> dict[str, Any]:
     known = arguments(cls)
     if "condition_dropout" in known:
-        alone = {"guidance": TeacherGuidance()} if cls.__name__ in OWN_GUIDES else {}
-        return {"condition_dropout": share} | alone
+        return {"condition_dropout": share} | OWN_GUIDES.get(cls.__name__, {})
     if issubclass(cls, ScoreDistiller):
         return {"guidance": Guidance(condition_dropout=share)}
     return {}

@@ -94,3 +94,33 @@ class TeacherWalk(Transition):
             x = torch.where((now > r).reshape(-1, *[1] * (x.ndim - 1)), moved, x)
             now = following
         return x
+
+
+@dataclass(frozen=True)
+class TeacherSpan(Transition):
+    """Some steps of the guided teacher from ``t`` to ``r``, even in the levels that networks are trained at.
+
+    Args:
+        solver: Its steps; its own guidance must stay 1: the method's acts.
+        steps: Number of steps.
+    """
+
+    needs_teacher: ClassVar[bool] = True
+    solver: Solver = Heun()
+    steps: int = 4
+
+    def __post_init__(self) -> None:
+        checks.whole(self, 1, checks.MOST_STEPS, steps=self.steps)
+        if self.solver.guidance != 1.0:
+            raise UserError("TeacherSpan: its solver takes no guidance; leave that at 1 and set the method's guidance.")
+
+    @torch.no_grad()
+    def step(self, networks: MapNetworks, state: MapState) -> Tensor:
+        process, teacher, x = networks.coordinates, networks.guided_teacher(state), state.x_t
+        now, first, last = state.times.t, process.fraction(state.times.t), process.fraction(state.times.r)
+        for i in range(1, self.steps + 1):
+            end = state.times.r if i == self.steps else process.position(first + (last - first) * (i / self.steps))
+            end = torch.minimum(end, now)  # to rounding
+            x = self.solver.step(teacher, x, now.clamp(min=1e-6), end, state.condition)
+            now = end
+        return x

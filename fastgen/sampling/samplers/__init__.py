@@ -15,6 +15,7 @@ from fastgen.sampling.samplers.renoise import RenoiseSampler
 from fastgen.sampling.samplers.scales import ScaleSampler
 from fastgen.sampling.samplers.simulation import BackwardSimulation
 from fastgen.sampling.samplers.student import StudentSampler
+from fastgen.sampling.samplers.three_jumps import ThreeJumpSampler
 from fastgen.sampling.samplers.trajectory import TrajectorySampler
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     "Sampler",
     "ScaleSampler",
     "StudentSampler",
+    "ThreeJumpSampler",
     "TrajectorySampler",
 ]
