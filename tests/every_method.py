@@ -24,7 +24,9 @@ from fastgen.extras import GAN, DistributionMatching, RewardModel, SemigroupDefe
 from fastgen.methods import SCM, Distiller
 from fastgen.objectives.few_step_forms import TransportForm
 from fastgen.sampling.samplers import (
+    BespokeSampler,
     ChunkSampler,
+    CorrectedSampler,
     GridSampler,
     JumpSampler,
     MixedChunkSampler,
@@ -77,8 +79,11 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "WaDi": {"student": StirredLoRaD(4, layers="*"), "critic": StirredLoRaD(3, layers="*")},
     "TDM": {"sampler": TrajectorySampler([20.0, 2.0])},
     "OptimalSteps": {"student": CopyOfTeacher(), "fine_steps": 24},
+    "DODE": {"student": CopyOfTeacher(), "scale": 3, "sampler": CorrectedSampler(3)},
+    "Bespoke": {"student": CopyOfTeacher(), "dense": 2, "sampler": BespokeSampler(2)},
     # The toys' random networks make steep policies, whose gradients are large and lose digits in fp32.
     "PiFlow": {"loss_scale": 0.6, "sampler": PolicySampler(substeps=16)},
+    "ArcFlow": {"loss_scale": 0.6, "sampler": PolicySampler(steps=1)},
     "Progressive": {"stage_updates": 2},
     # The velocities that it compares are noise over sigma: near clean data they lose digits in fp32.
     "RealUID": {"renoise_time": UniformTime(0.4, 0.9), "critic_time": UniformTime(0.4, 0.9)},
@@ -101,8 +106,11 @@ FEW_STEPS: dict[str, dict[str, Any]] = {
     "EMD": {"sampler": RenoiseSampler([80.0])},
     "SwD": {"sampler": ScaleSampler([80.0, 5.0, 0.5], scales=[0.5, 0.75, 1.0])},
     "OptimalSteps": {"sampler": GridSampler(3)},
+    "DODE": {"sampler": CorrectedSampler(3)},
+    "Bespoke": {"sampler": BespokeSampler(3, order=1)},
     "PhasedDMD": {"sampler": PhasedSampler([80.0, 5.0, 0.5], phases=3)},
     "PiFlow": {"sampler": PolicySampler([80.0, 5.0, 0.5], substeps=16)},
+    "ArcFlow": {"sampler": PolicySampler([80.0, 5.0, 0.5])},
     "Progressive": {"steps": [4, 2]},
     "SFD": {"sampler": JumpSampler([80.0, 5.0, 0.5]), "substeps": 2},
     "SFDDM": {"sampler": JumpSampler([80.0, 5.0, 0.5]), "substeps": 2},
@@ -111,7 +119,7 @@ FEW_STEPS: dict[str, dict[str, Any]] = {
 }
 """How methods train for several steps whose steps are not those of a ``RenoiseSampler``."""
 
-GRADIENT_FREE = {"OptimalSteps"}
+GRADIENT_FREE = {"OptimalSteps", "DODE"}
 """Methods whose updates are searches."""
 
 

@@ -672,9 +672,19 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "PiFlow": {  # 2510.14974
         "window": 3 / 128,
         "policy": "GMFlow(components=8, offset=0.05, shift=1.0, std=0.05)",
-        "sampler": "PolicySampler(last_segment=1.0, level=max, steps=1, substeps=128, times=grid)",
+        "sampler": "PolicySampler(last_segment=1.0, level=max, steps=1, substeps=128, temperature=1.0, times=grid)",
+        "dropout": 0.0,
     },
-    "OptimalSteps": {"sampler": "GridSampler(steps=4)", "fine_steps": 100},  # 2503.21774
+    "ArcFlow": {  # 2602.09014, pnotp/ArcFlow
+        "policy": "Momentum(components=16, offset=0.05, shift=1.0)",
+        "sampler": "PolicySampler(last_segment=1.0, level=max, steps=2, substeps=128, temperature=1.0, times=grid)",
+        "dropout": 0.1,
+        "states": 4,
+    },
+    "GET": PAIRS | {"metric": "AbsoluteError(reduction=mean)"},  # 2401.08639
+    "OptimalSteps": {"sampler": "GridSampler(steps=4)", "fine_steps": 100, "free_start": False},  # 2503.21774
+    "DODE": {"sampler": "CorrectedSampler(form=data, steps=5)", "scale": 10},  # 2309.16421
+    "Bespoke": {"sampler": "BespokeSampler(order=2, steps=5)", "dense": 20, "lipschitz": 1.0},  # 2310.19075
     "GDD": {  # 2405.20750
         "level": 0,
         "frozen": [],
@@ -700,6 +710,8 @@ def test_methods(cls: type):
         "RewardForcing": {"reward": SPECIAL["AMD"]["reward"]},
         "SeverallyGuided": {"scales": JointScales({"label": 2.0})},
         "OptimalSteps": {"student": CopyOfTeacher()},
+        "DODE": {"student": CopyOfTeacher()},
+        "Bespoke": {"student": CopyOfTeacher()},
     }
     given: dict[str, Any] = special.get(cls.__name__, {})
     method = build(cls, **given)
@@ -865,6 +877,13 @@ LAWS = {
     "Heun": {"steps": 18, "guidance": 1.0},  # 2206.00364
     "PseudoHuber": {"c": 0.0, "per_element": False},
     "ElementwiseHuber": {"c": 1e-3},  # 2310.04378
+    "FasterDiffusion": {  # 2312.09608
+        "steps": 50,
+        "guidance": 1.0,
+        "key_steps": (0, 1, 2, 3, 5, 10, 15, 25, 35),
+        "noise_share": 0.003,
+    },
+    "BlockCache": {"steps": 50, "guidance": 1.0, "threshold": 0.05},
     "UShapedTime": {"a": 4.0, "margin": 1e-5},  # 2405.20320
     "UniPC": {"steps": 18, "guidance": 1.0},
     "SquaredError": {"scale": 1.0, "reduction": "mean"},

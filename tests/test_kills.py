@@ -16,7 +16,7 @@ from benchmarks.kills.compare import damaged, differences, latest, timeless
 from benchmarks.kills.twins import HERE, shrunk
 from fastgen import methods
 
-ABSTRACT = {"Distiller", "ScoreDistiller", "FlowMapDistiller", "TrajectoryDistiller"}
+ABSTRACT = {"Distiller", "ScoreDistiller", "FlowMapDistiller", "SolverDistiller", "TrajectoryDistiller"}
 
 
 def test_every_method_is_killed():

@@ -68,6 +68,7 @@ LONG_FILES: dict[str, str] = {
     "distiller.resume": "what a checkpoint must agree with, role by role",
     "distiller.score_term": "the term and its health; to be cut with its move",
     "distiller.state": "everything that a checkpoint holds and its way back",
+    "sampling.samplers.policy": "segments, their chain and rollout; half of it is text and signatures",
     "objectives.flow_maps": "one derivation in several forms; half of it is text",
     "configuration.parsing": "what every parser refuses and what it writes",
     "checkpoints.seals": "what may be wrong with a file, told apart",

@@ -124,7 +124,7 @@ def method_from_checkpoint(
         method = generator_from(saved["recipe"], trust)
     except UserError as error:
         raise UserError(f"The configuration inside '{path}' cannot be built: {error}") from error
-    with_teacher = with_teacher or method.samples_with_teacher
+    with_teacher = with_teacher or method.samples_with_teacher or method.sampler.asks_teacher
     shared = isinstance(method.factories["student"], Adapter)  # the student runs the teacher's weights
     method.read_weights = with_teacher or shared
     for name in map(str, saved["averages"]):

@@ -21,6 +21,7 @@ from fastgen.denoisers.images.pixart import PixArtSigma
 from fastgen.denoisers.images.sana import Sana
 from fastgen.denoisers.images.z_image import ZImage
 from fastgen.denoisers.networks.dit import DiT
+from fastgen.denoisers.networks.get import GETransformer
 from fastgen.denoisers.networks.mlp import MLP
 from fastgen.denoisers.networks.unet import UNet
 from fastgen.denoisers.wrappers.bridge import Bridge
@@ -53,6 +54,7 @@ __all__ = [
     "Flux",
     "Flux2Klein",
     "FullCache",
+    "GETransformer",
     "GaussianDenoiser",
     "ImageMixture",
     "LinearGaussianClips",

@@ -229,6 +229,13 @@ class Denoiser(nn.Module, ABC):
         """Module path whose output a discriminator reads by default (the bottleneck)."""
         raise UserError(f"{type(self).__name__} names no feature layer; give the discriminator a 'layer'.")
 
+    def encoder_parts(self) -> list[nn.Module]:
+        """The modules of a U-Net before its decoder, whose outputs can be given again."""
+        raise UserError(
+            f"{type(self).__name__} is no U-Net, so no encoder of it can be left out; take BlockCache for a "
+            "transformer of diffusers, or Euler."
+        )
+
     def load_weights(self) -> None:
         """Fill the parameters from ``self.weights``; nothing happens if it is ``None``.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
+from fastgen.denoisers.wrappers.borrowed import WithTeacher
 from fastgen.distiller.micro_batch import size_of
 from fastgen.distiller.updates import Updates
 from fastgen.errors import UserError
@@ -102,6 +103,8 @@ class Generation(Updates):
 
     def generate(self, denoiser: Denoiser, draws: Draws, condition: Condition, steps: int | None) -> Tensor:
         """x0 (B, ...) from the student or an average of it."""
+        if self.sampler.asks_teacher and self.teacher is not None:
+            denoiser = WithTeacher(denoiser, self.teacher, self.solver.guidance)
         return self.sampler.sample(denoiser, draws, self.student_condition(condition, draws), steps)
 
     def evaluations(self, role: str, steps: int | None = None) -> int:

@@ -53,13 +53,18 @@ from fastgen.methods.score_identity.sid import SiD
 from fastgen.methods.score_identity.sida import SiDA
 from fastgen.methods.score_identity.sim import SIM
 from fastgen.methods.score_identity.uni_instruct import UniInstruct
+from fastgen.methods.solvers.base import SolverDistiller
+from fastgen.methods.solvers.bespoke import Bespoke
+from fastgen.methods.solvers.d_ode import DODE
 from fastgen.methods.solvers.optimal_steps import OptimalSteps
 from fastgen.methods.students.msd import MSD
 from fastgen.methods.students.sdxs import SDXS
 from fastgen.methods.students.wadi import WaDi
 from fastgen.methods.teachers.teacher import TeacherTraining
 from fastgen.methods.teachers.tsm import TSM
+from fastgen.methods.trajectories.arc_flow import ArcFlow
 from fastgen.methods.trajectories.base import TrajectoryDistiller
+from fastgen.methods.trajectories.get import GET
 from fastgen.methods.trajectories.kd import KD
 from fastgen.methods.trajectories.pi_flow import PiFlow
 from fastgen.methods.trajectories.progressive import Progressive
@@ -103,11 +108,13 @@ __all__ = [
     "CTM",
     "DMD",
     "DMD2",
+    "DODE",
     "DPDMD",
     "ECT",
     "EMD",
     "ESD",
     "GDD",
+    "GET",
     "IBMD",
     "ICT",
     "IMF",
@@ -136,6 +143,8 @@ __all__ = [
     "TSM",
     "VDOT",
     "AnyFlow",
+    "ArcFlow",
+    "Bespoke",
     "CausVid",
     "CausalConsistency",
     "DataForcing",
@@ -175,6 +184,7 @@ __all__ = [
     "SiD",
     "SiDA",
     "SlimFlow",
+    "SolverDistiller",
     "SwD",
     "SwiftBrush",
     "TeacherForcing",

@@ -35,7 +35,11 @@ class Cell:
 
 
 def optimal_steps(
-    states: Sequence[Tensor], predict: Callable[[Tensor, int], T], move: Callable[[T, int], Tensor], steps: int
+    states: Sequence[Tensor],
+    predict: Callable[[Tensor, int], T],
+    move: Callable[[T, int], Tensor],
+    steps: int,
+    starts: Callable[[int], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Dynamic programming over a teacher's trajectory (Pei et al. 2025, arXiv 2503.21774, algorithm 1).
 
@@ -48,16 +52,20 @@ def optimal_steps(
         predict: What the network says about a state (B, ...) at time i; called ``(steps - 1) M`` times at most.
         move: Where a prediction leads, at time j.
         steps: Number of steps, 1 to M.
+        starts: What sampling begins with if its first call is told time i, (B, ...); the first call is then free, as in
+            the official code, and ``None`` makes it at time 0.
 
     Returns:
-        Indices (B, steps) of the times of the calls, increasing from 0, and the errors (B,) at the end.
+        Indices (B, steps) of the times of the calls, increasing (from 0 unless the first is free), and the errors (B,)
+        at the end.
     """
     last = len(states) - 1
     if not 1 <= steps <= last:
         raise ValueError(f"{steps} steps cannot be chosen from {last}")
     count, device = len(states[0]), states[0].device
     nothing = torch.zeros(count, 0, dtype=torch.int64, device=device)
-    cells = {0: Cell(states[0], nothing, torch.zeros(count, device=device))}
+    first = {0: states[0]} if starts is None else {i: starts(i) for i in range(last - steps + 1)}
+    cells = {i: Cell(x, nothing, torch.zeros(count, device=device)) for i, x in first.items()}
     for step in range(1, steps + 1):
         # Later steps need at least one time each, and the last step ends at the data.
         ends = range(step, last - (steps - step) + 1) if step < steps else range(last, last + 1)

@@ -12,7 +12,7 @@ import yaml
 from command_line import CONFIGS, EMA, MLP, RING, ROOT, assert_same_training, checkpoint, fastgen, write
 
 from fastgen.callbacks import Checkpoint
-from fastgen.cli.commands import pairs as pairs_command
+from fastgen.cli import pair_writing
 from fastgen.cli.stage_runs import RECORD, command_of, placed, run_plan
 from fastgen.errors import UserError
 from fastgen.storage.stage_files import read_plan
@@ -154,10 +154,10 @@ def test_a_chain_that_is_killed_everywhere_ends_as_one_that_is_not(tmp_path: Pat
     assert run_plan(whole, launch_until(1, before=True)) == 0  # everything is done: nothing is launched
     broken = read_plan(chain(tmp_path / "broken"))
     inside = [
-        (pairs_command, "write_shard", 2, True),  # in the first stage, after a shard
+        (pair_writing, "write_shard", 2, True),  # in the first stage, after a shard
         (Checkpoint, "save", 1, True),  # in the second, before its first checkpoint
         (Checkpoint, "save", 1, False),  # there, after it
-        (pairs_command, "write_shard", 1, False),  # in the third
+        (pair_writing, "write_shard", 1, False),  # in the third
     ]
     for owner, name, number, before in inside:
         with monkeypatch.context() as patch, pytest.raises(Killed):

@@ -114,6 +114,10 @@ CONFIGS = {
     "meanflow_emoji_sd3": SD3,
     "rcm_emoji_sd3": SD3,
     "pi_flow_emoji_sd3": SD3,
+    "pi_flow_flux": FLUX,
+    "pi_flow_qwenimage": QWEN,
+    "arc_flow_flux": FLUX,
+    "arc_flow_qwenimage": QWEN,
 }
 TEACHERS = {
     "dmd2_zimage": "ZImage",
@@ -133,7 +137,8 @@ CONFIGS |= MORE
 ADDED = dict.fromkeys(("ayf_flux", "boot_sd21", "meanflow_flux", "meanflow_emoji_sd3"), "second_time")
 """Inputs that students get."""
 COPY = {"class_path": "CopyOfTeacher"}
-NOT_EXPORTED = (*ADDED, "rcm_wan", "phased_dmd_wan", "swd_sd3", "rcm_emoji_sd3", "pi_flow_emoji_sd3")
+POLICIES = ("pi_flow_emoji_sd3", "pi_flow_flux", "pi_flow_qwenimage", "arc_flow_flux", "arc_flow_qwenimage")
+NOT_EXPORTED = (*ADDED, "rcm_wan", "phased_dmd_wan", "swd_sd3", "rcm_emoji_sd3", *POLICIES)
 NOT_EXPORTED += ("self_forcing_wan", "causvid_wan")
 """Students that no pipeline of diffusers can call: for input, output, times or sizes, or because they are several."""
 DRAWINGS = ROOT / "tests" / "data" / "emoji"

@@ -17,7 +17,7 @@ from fastgen.methods import DMD2, Distiller, ScoreDistiller, SiD
 from fastgen.randomness import Draws
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-WITHOUT = {*GRADIENT_FREE, "TeacherTraining", "TSM", "FDistill", "UniInstruct", "RegularisedSCM"}
+WITHOUT = {*GRADIENT_FREE, "Bespoke", "TeacherTraining", "TSM", "FDistill", "UniInstruct", "RegularisedSCM"}
 WITHOUT |= {"DiffusionForcing", "TeacherForcing"}
 """Methods that follow no gradient, make no few-step samples, or have such extras already."""
 ADVERSARIAL = {"GDD", "LADD", "ADD", "ADP", "WithoutDistillation"}

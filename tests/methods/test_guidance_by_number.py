@@ -25,8 +25,9 @@ from fastgen.methods import SCM, DecoupledDMD, Distiller, FlowMapDistiller, Scor
 from fastgen.methods.flow_maps.guidance import TeacherGuidance
 from fastgen.methods.flow_maps.transition import TeacherStep
 from fastgen.methods.flow_maps.velocity import TeacherVelocity
+from fastgen.objectives.metrics import SquaredError
 from fastgen.processes import EDM, VP, Prediction, Process, RectifiedFlow, TrigFlow
-from fastgen.sampling.solvers import Euler, Heun, Solver
+from fastgen.sampling.solvers import BlockCache, Euler, FasterDiffusion, Heun, Solver
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -65,7 +66,11 @@ def subclasses(cls: type) -> set[type]:
 
 
 SOLVERS = sorted(
-    (cls for cls in subclasses(Solver) if cls.__module__.startswith("fastgen.") and not cls.__abstractmethods__),
+    (
+        cls
+        for cls in subclasses(Solver) - {FasterDiffusion, BlockCache}  # of U-Nets and of transformers alone
+        if cls.__module__.startswith("fastgen.") and not cls.__abstractmethods__
+    ),
     key=lambda cls: cls.__name__,
 )
 
@@ -108,6 +113,7 @@ ALONE: dict[str, dict[str, Any]] = {
     "AMD": {"strength": 0.0, "sharpening": 0.0},
     "CDM": {"extras": [], "off_weight": 0.0},
     "OneXDistill": {"guided_below": 1.0},
+    "GET": {"metric": SquaredError()},  # of absolute errors the gradient knows the sign alone
     **{name: {"extras": []} for name in ("DMD", "DPDMD", "FreeFlow", "KDMD", "SenseFlow", "SwD")},
 }
 """Settings of methods with which guidance has one way to show: no terms that have a scale of their own or none."""
@@ -142,7 +148,7 @@ def ways(cls: type[Distiller]) -> list[Way]:
         guided = plain | {"guidance": TeacherGuidance(low=W)}
         found.append(("guidance", guided | oracle | teacher[0], plain | oracle | teacher[1]))
     if issubclass(cls, TrajectoryDistiller) or cls.__name__ in GRADIENT_FREE:
-        rates = {} if cls.__name__ in GRADIENT_FREE else descent(student=1e-2)
+        rates = {} if cls.__name__ in GRADIENT_FREE else descent(student=1e-2) | ALONE.get(cls.__name__, {})
         guided = rates | teacher[0] | {"solver": Heun(steps=3, guidance=W)}
         plain = rates | {"teacher": partial(Told, W + OWN_RULE), "solver": Heun(steps=3)}
         found.append(("solver", guided, plain))

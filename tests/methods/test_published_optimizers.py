@@ -75,6 +75,8 @@ PUBLISHED: dict[str, dict[str, tuple[type, float, tuple[float, float], float]]] 
     "CTM": {"student": (RADAM, 4e-4, (0.9, 0.999), 0.0)},
     "Shortcut": {"student": (ADAMW, 1e-4, (0.9, 0.999), 0.1)},
     "Reflow": {"student": (ADAM, 2e-4, (0.9, 0.999), 0.0)},
+    "GET": {"student": (ADAMW, 1e-4, (0.9, 0.999), 0.01)},
+    "ArcFlow": {"student": (ADAMW, 5e-5, (0.9, 0.95), 0.01)},
     "RFPP": {"student": (ADAM, 2e-4, (0.9, 0.999), 0.0)},
     "SFD": {"student": (ADAM, 5e-5, (0.9, 0.999), 0.0)},
     "Progressive": {"student": (ADAM, 5e-5, (0.9, 0.999), 0.0)},

@@ -21,7 +21,6 @@ from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.extras import PerceptualDistance
 from fastgen.methods import KD, RFPP, SFD, SFDDM, SlimFlow
-from fastgen.methods.trajectories.sfd import refined
 from fastgen.objectives.metrics import AbsoluteError, SquaredError
 from fastgen.objectives.progressive import ddim_target
 from fastgen.objectives.regression import anneal, annealed_noise, pseudo_huber_of_size
@@ -31,6 +30,7 @@ from fastgen.randomness import Draws
 from fastgen.sampling.samplers import JumpSampler
 from fastgen.sampling.solvers import Euler
 from fastgen.times import FlowTime, UShapedTime
+from fastgen.times.refined import refined
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 FLOW = RectifiedFlow()

@@ -53,7 +53,20 @@ PAIRS: dict[str, tuple[Process, Process]] = {
 """Processes of teacher and student."""
 by_pair = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS.keys())
 
-OTHERWISE = {"ADP", "GDD", "KD", "OptimalSteps", "RFPP", "Reflow", "SDXS", "SlimFlow", "TeacherTraining"}
+OTHERWISE = {
+    "ADP",
+    "Bespoke",
+    "DODE",
+    "GDD",
+    "GET",
+    "KD",
+    "OptimalSteps",
+    "RFPP",
+    "Reflow",
+    "SDXS",
+    "SlimFlow",
+    "TeacherTraining",
+}
 OTHERWISE |= {"DiffusionForcing", "ODEInitialisation", "TeacherForcing"}
 """Methods that never ask a teacher at the student's samples, or let it solve; see the tests below."""
 ASKING = [cls for cls in METHODS if cls.__name__ not in OTHERWISE]

@@ -10,22 +10,20 @@ from typing import Any
 
 import torch
 from jsonargparse import ActionConfigFile, Namespace
-from torch import Tensor
 
 from fastgen.callbacks.evaluation.unfinished import settings_of, weights_digest
 from fastgen.cli.commands.conditions import conditions_of, slices
 from fastgen.cli.commands.loading import check_device, method_on
 from fastgen.cli.commands.parser import LARGEST, MOST_STEPS, shortened, whole
 from fastgen.cli.noise import silence_noise
+from fastgen.cli.pair_writing import PairWork, fill
 from fastgen.cli.parser import ConfigParser
-from fastgen.conditions import concatenate
 from fastgen.configuration.constructors import telling
 from fastgen.configuration.diagnosis import diagnosing
 from fastgen.errors import ParserError, UserError
 from fastgen.methods import Distiller
-from fastgen.randomness import Draws
 from fastgen.refusals import refuse_unwritable
-from fastgen.storage.pair_files import FORMAT, claim, rows_of, shard_path, write_shard
+from fastgen.storage.pair_files import FORMAT, claim
 from fastgen.storage.writing import remove_leftovers
 
 FIT_OPTIONS = ("trainer", "data", "threads", "seed_everything", "ckpt_path", "init_from")
@@ -115,19 +113,6 @@ def source(options: Namespace, settings: ConfigParser) -> tuple[Distiller, str]:
     return method.to(options.device), role
 
 
-def make(
-    method: Distiller, role: str, options: Namespace, seeds: list[int], condition: dict[str, Any]
-) -> dict[str, Any]:
-    """The tensors of some pairs, and their encoded condition."""
-    with torch.no_grad():
-        encoded = method.encode_condition(condition)
-        x0 = method.latents(seeds, encoded, options.steps, role)
-    tensors: dict[str, Tensor] = {"seed": torch.tensor(seeds), "x0": x0.float().cpu()}
-    if options.with_noise:
-        tensors["noise"] = Draws(0, seeds, "sample").normal("noise", x0.shape[1:])
-    return tensors | {"condition": {name: value.cpu() for name, value in encoded.items()}}
-
-
 def pairs(words: Sequence[str]) -> None:
     """Write pairs to ``--out``; shards that are there already are not made again.
 
@@ -174,24 +159,9 @@ def pairs(words: Sequence[str]) -> None:
         },
     )
     remove_leftovers(out)
-    from fastgen.callbacks.bars import bar as progress
-
     starts = [
         start for start in range(0, options.count, options.shard_size) if start // options.shard_size % parts == part
     ]
-    ends = [min(start + options.shard_size, options.count) for start in starts]
-    with progress(total=sum(ends) - sum(starts), desc="pairs", unit="pair") as bar:
-        for start, end in zip(starts, ends, strict=True):
-            path = shard_path(out, start // options.shard_size)
-            if rows_of(path) >= end - start:
-                bar.update(end - start)
-                continue
-            made = []
-            for first in range(start, end, options.batch_size):
-                rows = range(first, min(first + options.batch_size, end))
-                seeds = [options.first_seed + i for i in rows]
-                made.append(make(method, role, options, seeds, slices(asked, slice(rows.start, rows.stop))))
-                bar.update(len(rows))
-            condition = concatenate([piece.pop("condition") for piece in made])
-            write_shard(path, concatenate(made), condition)
+    work = PairWork(method, role, options.steps, options.first_seed, options.with_noise, options.batch_size, asked)
+    fill(out, [(start, min(start + options.shard_size, options.count)) for start in starts], options.shard_size, work)
     print(f"{options.count} pairs, {method.evaluations(role, options.steps)} network calls each: {out}")

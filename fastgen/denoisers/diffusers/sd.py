@@ -64,6 +64,9 @@ class PipelineUNet(PipelineDenoiser):
 
     part = "unet"
 
+    def encoder_parts(self) -> list[nn.Module]:
+        return [self.network.conv_in, *self.network.down_blocks, self.network.mid_block]
+
     def __init__(
         self,
         pipeline: PipelineFolder,

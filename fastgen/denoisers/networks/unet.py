@@ -154,6 +154,9 @@ class UNet(EmbeddingDenoiser):
     def feature_path(self) -> str:
         return "mid"
 
+    def encoder_parts(self) -> list[nn.Module]:
+        return [self.stem, *(block for level in self.down for block in level.children()), self.mid]
+
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
         scalings = edm_preconditioning(self.process, t, self.sigma_data)
         embedding = self.embed(time_features(scalings.c_noise, TIME_FREQUENCIES), x_t, t, condition, s)

@@ -21,6 +21,8 @@ from fastgen.shapes import expand
 
 SMALLEST = 1e-6
 """Times are kept above this where they divide."""
+SMALL_GROWTH = 1e-5
+"""Exponents below this are replaced by their series."""
 
 
 def unshifted(t: Tensor, shift: float) -> Tensor:
@@ -68,6 +70,19 @@ class Policy(ABC):
             total, now = total + expand(share, x_t) * velocity, following
         return x_t, total
 
+    @property
+    def components(self) -> int:
+        """How many parts it is mixed of, which can be left out or weighed anew; 0 if of none."""
+        return 0
+
+    def without(self, dropped: Tensor) -> Policy:
+        """The policy without the components of ``dropped`` (B, K)."""
+        raise NotImplementedError
+
+    def tempered(self, temperature: float) -> Policy:
+        """The policy at another temperature: below 1 the likeliest component counts more."""
+        raise NotImplementedError
+
     def detach(self) -> Policy:
         """The same policy without its graph."""
         tensors: dict[str, Any] = {name: v.detach() for name, v in vars(self).items() if isinstance(v, Tensor)}
@@ -100,6 +115,71 @@ class MixturePolicy(Policy):
         evidence = (self.means * (pull - 0.5 * precision * self.means) / spread).sum(2, keepdim=True)
         weights = (self.logits + evidence).softmax(1)
         return (weights * (self.variance * pull + self.means) / spread).sum(1)
+
+    @property
+    def components(self) -> int:
+        return self.logits.shape[1]
+
+    def without(self, dropped: Tensor) -> MixturePolicy:
+        return replace(self, logits=masked(self.logits, dropped))
+
+    def tempered(self, temperature: float) -> MixturePolicy:
+        """Logits divided by the temperature, the variance multiplied (piFlow's ``gm_temperature``)."""
+        logits = (self.logits / temperature).log_softmax(1)
+        return replace(self, logits=logits, variance=self.variance * temperature)
+
+
+def masked(logits: Tensor, dropped: Tensor) -> Tensor:
+    """Logits (B, K, ...) without what is dropped (B, K); where that is everything, nothing is."""
+    dropped = dropped & ~dropped.all(1, keepdim=True)
+    return logits.masked_fill(dropped.reshape(*dropped.shape, *[1] * (logits.ndim - 2)), float("-inf"))
+
+
+@dataclass(frozen=True)
+class MomentumPolicy(Policy):
+    """A mixture of velocities that grow or fade exponentially from the source on; it does not look at the state.
+
+    ``v(t) = sum_k w_k v_k e^(g_k (t_source - t))``, whose integral is known, so following it takes no substeps.
+
+    Attributes:
+        velocities: v_k at the source, (B, K, C, ...).
+        rates: g_k, (B, K, C, ...).
+        logits: Log weights up to a constant, (B, K, 1, ...).
+    """
+
+    velocities: Tensor
+    rates: Tensor
+    logits: Tensor
+
+    def at(self, t: Tensor) -> Tensor:
+        """The weighted velocities of the components at ``t`` (B,), (B, K, C, ...)."""
+        passed = expand(self.t_source - t, self.velocities)
+        return self.logits.softmax(1) * self.velocities * (self.rates * passed).exp()
+
+    def velocity(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return self.at(t).sum(1)
+
+    def x0(self, x_t: Tensor, t: Tensor) -> Tensor:
+        return x_t - expand(t, x_t) * self.velocity(x_t, t)
+
+    def follow(self, x_t: Tensor, t: Tensor, s: Tensor, substeps: int) -> tuple[Tensor, Tensor]:
+        """The exact integral, whatever the number of substeps, and its mean; the velocity at ``t`` where that is s."""
+        step = (t - s).clamp(min=0.0)
+        growth = self.rates * expand(step, self.rates)
+        small = growth.abs() < SMALL_GROWTH
+        safe = torch.where(small, torch.ones_like(growth), growth)
+        mean = (self.at(t) * torch.where(small, 1.0 + 0.5 * growth, torch.expm1(safe) / safe)).sum(1)
+        return x_t - expand(step, x_t) * mean, mean
+
+    @property
+    def components(self) -> int:
+        return self.logits.shape[1]
+
+    def without(self, dropped: Tensor) -> MomentumPolicy:
+        return replace(self, logits=masked(self.logits, dropped))
+
+    def tempered(self, temperature: float) -> MomentumPolicy:
+        return replace(self, logits=(self.logits / temperature).log_softmax(1))
 
 
 @dataclass(frozen=True)
@@ -136,6 +216,11 @@ class PolicyFamily(Component, ABC):
 
     def __post_init__(self) -> None:
         checks.positive(self, shift=self.shift)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether its policies are mixed of components."""
+        return hasattr(self, "components")
 
     @abstractmethod
     def outputs(self, channels: int) -> int:
@@ -225,3 +310,41 @@ class DX(PolicyFamily):
     def policy(self, x: Tensor, t: Tensor, t_end: Tensor, velocity: Tensor, extra: Tensor) -> Policy:
         velocities = velocity.unsqueeze(1) + extra.unflatten(1, (self.points, x.shape[1]))
         return GridPolicy(x, t, t_end, x.unsqueeze(1) - expand(t, velocities) * velocities, shift=self.shift)
+
+
+@dataclass(frozen=True)
+class Momentum(PolicyFamily):
+    """Momentum policies (ArcFlow, arXiv 2602.09014). Every component has its velocity beside the network's own.
+
+    One weight per component and place, one rate per component, place and channel; the first component's rate is 0.
+
+    Args:
+        components: Number of components.
+        offset: Standard deviation of the offsets of the velocities at the start, which tell components apart.
+        shift: As in :class:`PolicyFamily`.
+    """
+
+    components: int = 16
+    offset: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.whole(self, components=self.components)
+        checks.not_negative(self, offset=self.offset)
+
+    def outputs(self, channels: int) -> int:
+        return self.components * channels + (self.components - 1) * channels + self.components
+
+    def initial(self, channels: int) -> Tensor:
+        values = torch.zeros(self.outputs(channels))
+        count = self.components * channels
+        values[:count] = self.offset * torch.randn(count, generator=generator("policy"))
+        return values
+
+    def policy(self, x: Tensor, t: Tensor, t_end: Tensor, velocity: Tensor, extra: Tensor) -> Policy:
+        count, channels = self.components, x.shape[1]
+        offsets, rates, logits = extra.split([count * channels, (count - 1) * channels, count], dim=1)
+        velocities = velocity.unsqueeze(1) + offsets.unflatten(1, (count, channels))
+        own = torch.zeros_like(velocities[:, :1])
+        rates = torch.cat([own, rates.unflatten(1, (count - 1, channels))], dim=1) if count > 1 else own
+        return MomentumPolicy(x, t, velocities, rates, logits.unsqueeze(2), shift=self.shift)

@@ -60,7 +60,7 @@ class PolicyDenoiser(Wrapper):
 
     def __init__(self, network: Denoiser, family: PolicyFamily, head: str = "head") -> None:
         super().__init__(network, prediction="x0")
-        layer = dict(network.named_modules()).get(head)
+        layer = dict(network.backbone.named_modules()).get(head)
         if layer is None:
             raise UserError(
                 f"{type(network).__name__} has no layer '{head}'; give model.init_args.head its last layer."
@@ -116,7 +116,7 @@ class PolicyDenoiser(Wrapper):
             end: End of the segment in the time of rectified flow, (B,).
         """
         seen: list[Tensor] = []
-        layer = self.network.get_submodule(self.head)
+        layer = self.network.backbone.get_submodule(self.head)
         handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
             prediction = self.network(x_t, t, condition)

@@ -36,6 +36,8 @@ class OptimalSteps(Distiller):
     Args:
         sampler: Its ``steps`` are the network calls of the student.
         fine_steps: Euler steps of the teacher's trajectory, from which the student's times are chosen.
+        free_start: Whether the first call too may be told any time of the fine grid: sampling begins with pure noise of
+            that time's level. So the official search does, whose grid for FLUX.1 begins at 0.9968.
     """
 
     samples_with_teacher = True
@@ -44,7 +46,13 @@ class OptimalSteps(Distiller):
     sampler: GridSampler
     counts: Tensor
 
-    def __init__(self, sampler: GridSampler = GridSampler(steps=4), fine_steps: int = 100, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        sampler: GridSampler = GridSampler(steps=4),
+        fine_steps: int = 100,
+        free_start: bool = False,
+        **kwargs: Any,
+    ) -> None:
         checks.kind(self, GridSampler, sampler=sampler)
         checks.whole(self, 1, checks.MOST_STEPS, fine_steps=fine_steps)
         checks.ascending(self, steps=sampler.steps, fine_steps=fine_steps)
@@ -56,6 +64,7 @@ class OptimalSteps(Distiller):
         if given := [name for name, is_given in unused.items() if is_given]:
             raise UserError(f"OptimalSteps follows no gradient; leave model.init_args.{given[0]} out.")
         self.fine_steps = fine_steps
+        self.free_start = free_start
         self.register_buffer("counts", torch.zeros(sampler.steps, fine_steps, dtype=torch.int64))
 
     def build_role(self, role: str) -> Denoiser:
@@ -63,11 +72,15 @@ class OptimalSteps(Distiller):
         times = torch.tensor(self.teacher.process.solver_grid(self.sampler.steps), dtype=torch.float64)
         return OnGrid(self.teacher, times, self.solver.guidance)
 
+    def noise_of(self, part: MicroBatch) -> Tensor:
+        """What the samples of a batch begin with, standard normal, (B, ...)."""
+        return part.draws.normal("noise", self.teacher.sample_shape)
+
     def trajectory(self, part: MicroBatch) -> tuple[list[float], list[Tensor]]:
         """Times (fine_steps + 1) and states of the teacher, from noise to data."""
         process = self.teacher.process
         times = [*process.solver_grid(self.fine_steps), process.t_clean]
-        noise = part.draws.normal("noise", self.teacher.sample_shape)
+        noise = self.noise_of(part)
         states = [process.start(noise, noise.new_full((len(noise),), times[0], dtype=torch.float64))]
         for start, end in pairwise(times):
             states.append(self.moved(states[-1], start, end, part.condition))
@@ -82,6 +95,7 @@ class OptimalSteps(Distiller):
     def search(self, part: MicroBatch) -> Tensor:
         """How often each time of the fine grid is call k of the best grid of a sample, (steps, fine_steps)."""
         times, states = self.trajectory(part)
+        noise = self.noise_of(part)
 
         def at(i: int) -> Tensor:
             return states[0].new_full((len(states[0]),), times[i], dtype=torch.float64)
@@ -91,6 +105,7 @@ class OptimalSteps(Distiller):
             predict=lambda x, i: self.student(x, at(i), part.condition),
             move=lambda prediction, j: self.teacher.process.jump(prediction, at(j)),
             steps=self.sampler.steps,
+            starts=(lambda i: self.teacher.process.start(noise, at(i))) if self.free_start else None,
         )
         return torch.nn.functional.one_hot(calls, self.fine_steps).sum(0)
 
@@ -111,8 +126,9 @@ class OptimalSteps(Distiller):
     def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:
         """Mean squared distance between the ends of the student's and the teacher's trajectories."""
         times, states = self.trajectory(part)
-        x = states[0]
         grid = [*whole(self.student.times).tolist(), times[-1]]
+        noise = self.noise_of(part)
+        x = self.teacher.process.start(noise, noise.new_full((len(noise),), grid[0], dtype=torch.float64))
         for start, end in pairwise(grid):
             x = self.moved(x, start, end, part.condition)
         return {"distance": (x - states[-1]).square().mean()}

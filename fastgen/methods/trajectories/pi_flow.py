@@ -37,8 +37,8 @@ class PiFlow(TrajectoryDistiller):
 
     Segments are the sampler's. With real samples in the batch a segment begins at a noised one; without, at the end of
     the student's own earlier segments, of which one is drawn per update (the paper updates after each in turn).
-    Everything happens in the time of rectified flow, before the policy's shift. Not here: dropout of components, the
-    sampler's temperature and fresh noise between segments.
+    Everything happens in the time of rectified flow, before the policy's shift. Not here: fresh noise between segments,
+    an interval of the teacher's guidance. The teacher's stretches are equal, those of the code random.
 
     The loss is ``loss_scale / 2`` times the mean squared error, as in the code.
 
@@ -46,6 +46,8 @@ class PiFlow(TrajectoryDistiller):
         policy: What policies are made of.
         head: Module path of the network's last layer.
         states: Times of a segment at which the teacher is asked; 4 on FLUX.1.
+        dropout: Probability with which the policy that is followed without gradient lacks a component, so that states
+            beside its path are seen; 0.05 on ImageNet, 0.1 on FLUX.1 and Qwen-Image.
         window: Length over which the policy's velocity is averaged.
         mixing_updates: Student updates until the student alone leads.
         loss_scale: Factor of half the mean squared error.
@@ -61,6 +63,7 @@ class PiFlow(TrajectoryDistiller):
         policy: PolicyFamily = GMFlow(),
         head: str = "head",
         states: int = 2,
+        dropout: float = 0.0,
         window: float = 3 / 128,
         mixing_updates: int = 2000,
         loss_scale: float = 30.0,
@@ -71,10 +74,14 @@ class PiFlow(TrajectoryDistiller):
         checks.whole(self, states=states)
         checks.whole(self, 0, mixing_updates=mixing_updates)
         checks.fraction(self, window=window)
+        checks.between(self, 0.0, 1.0, "[)", dropout=dropout)
         checks.positive(self, loss_scale=loss_scale)
         checks.kind(self, PolicySampler, sampler=sampler)
         super().__init__(sampler=sampler, student_optimizer=student_optimizer, **kwargs)
+        if dropout and not policy.mixes:
+            raise UserError(f"{type(policy).__name__} mixes no components that could be dropped; set dropout to 0.")
         self.policy = policy
+        self.dropout = dropout
         self.head, self.states, self.window = head, states, window
         self.mixing_updates, self.loss_scale = mixing_updates, loss_scale
 
@@ -111,9 +118,16 @@ class PiFlow(TrajectoryDistiller):
         policy = self.student.policy(x_t, t, part.condition, end)
         return {"imitation": self.loss_scale * self.imitation(policy, end, part.condition, draws)}
 
+    def thinned(self, policy: Policy, draws: Draws) -> Policy:
+        """The policy without some of its components, others for every sample."""
+        if not self.dropout:
+            return policy
+        drawn = [draws.uniform(f"drop{k}") for k in range(policy.components)]
+        return policy.without(torch.stack(drawn, dim=1) < self.dropout)
+
     def imitation(self, policy: Policy, end: Tensor, condition: Condition, draws: Draws) -> Tensor:
         """Half the mean squared difference of policy's and teacher's velocities on the policy's own path."""
-        frozen, share = policy.detach(), self.teacher_share()
+        frozen, share = self.thinned(policy.detach(), draws), self.teacher_share()
         x, time, shift = frozen.x_source, policy.t_source, self.policy.shift
         source = unshifted(time, shift)
         length = source - unshifted(end, shift)

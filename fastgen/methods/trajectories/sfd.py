@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,10 +18,10 @@ from fastgen.extras.paired_regression import PerceptualDistance
 from fastgen.methods.trajectories.base import Perceptual
 from fastgen.objectives.metrics import AbsoluteError, Metric
 from fastgen.optimizers import BetasAdam
-from fastgen.processes import Process
 from fastgen.sampling.samplers import JumpSampler
 from fastgen.sampling.samplers.base import call
 from fastgen.sampling.solvers import DPMSolverPP, Solver
+from fastgen.times.refined import refined
 
 
 class SFD(Perceptual):
@@ -107,13 +106,3 @@ class SFD(Perceptual):
         states = self.solver.path(on_process(self.teacher, process), start, fine, part.condition)
         part.states.append(start)
         part.targets.extend(state for i, state in enumerate(states, 1) if i % self.substeps == 0)
-
-
-def refined(process: Process, times: list[float], parts: int) -> list[float]:
-    """Decreasing times with ``parts`` of them for each step, evenly in the position of the levels; ends stay exact."""
-    found: list[float] = []
-    for start, end in pairwise(times):
-        high, low = (float(process.fraction(torch.tensor(time, dtype=torch.float64))) for time in (start, end))
-        inner = [high + (low - high) * i / parts for i in range(1, parts)]
-        found += [start, *(float(process.position(torch.tensor(u, dtype=torch.float64))) for u in inner)]
-    return [*found, times[-1]]

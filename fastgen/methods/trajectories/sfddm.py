@@ -14,12 +14,12 @@ from fastgen.denoisers.wrappers.on_process import on_process
 from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.methods.trajectories.base import TrajectoryDistiller
-from fastgen.methods.trajectories.sfd import refined
 from fastgen.objectives.progressive import ddim_target, halving_loss, hidden_loss
 from fastgen.objectives.weights import LevelWeight, TruncatedSNRWeight
 from fastgen.optimizers import BetasAdam
 from fastgen.sampling.samplers import JumpSampler
 from fastgen.sampling.solvers import Euler, Solver
+from fastgen.times.refined import refined
 
 
 class SFDDM(TrajectoryDistiller):

@@ -25,9 +25,11 @@ class Sampler(Component, ABC):
     Attributes:
         moves: How it gets from one call to the next, in the words of diffusers' schedulers: ``renoise`` adds fresh
             noise to the predicted x0, ``jump`` keeps the predicted noise (DDIM, Euler); ``None`` is neither.
+        asks_teacher: Whether samples need the teacher beside the student; it is then given both (``WithTeacher``).
     """
 
     moves: ClassVar[Literal["renoise", "jump"] | None] = None
+    asks_teacher: ClassVar[bool] = False
 
     @abstractmethod
     def schedule(self, denoiser: Denoiser, steps: int | None = None) -> list[float]:

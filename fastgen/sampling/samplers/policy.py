@@ -34,7 +34,9 @@ class PolicySampler(Sampler):
         level: Noise level sigma / alpha at which the first of a ``grid`` of segments begins, or ``max``.
         steps: Number of segments of the grid.
         last_segment: Length of the grid's last segment, in units of the others'; 1/2 on FLUX.1 and Qwen-Image.
-        substeps: Substeps of a policy from pure noise to data.
+        substeps: Substeps of a policy from pure noise to data; policies with a known integral need none.
+        temperature: Of the policies' components when samples are made, in all segments but the last; 0.3 for the
+            paper's GMFlow on FLUX.1. Training knows no temperature.
     """
 
     times: Sequence[float] | Literal["grid"] = "grid"
@@ -42,8 +44,10 @@ class PolicySampler(Sampler):
     steps: int = 1
     last_segment: float = 1.0
     substeps: int = 128
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        checks.positive(self, temperature=self.temperature)
         checks.positive(self, last_segment=self.last_segment)
         checks.whole(self, substeps=self.substeps)
         _ = self.plain
@@ -89,13 +93,31 @@ class PolicySampler(Sampler):
         policy = policies_of(denoiser).policy(x_t, t, condition, end)
         return policy, self.follow(policy, end)
 
-    def chain(self, denoiser: Denoiser, noise: Tensor, condition: Condition, edges: Sequence[float]) -> Tensor:
-        """From noise (B, ...) along the segments between ``edges``; in the process's own scale."""
+    def chain(
+        self,
+        denoiser: Denoiser,
+        noise: Tensor,
+        condition: Condition,
+        edges: Sequence[float],
+        temperature: float = 1.0,
+    ) -> Tensor:
+        """From noise (B, ...) along the segments between ``edges``; in the process's own scale.
+
+        Segments that do not end at data have the ``temperature``.
+
+        Raises:
+            UserError: If there is one, and policies have no components.
+        """
+        if temperature != 1.0 and not policies_of(denoiser).family.mixes:
+            family = type(policies_of(denoiser).family).__name__
+            raise UserError(f"{family} mixes no components that could have a temperature; set it to 1.")
         process = denoiser.process
         x_t = process.start(noise, noise.new_full((len(noise),), edges[0], dtype=torch.float64))
         for start, end in pairwise(edges):
             t, s = (noise.new_full((len(noise),), time, dtype=torch.float64) for time in (start, end))
-            _, x = self.segment(denoiser, x_t, t, s, condition)
+            policy, x = self.segment(denoiser, x_t, t, s, condition)
+            if temperature != 1.0 and end != process.t_clean:
+                x = self.follow(policy.tempered(temperature), flow_time(process, s))
             x_t, _ = FLOW.warp(x, flow_time(process, s), process)
         return x_t
 
@@ -108,7 +130,7 @@ class PolicySampler(Sampler):
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
         noise = draws.normal("noise", denoiser.sample_shape, dtype)
-        return self.chain(denoiser, noise, condition, self.edges(denoiser, steps))
+        return self.chain(denoiser, noise, condition, self.edges(denoiser, steps), self.temperature)
 
     def rollout(
         self,
