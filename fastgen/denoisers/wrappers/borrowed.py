@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.wrappers.base import Wrapper
-from fastgen.denoisers.wrappers.guided import guided_as_sampled
+from fastgen.denoisers.wrappers.guided import guided
 from fastgen.processes import Prediction
 
 
@@ -49,7 +49,7 @@ class WithNumbers(Wrapper):
     def forward(
         self, x_t: Tensor, t: Tensor, condition: Condition | None = None, s: Tensor | None = None
     ) -> Prediction:
-        return guided_as_sampled(self.network, x_t, t, condition or {}, self.guidance)
+        return guided(self.network, x_t, t, condition or {}, self.guidance)
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition, s: Tensor | None = None) -> Tensor:
         return self.forward(x_t, t, condition).value
@@ -93,4 +93,4 @@ class WithTeacher(Wrapper):
 
     def ask_teacher(self, x_t: Tensor, t: Tensor, condition: Condition) -> Prediction:
         """What the guided teacher says, by its family's own rule."""
-        return guided_as_sampled(self.teacher, x_t, t, condition, self.guidance)
+        return guided(self.teacher, x_t, t, condition, self.guidance)

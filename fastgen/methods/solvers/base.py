@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -27,6 +27,10 @@ class SolverDistiller(Distiller, ABC):
             raise UserError(f"{type(self).__name__} trains no network; leave model.init_args.student out.")
         if self.extras:
             raise UserError(f"{type(self).__name__} trains no network; leave model.init_args.extras out.")
+
+    @abstractmethod
+    def build_role(self, role: str) -> Denoiser:
+        """The teacher beside the numbers of the solver, as it begins."""
 
     def frozen_teacher(self) -> Denoiser:
         """The teacher."""
