@@ -64,7 +64,6 @@ LONG_FILES: dict[str, str] = {
     "storage.documents": "JSON, YAML and text, each with what may be wrong with it",
     "extras.gan": "discriminator, its objective and R1 are one recipe",
     "methods": "the list of all methods, a line each",
-    "methods": "a line for every method, so that short names work in configs",
     "methods.flow_maps.base": "half of it is text",
     "distiller.resume": "what a checkpoint must agree with, role by role",
     "distiller.score_term": "the term and its health; to be cut with its move",
