@@ -252,8 +252,7 @@ RULES: dict[str, list[str]] = {
     "fastgen/storage": ["tests/test_writing.py", "tests/test_documents.py", "tests/test_bad_input.py"],
     "fastgen/storage/pair_folder.py": ["tests/data/test_pairs.py"],
     "fastgen/storage/digests.py": ["tests/test_seals.py"],
-    "fastgen/denoisers/wrappers/policies.py": ["tests/methods/test_pi_flow.py"],
-    "fastgen/sampling/optimal_steps.py": ["tests/methods/test_optimal_steps.py"],
+    "fastgen/denoisers/wrappers/policies.py": ["tests/methods/test_pi_flow.py", "tests/methods/test_policies.py"],
     "fastgen/sampling": [
         "tests/sampling",
         PROCESSES,
@@ -265,6 +264,19 @@ RULES: dict[str, list[str]] = {
         MATCHING,
         "tests/methods/test_guidance_by_number.py",
     ],
+    **{
+        f"fastgen/{path}.py": ["tests/methods/test_solver_methods.py", "tests/methods/test_optimal_steps.py"]
+        for path in (
+            "sampling/runge_kutta",
+            "sampling/corrections",
+            "sampling/optimal_steps",
+            "sampling/samplers/assisted/base_first",
+            "sampling/samplers/assisted/distillation_plus_plus",
+            "methods/solvers/d_ode",
+            "methods/solvers/bespoke",
+        )
+    },
+    "fastgen/denoisers/networks/equilibrium.py": ["tests/methods/test_policies.py"],
     "fastgen/sampling/samplers/grid.py": ["tests/sampling/test_samplers.py", "tests/methods/test_optimal_steps.py"],
     "fastgen/sampling/samplers/policy.py": ["tests/methods/test_pi_flow.py", "tests/sampling/test_samplers.py"],
     "fastgen/sampling/samplers/phased.py": ["tests/methods/test_phased_dmd.py", "tests/sampling/test_samplers.py"],

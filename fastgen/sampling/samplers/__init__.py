@@ -1,13 +1,12 @@
 """How students generate; one sampler per file."""
 
 from fastgen.sampling.samplers.anytime import AnytimeSampler
-from fastgen.sampling.samplers.assisted import AssistedSampler, BaseFirst
+from fastgen.sampling.samplers.assisted import AssistedSampler, BaseFirst, DistillationPlusPlus
 from fastgen.sampling.samplers.base import Sampler
 from fastgen.sampling.samplers.bespoke import BespokeSampler
 from fastgen.sampling.samplers.chain import ChainSampler
 from fastgen.sampling.samplers.chunks import ChunkSampler
 from fastgen.sampling.samplers.corrected import CorrectedSampler
-from fastgen.sampling.samplers.distillation_plus_plus import DistillationPlusPlus
 from fastgen.sampling.samplers.gamma import GammaSampler
 from fastgen.sampling.samplers.grid import GridSampler
 from fastgen.sampling.samplers.jump import JumpSampler

@@ -9,7 +9,7 @@ from torch import Tensor
 from fastgen import checks
 from fastgen.denoisers.wrappers.borrowed import WithTeacher
 from fastgen.processes import Prediction
-from fastgen.sampling.samplers.assisted import Asking, AssistedSampler
+from fastgen.sampling.samplers.assisted.base import Asking, AssistedSampler
 
 
 @dataclass(frozen=True)
