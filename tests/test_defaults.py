@@ -289,7 +289,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "schedule": "UpdateSchedule(critic_first=True, critic_updates=5, exclusive=True, reuse_rollout=False, "
         "student_start=5)",
         "extras.0.weight": 1.0,
-        "extras.0.c": 1e-3,
+        "extras.0.distance.c": 1e-3,
         "extras.0.time": SWD_LAW.format(10 / 28),
     },
     "SD35Flash": DMD2  # 2509.21318

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from fastgen.conditions import Guidance
+from fastgen.conditions import Condition, Guidance
 from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.wrappers.guided import GuidedPrediction, guided
 from fastgen.denoisers.wrappers.on_process import on_process
@@ -33,6 +33,7 @@ class ScoreTerm(ABC):
     :class:`~fastgen.extras.DistributionMatching` is one beside the loss of any method. Subclasses may override
 
     - ``sample_weight``: a factor of each sample;
+    - ``judged``: which samples;
     - ``comparing``: how samples become noisy where scores are compared;
     - ``teacher_scores``, ``critic_scores``, ``critic_of``: who is asked and how;
     - ``denoising_loss``: what the critic learns;
@@ -95,10 +96,14 @@ class ScoreTerm(ABC):
 
     # ------------------------------------------------------------------ the student's turn
 
+    def judged(self, part: MicroBatch, role: str, condition: Condition | None = None) -> Rollout:
+        """The samples that the turn of ``role`` judges, of the student asked for ``condition`` (default the data's)."""
+        return self.method.rollout(part, role, condition)
+
     def score_inputs(self, part: MicroBatch) -> ScoreInputs:
         """The student's samples and where the scores are asked about them; drawn once."""
         if self.critic_role not in part.score_inputs:
-            rollout = self.method.rollout(part, "student")
+            rollout = self.judged(part, "student")
             draws = part.draws.scoped(self.scope("student/renoise"))
             part.score_inputs[self.critic_role] = self.comparing()(self.method.student.process, rollout, draws)
         return part.score_inputs[self.critic_role]
@@ -164,7 +169,7 @@ class ScoreTerm(ABC):
         critic = getattr(self.method, role)
         own = self.method.role_condition(part, role, part.condition)
         condition = critic_condition(critic, own, self.guidance, part.draws, role)
-        rollout = self.method.rollout(part, role, condition)
+        rollout = self.judged(part, role, condition)
         inputs = self.renoise(self.critic_time)(student.process, rollout, part.draws.scoped(role))
         part.denoised[role] = inputs
         with self.watched(part, inputs.x_t, role):

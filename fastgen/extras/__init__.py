@@ -10,6 +10,7 @@ from fastgen.extras.gan import GAN
 from fastgen.extras.implicit_alignment import ImplicitAlignment
 from fastgen.extras.intra_segment_guidance import IntraSegmentGuidance
 from fastgen.extras.paired_regression import LPIPS, PairedRegression, PerceptualDistance
+from fastgen.extras.real_states import RealStates
 from fastgen.extras.reward import DigitLogProbability, Reward, RewardModel
 from fastgen.extras.score_pair_gan import ScorePairGAN
 from fastgen.extras.semigroup_defect import SemigroupDefect
@@ -33,6 +34,7 @@ __all__ = [
     "IntraSegmentGuidance",
     "PairedRegression",
     "PerceptualDistance",
+    "RealStates",
     "Reward",
     "RewardModel",
     "ScorePairGAN",

@@ -49,4 +49,4 @@ def noised_data(
     noise = draws.normal("noise", denoiser.sample_shape, dtype)
     x_t = where_rows(step == 0, process.start(noise, t), process.add_noise(x0.to(dtype), noise, t))
     prediction = call(denoiser, x_t, t, condition, process.t_clean)
-    return Rollout(prediction.x0, condition, t, step, prediction.x0, torch.full_like(t, process.t_clean), (prediction,))
+    return Rollout.of((prediction,), condition, step)

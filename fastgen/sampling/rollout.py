@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from fastgen.conditions import Condition
@@ -32,6 +33,12 @@ class Rollout:
     anchor: Tensor
     t_anchor: Tensor
     trajectory: tuple[Prediction, ...] = ()
+
+    @classmethod
+    def of(cls, calls: tuple[Prediction, ...], condition: Condition, step: int | Tensor) -> Rollout:
+        """Of calls the last of which predicts a clean sample, at ``step``."""
+        x0, t = calls[-1].x0, calls[-1].t
+        return cls(x0, condition, t, step, x0, torch.full_like(t, calls[-1].process.t_clean), calls)
 
     def detach(self) -> Rollout:
         """The same record without its graph."""

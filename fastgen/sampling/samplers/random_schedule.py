@@ -67,4 +67,4 @@ class RandomScheduleSampler(Jumps):
                 chosen = where_rows(step == i + 1, x_t, chosen)
         t, end = (grid.gather(0, step[None])[0] for grid in (times, ends))
         made = denoiser(chosen, t, condition, end if second else None)
-        return Rollout(made.x0, condition, t, step, made.x0, torch.full_like(t, process.t_clean), (made,))
+        return Rollout.of((made,), condition, step)

@@ -113,7 +113,7 @@ class ScaleSampler(ChainSampler):
         step = draws.shared_integer("step", len(times))
         shapes = self.shapes(denoiser, len(times))[: step + 1]
         calls = tuple(self.calls(denoiser, draws, condition, times[: step + 1], dtype, noise, shapes=shapes))
-        return self.record(calls, condition, step)
+        return Rollout.of(calls, condition, step)
 
     def from_data(
         self, denoiser: Denoiser, x0: Tensor, draws: Draws, condition: Condition, dtype: torch.dtype
@@ -131,10 +131,4 @@ class ScaleSampler(ChainSampler):
             x_t = process.start(noise, t)
         else:
             x_t = process.add_noise(resized(resized(x0.to(dtype), shapes[step - 1]), shapes[step]), noise, t)
-        return self.record((call(denoiser, x_t, t, condition, process.t_clean),), condition, step)
-
-    @staticmethod
-    def record(calls: tuple[Prediction, ...], condition: Condition, step: int) -> Rollout:
-        """The rollout of such calls."""
-        x0, t = calls[-1].x0, calls[-1].t
-        return Rollout(x0, condition, t, step, x0, torch.full_like(t, calls[-1].process.t_clean), calls)
+        return Rollout.of((call(denoiser, x_t, t, condition, process.t_clean),), condition, step)

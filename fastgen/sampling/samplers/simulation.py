@@ -51,5 +51,4 @@ class BackwardSimulation(ChainSampler, ABC):
         if self.stop == "random" and step:
             step = draws.shared_integer("step", len(times))
         calls = tuple(self.calls(denoiser, draws, condition, times[: step + 1], dtype, noise, self.gradient_calls))
-        x0, t = calls[-1].x0, calls[-1].t
-        return Rollout(x0, condition, t, step, x0, torch.full_like(t, denoiser.process.t_clean), calls)
+        return Rollout.of(calls, condition, step)
