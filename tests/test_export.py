@@ -35,6 +35,7 @@ from fastgen.export.lora import FILES, export_lora
 from fastgen.export.pipeline import export_pipeline
 from fastgen.export.sampling import Sampling
 from fastgen.export.schedulers import baked_scheduler
+from fastgen.miniatures.pipelines import make_pipeline
 from fastgen.randomness import Draws
 
 PROMPTS = ["a cat", "two dogs"]
@@ -408,3 +409,19 @@ def test_methods_that_sample_in_another_way_are_not_exported(
     torch.save(saved, tmp_path / "teacher.ckpt")
     assert fastgen("export", f"--ckpt={tmp_path / 'teacher.ckpt'}", f"--out={tmp_path / 'x'}") == 2
     assert "TeacherTraining samples in a way of its own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_student_of_a_teacher_in_half_precision_is_a_pipeline_of_one_precision(dtype: torch.dtype, tmp_path: Path):
+    """The text encoder of a folder in fp16 is read in fp16 whatever the network's precision is."""
+    make_pipeline(write_tiny_pipeline(tmp_path / "like"), tmp_path / "half", {}, half=True)
+    student = StableDiffusion(str(tmp_path / "half"))
+    student.load_weights()
+    student.network.to(dtype)
+    export_pipeline(student, Sampling([999.0], False, {}), tmp_path / "out")
+    parts = [load_file(path) for path in (tmp_path / "out").rglob("*.safetensors")]
+    assert len(parts) == 3 and {v.dtype for part in parts for v in part.values() if v.is_floating_point()} == {dtype}
+    code = (tmp_path / "out" / "README.md").read_text().split("```python")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(code.replace("PATH_OF_THIS_FOLDER", str(tmp_path / "out")), names)
+    assert names["result"].size == (16, 16)

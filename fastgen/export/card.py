@@ -38,6 +38,7 @@ def write_card(out: Path, denoiser: PipelineDenoiser, pipe: Any, sampling: Sampl
     }
     write_json(out / "fastgen.json", facts)
     code = "\n".join(load)
+    imports = "import torch\n" if "torch." in code else ""
     names = ["DiffusionPipeline", *([scheduler] if scheduler in code else [])]
     options = ", ".join(f"{name}={value}" for name, value in call.items())
     result = "frames" if "num_frames" in call else "images"
@@ -51,7 +52,7 @@ A student of {len(sampling.times)} steps, distilled with fastgen. Keep the argum
 training; its scheduler knows when to call it, so give neither timesteps nor sigmas.
 
 ```python
-from diffusers import {", ".join(names)}
+{imports}from diffusers import {", ".join(names)}
 
 {code}
 result = pipe("a cat", {options}).{result}[0]

@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
+import torch
+
 from fastgen.denoisers.diffusers.pipelines import PipelineDenoiser
 from fastgen.denoisers.wrappers.fake_quant import folded
 from fastgen.errors import UserError
@@ -44,5 +46,9 @@ def export_pipeline(denoiser: PipelineDenoiser, sampling: Sampling, out: Path) -
         assert second.gate is not None  # sampling_of
         teacher = denoiser.pipeline.assemble({denoiser.part: denoiser.network})
         pipe = denoiser.flow_map_pipeline(teacher, second.gate, second.embedder, flow_map_shift(sampling.times))
+    dtype = next(denoiser.network.parameters()).dtype
+    pipe.to(dtype=dtype)  # transformers reads a part in the precision of its file, and a pipeline is of one only
     pipe.save_pretrained(out, safe_serialization=True)
-    write_card(out, denoiser, pipe, sampling, ['pipe = DiffusionPipeline.from_pretrained("PATH_OF_THIS_FOLDER")'])
+    options = "" if dtype == torch.float32 else f", torch_dtype={dtype}"
+    load = f'pipe = DiffusionPipeline.from_pretrained("PATH_OF_THIS_FOLDER"{options})'
+    write_card(out, denoiser, pipe, sampling, [load])
