@@ -106,7 +106,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
                 "role": row["role"],
                 "calls": row["nfe"],
                 "updates": row["student_updates"],
-                "seconds": round(row["training_seconds"], 1),
+                "seconds": round(row["training_seconds"] or 0.0, 1),  # those of the data have none
                 "values": {name: row["values"][name] for name in SHOWN if name in row["values"]},
             }
     return sorted(rows.values(), key=lambda row: row["updates"])
@@ -123,6 +123,8 @@ def train(name: str, config: Config, work: Path) -> list[dict[str, Any]]:
     write_text(folder / "config.yaml", yaml.safe_dump(config))
     words = [sys.executable, "-m", "fastgen", "fit", "--config", str(folder / "config.yaml")]
     checkpoints = sorted(folder.glob("version_*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if any(row["updates"] >= config["trainer"]["max_steps"] for row in rows_of(folder)):
+        return rows_of(folder)
     if checkpoints:
         words += ["--ckpt_path", str(checkpoints[-1])]
     subprocess.run(words, check=True, cwd=ROOT)
@@ -174,9 +176,10 @@ def page(runs: Mapping[str, Mapping[str, Any]], reading: str) -> str:
     lines += ["", "## Guidance of the teacher", "", f"| scale | who {head}", "|---|---" + "|---" * len(SHOWN) + "|"]
     for scale in GUIDANCES:
         run = runs.get(f"guidance {scale}")
-        for role in ("teacher", "average"):
+        for role in ("real", "teacher", "average", "student"):
             if run is not None and (row := last(run["rows"], role)) is not None:
-                said = "teacher" if role == "teacher" else f"student after {row['updates']} updates"
+                kind = {"average": "average of the student", "student": "student as trained"}.get(role)
+                said = role if kind is None else f"{kind} after {row['updates']} updates"
                 lines.append(f"| {scale} | {said}, {row['calls']} calls | {cells(row['values'])} |")
     return "\n".join([*lines, ""])
 
@@ -213,6 +216,7 @@ def plot(runs: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     axes[2].set(title="guidance of the teacher", xlabel="scale", ylabel="Fréchet distance (blue)")
     twin.set_ylabel("diversity of what is unsaid (orange)")
     for axis in axes:
+        axis.set_visible(any(len(line.get_xdata()) for line in axis.get_lines()))  # of runs that there are
         axis.grid(alpha=0.25)
         if axis.get_legend_handles_labels()[0]:
             axis.legend(fontsize=8)

@@ -16,17 +16,23 @@ from fastgen.storage.documents import parse_json
 
 
 def tokenizer(words: Sequence[str]) -> None:
-    """Write a tokenizer of the captions' words."""
+    """Write a tokenizer of the captions' words: CLIP's for pictures, T5's for clips."""
     from fastgen.data.emoji.captions import words_of
     from fastgen.data.emoji.drawings import read_drawings
-    from fastgen.miniatures.tokens import LENGTH, write_tokenizer
+    from fastgen.data.emoji.motions import words_of_motions
+    from fastgen.miniatures.tokens import LENGTH, make_t5_tokenizer, write_tokenizer
 
     parser = argparse.ArgumentParser(prog="python -m fastgen.miniatures tokenizer", description=tokenizer.__doc__)
     parser.add_argument("--drawings", default="asset:emoji_drawings.txt", help="list of the drawings")
+    parser.add_argument("--kind", choices=("clip", "t5"), default="clip", help="t5 also knows what clips do")
     parser.add_argument("--length", type=int, default=LENGTH, help="tokens of a text")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     options = parser.parse_args(words)
-    write_tokenizer(options.out, words_of(list(read_drawings(options.drawings))), options.length)
+    known = words_of(list(read_drawings(options.drawings)))
+    if options.kind == "t5":
+        make_t5_tokenizer([*known, *words_of_motions()], options.length).save_pretrained(options.out)
+    else:
+        write_tokenizer(options.out, known, options.length)
 
 
 def entries_of(words: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A CLIP tokenizer of few words, each of which is one token; other words fall into pieces."""
+"""Tokenizers of few words, each of which is one token; other words fall into pieces. CLIP's and T5's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastgen.storage.files import write_json, write_text
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+    from transformers import CLIPTokenizer, T5Tokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 """The first tokens, 0 and 1; texts are filled up with the second, as in Stable Diffusion."""
@@ -80,3 +80,25 @@ def write_tokenizer(folder: Path, words: Sequence[str], length: int = LENGTH) ->
     write_json(folder / "vocab.json", tokenizer.get_vocab())
     lines = [" ".join(pair) for pair in joins_of(words)]
     write_text(folder / "merges.txt", "\n".join(["#version: 0.2", *lines, ""]))
+
+
+WORD, PIECE, LETTER = -1.0, -2.0, -10.0
+"""Logarithms of probabilities of a unigram model: whole words before their pieces, letters where nothing else is."""
+
+
+def make_t5_tokenizer(words: Sequence[str], length: int) -> T5Tokenizer:
+    """A T5 tokenizer, a unigram model (Kudo 2018, arXiv 1804.10959), that knows ``words``, in small letters.
+
+    Args:
+        words: Each becomes one token, at the beginning of a word of a text; with other characters before it another.
+        length: Tokens of a text, the end included.
+    """
+    from transformers import T5Tokenizer
+
+    known = sorted({word.lower() for word in words if word})
+    begin = "\N{LOWER ONE EIGHTH BLOCK}"
+    pieces = dict.fromkeys(["<pad>", "</s>", "<unk>"], 0.0)
+    letters_there = {begin, *"abcdefghijklmnopqrstuvwxyz0123456789,.-'", *"".join(known)}
+    pieces |= {letter: LETTER for letter in sorted(letters_there)}
+    pieces |= {word: PIECE for word in known} | {begin + word: WORD for word in known}
+    return T5Tokenizer(vocab=list(pieces.items()), extra_ids=0, model_max_length=length)

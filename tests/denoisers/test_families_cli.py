@@ -118,6 +118,8 @@ CONFIGS = {
     "pi_flow_qwenimage": QWEN,
     "arc_flow_flux": FLUX,
     "arc_flow_qwenimage": QWEN,
+    "dmd2_emoji_wan": WAN,
+    "rcm_emoji_wan": WAN,
 }
 TEACHERS = {
     "dmd2_zimage": "ZImage",
@@ -138,7 +140,7 @@ ADDED = dict.fromkeys(("ayf_flux", "boot_sd21", "meanflow_flux", "meanflow_emoji
 """Inputs that students get."""
 COPY = {"class_path": "CopyOfTeacher"}
 POLICIES = ("pi_flow_emoji_sd3", "pi_flow_flux", "pi_flow_qwenimage", "arc_flow_flux", "arc_flow_qwenimage")
-NOT_EXPORTED = (*ADDED, "rcm_wan", "phased_dmd_wan", "swd_sd3", "rcm_emoji_sd3", *POLICIES)
+NOT_EXPORTED = (*ADDED, "rcm_wan", "phased_dmd_wan", "swd_sd3", "rcm_emoji_sd3", "rcm_emoji_wan", *POLICIES)
 NOT_EXPORTED += ("self_forcing_wan", "causvid_wan")
 """Students that no pipeline of diffusers can call: for input, output, times or sizes, or because they are several."""
 DRAWINGS = ROOT / "tests" / "data" / "emoji"
@@ -172,6 +174,9 @@ def shortened(config: dict[str, Any], family: dict[str, Any], folder: Path, grid
         data |= {"resolution": None, "height": 16, "width": width} if "width" in tiny else {"resolution": 16}
     if config["data"]["class_path"] == "Emoji":
         data |= {"font": str(DRAWINGS), "drawings": str(DRAWINGS / "drawings.txt"), "resolution": 16}
+    if config["data"]["class_path"] == "MovingEmoji":
+        data |= {"font": str(DRAWINGS), "drawings": str(DRAWINGS / "drawings.txt")}
+        data |= {"resolution": 16, "frames": tiny["frames"]}
     pairs = config["data"]["class_path"] == "Pairs"
     if pairs:
         data |= {"path": str(folder / "pairs"), "held_out_count": 2}

@@ -132,9 +132,14 @@ def test_accuracy_and_diversity_by_hand() -> None:
     samples = captioned([[1.0, 0.0]] * 4, [[1.0, 0.0]] * 4, [3, 3, 4, 5], said, seen)
     assert AttributeAccuracy(("a", "b")).measure(samples) == {
         "caption_accuracy": 0.5,
+        "combination_accuracy": 0.0,
         "a_accuracy": 0.75,
         "b_accuracy": 0.0,
     }
+    told = captioned(
+        [[1.0]] * 4, [[1.0]] * 4, [0, 1, 2, 3], [[0, 0], [1, 1], [1, 2], [1, -1]], [[0, 0], [1, 1], [1, 0], [0, 9]]
+    )
+    assert AttributeAccuracy(("a", "b")).measure(told)["combination_accuracy"] == pytest.approx(2 / 3)
     assert UnsaidDiversity(("a", "b")).measure(samples) == {"unsaid_diversity": 1.0, "b_diversity": 1.0}
     assert UnsaidDiversity(("a",)).measure(samples) == {}
     of_caption = torch.tensor([0, 0, 0, 1, 1, 2])

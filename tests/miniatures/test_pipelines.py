@@ -11,7 +11,7 @@ import torch
 from denoisers.tiny_sd import write_tiny_pipeline
 from denoisers.tiny_sd3 import write_tiny_sd3
 
-from fastgen.denoisers import StableDiffusion, StableDiffusion3
+from fastgen.denoisers import StableDiffusion, StableDiffusion3, Wan
 from fastgen.denoisers.diffusers import pipeline_files
 from fastgen.errors import UserError
 from fastgen.miniatures.__main__ import main
@@ -154,3 +154,22 @@ def test_the_shipped_configurations(tmp_path: Path, name: str, family, options, 
     assert codec.encode(torch.zeros(1, 3, 32, 32)).shape == (1, 8, 8, 8)
     condition = codec.encode_condition({"prompt": ["a cat"]})
     assert network(torch.zeros(1, 8, 8, 8), torch.tensor([0.5]), condition).value.shape == (1, 8, 8, 8)
+
+
+def test_the_shipped_configurations_of_clips(tmp_path: Path) -> None:
+    """Wan's text encoder begins at random, and may stay so."""
+    from fastgen.miniatures.clips import ClipAutoencoderTraining
+
+    ClipAutoencoderTraining().write(tmp_path / "vae")
+    assert main(["tokenizer", "--kind=t5", f"--out={tmp_path / 'tokenizer'}"]) == 0
+    parts = {part: tmp_path / part for part in ("vae", "tokenizer")}
+    make_pipeline(ROOT / "configs" / "miniatures" / "emoji-wan", tmp_path / "out", parts)
+    network = Wan(str(tmp_path / "out"), height=32, width=32, frames=9, max_tokens=24)
+    network.load_weights()
+    assert network.sample_shape == (16, 3, 8, 8) and 1.7e6 < sum(p.numel() for p in network.parameters()) < 1.8e6
+    codec = network.make_codec()
+    assert codec.encode(torch.zeros(1, 3, 9, 32, 32)).shape == (1, 16, 3, 8, 8)
+    condition = codec.encode_condition({"prompt": ["a fox moves left", "a fox moves up"]})
+    embeds = condition["prompt_embeds"]
+    assert embeds.shape == (2, 24, 96) and float((embeds[0, 3] - embeds[1, 3]).abs().mean()) > 0.1
+    assert network(torch.zeros(2, 16, 3, 8, 8), torch.tensor([0.5, 0.5]), condition).value.shape == (2, 16, 3, 8, 8)

@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderKLWan
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
+from fastgen.data import MovingEmoji
 from fastgen.data.emoji.captions import words_of
 from fastgen.data.emoji.drawings import read_drawings
+from fastgen.errors import UserError
 from fastgen.miniatures.__main__ import main
 from fastgen.miniatures.autoencoder import AutoencoderTraining, psnr, reconstruction_loss
+from fastgen.miniatures.clips import ClipAutoencoderTraining
 from fastgen.miniatures.contrastive import blur, contrastive_loss, true_of
 from fastgen.miniatures.tokens import write_tokenizer
 from fastgen.miniatures.towers import PictureTower, TowerShape
@@ -63,6 +66,25 @@ def test_autoencoder(tmp_path: Path) -> None:
     assert saved["Emoji"]["samples_seen"] == 36
 
 
+def test_autoencoder_of_clips(tmp_path: Path) -> None:
+    small = {"width": 8, "multiples": [1, 1], "slower": [True], "latent_channels": 2, "learning_rate": 0.01}
+    assert main(["fit", "--config", str(config("wan_vae", tmp_path, **small))]) == 0
+    run = tmp_path / "wan_vae" / "version_0"
+    vae = AutoencoderKLWan.from_pretrained(run / "vae", use_safetensors=True).float()
+    assert (vae.config.scale_factor_temporal, vae.config.scale_factor_spatial) == (2, 2)
+    clips = MovingEmoji(str(EMOJI), str(EMOJI / "drawings.txt")).sources[1].batch(range(6))["x0"]
+    latents = vae.encode(clips).latent_dist.mode()
+    assert latents.shape == (6, 2, 5, 16, 16) and vae.decode(latents).sample.shape == clips.shape
+    mean, std = (torch.tensor(vae.config[name]).reshape(1, 2, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+    normal = ((latents - mean) / std).transpose(0, 1).flatten(1)
+    torch.testing.assert_close(normal.mean(1), torch.zeros(2), atol=0.3, rtol=0)
+    torch.testing.assert_close(normal.std(1), torch.ones(2), atol=0.3, rtol=0)
+    rows = [json.loads(line) for line in (run / "measured.jsonl").read_text().splitlines()]
+    assert [row["update"] for row in rows] == [2, 4] and rows[1]["psnr"] != rows[0]["psnr"] > 0
+    with pytest.raises(UserError, match="slower has 2 entries, got 1"):
+        ClipAutoencoderTraining(slower=(True,))
+
+
 def test_contrastive_pair(tmp_path: Path) -> None:
     write_tokenizer(tmp_path / "tokens", words_of(list(read_drawings(str(EMOJI / "drawings.txt")))))
     shape = {"channels": [8, 8, 8], "features": 8}
@@ -86,6 +108,10 @@ def test_losses() -> None:
     step = torch.zeros(1, 1, 1, 2)
     step[..., 1] = 1.0
     assert float(reconstruction_loss(step, torch.zeros(1, 1, 1, 2))) != float(reconstruction_loss(step, step))
+    clip = torch.zeros(1, 1, 2, 1, 1)
+    clip[:, :, 1] = 1.0
+    # Half of the frames are wrong by one: absolute and squared error of 1/2 each, and an edge of one in time.
+    assert float(reconstruction_loss(clip.expand(1, 1, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2))) == 2.0
     assert psnr(4.0) == 0 and psnr(0.04) == pytest.approx(20.0)
     model = AutoencoderTraining(channels=(8, 8), latent_channels=2, groups=2)
     batch = {"x0": torch.zeros(2, 3, 8, 8), "index": torch.arange(2)}

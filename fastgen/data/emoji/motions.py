@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -125,3 +126,9 @@ def clip_caption(said: Clip, wording: Sequence[float]) -> str:
         return f"{who} {does}"
     spelled = pick(SPELLINGS.get(said.background, (said.background,)), spelling)
     return f"{who} {pick(BACKGROUND_WORDS, ground).format(spelled)} {does}"
+
+
+def words_of_motions() -> list[str]:
+    """Every word that says what happens in a clip, sorted."""
+    texts = [*(word for several in MOTION_WORDS.values() for word in several), *MANY, *MANY.values(), *WAYS]
+    return sorted({word for text in texts for word in re.findall(r"[a-z]+", text)})
