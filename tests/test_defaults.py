@@ -537,7 +537,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "times": "NearbyTimes(every=10000, growth=0.05, law=FlowTime(high=1.0, low=0.001, shift=1.0), reach=0.1)",
         "velocity": "TeacherVelocity()",
         "coordinates": "RectifiedFlow(shift=1.0)",
-        "metric": "PseudoHuber(c=0.00054, per_element=True)",
+        "metric": "ElementwiseHuber(c=0.01)",
         "target": "EMATarget(rule=ConstantEMA(decay=0.9))",
         "truncation": 0.45,
         "backward_weight": 0.1,
@@ -604,6 +604,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "denoising_weight": 1.0,
         "denoising_time": EDM_LAW,
         "denoising": EDM_LOSS.format("mean"),
+        "perceptual": None,
     },
     "AYF": JUMP
     | {  # 2506.14603
@@ -833,6 +834,17 @@ def test_metrics():
 
 LAWS = {
     "AnnealedLevel": {"updates": 1000},
+    "SubGridTimes": {"steps": 18, "longest": 17, "power": 0.0},  # 2310.02279
+    "LadderTimes": {
+        "teacher": 0.4,
+        "teacher_steps": 32,
+        "steps": (2, 4, 8, 16),
+        "low_shift": 2.5,
+        "high_shift": 4.5,
+    },  # 2510.17858, caitree/scfm
+    "GapTimes": {"length": LogitNormalTime(-0.8, 1.0), "longest": 1.0},  # 2506.14603
+    "EtaTimes": {"low": 0.006, "high": 0.994, "eta_max": 160.0, "k": 15},  # 2503.07565
+    "FromNoise": {"law": FlowTime(0.0, 0.95, 1.0), "step": 0.0},
     "ClampedTime": {"law": FlowTime(0.0, 0.999, 5.0), "low": 0.02, "high": 0.98},  # 2412.07772, 2506.08009
     "LevelOfStep": {},
     "SharedLevel": {},

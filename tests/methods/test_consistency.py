@@ -30,7 +30,23 @@ from fastgen.distiller.averaging import ConstantEMA
 from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.extras.paired_regression import PerceptualDistance
-from fastgen.methods import CD, CT, ECT, ICT, MCM, PCM, SCM, TBCM, TCM, TDD, FlowMapDistiller, HyperSD, SCFlow, SCott
+from fastgen.methods import (
+    CD,
+    CT,
+    CTM,
+    ECT,
+    ICT,
+    MCM,
+    PCM,
+    SCM,
+    TBCM,
+    TCM,
+    TDD,
+    FlowMapDistiller,
+    HyperSD,
+    SCFlow,
+    SCott,
+)
 from fastgen.methods.consistency.grid_ema import GridEMA
 from fastgen.methods.consistency.mcm import OwnSamples
 from fastgen.methods.consistency.motion import FrameDifferences, LearnedMotion, WholeClip
@@ -258,7 +274,7 @@ class Doubled(PerceptualDistance):
         return 2 * (samples - targets).square().sum(1)
 
 
-@pytest.mark.parametrize("cls", [CD, CT])
+@pytest.mark.parametrize("cls", [CD, CT, CTM])
 def test_a_perceptual_distance_is_one_of_decoded_samples(cls: type[FlowMapDistiller]):
     """The toys' codec stretches the two coordinates by 2 and 0.5."""
     method = build(cls, perceptual=Doubled)
@@ -577,6 +593,17 @@ def test_scflow_by_hand():
     close(gradient, (0.3 * 2 * (way - own) * rate / 3).mean(0))
     later = made(SCFlow, flow, 1.3, True, **(settings | {"start": 1}))
     assert later.student_loss(part).keys() == {"consistency"}
+
+
+def test_scflow_s_norm_is_of_each_element():
+    """``mean_i sqrt(d_i^2 + c^2) - c``, c = 0.01 (huber_loss of the code)."""
+    metric = build(SCFlow).metric
+    x = torch.tensor([[0.01, -0.02, 0.3]], dtype=torch.float64, requires_grad=True)
+    value = metric(x, torch.zeros_like(x))
+    roots = torch.tensor([0.0002, 0.0005, 0.0901], dtype=torch.float64).sqrt()
+    torch.testing.assert_close(value, (roots.mean() - 0.01).reshape(1), rtol=1e-12, atol=0)
+    (slope,) = torch.autograd.grad(value.sum(), x)
+    torch.testing.assert_close(slope, x.detach() / (3 * roots), rtol=1e-12, atol=0)
 
 
 def test_the_reach_grows():

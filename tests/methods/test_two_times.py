@@ -16,6 +16,7 @@ from toys import build
 import fastgen.methods
 from fastgen.denoisers.exact.gaussians import GaussianDenoiser
 from fastgen.distiller.micro_batch import MicroBatch
+from fastgen.extras.paired_regression import PerceptualDistance
 from fastgen.methods import (
     AYF,
     BOOT,
@@ -161,8 +162,8 @@ def test_esd_by_hand(stopped: str):
     torch.testing.assert_close(gradient, (2 * residual * slopes[stopped]).mean(0), rtol=1e-6, atol=1e-7)
 
 
-def test_esd_with_everything_stopped_but_the_field_is_mean_flow():
-    """Specification 3.7: MeanFlow is the Eulerian rule with the data's velocity; on the diagonal both match flows."""
+def test_esd_and_mean_flow_match_the_same_flow_on_the_diagonal():
+    """Where jumps go nowhere both are flow matching on the data's velocity."""
     settings = {"times": SortedTimes(LEVELS, diagonal=1.0)}
     one = loss_and_gradient(made(ESD, FLOW, 1.2, learned_weight=False, **settings))
     other = loss_and_gradient(made(MeanFlow, FLOW, 1.2, weight=PLAIN, **settings))
@@ -262,6 +263,24 @@ def test_ctm_by_hand():
     push = 1 + (0.0 - s) * 0.9 * (mean(at_s + 1e-4, s, 0.0) - mean(at_s - 1e-4, s, 0.0)) / 2e-4  # linear in x
     expected = (2 * gap * push * (s - t) * mean(state.x_t, t, s) / 3).mean(0)
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8)
+
+
+class Slanted(PerceptualDistance):
+    """Squares, each place with a weight of its own."""
+
+    def forward(self, samples: Tensor, targets: Tensor) -> Tensor:
+        return (torch.tensor([1.0, 2.0, 3.0], dtype=samples.dtype) * (samples - targets).square()).sum(1)
+
+
+def test_ctm_compares_decoded_ends():
+    """In the paper by LPIPS; the weights of the places stand for it."""
+    settings = {"times": Fixed(3.0, 0.6, 1.5), "transition": ExactStep(), "denoising_weight": 0.0}
+    method = made(CTM, EDM(), 1.2, perceptual=Slanted, **settings)
+    found = method.student_loss(micro_batch())["consistency"]
+    state = method.state(micro_batch())
+    gap = (method.estimate(state) - method.bootstrap(state)).detach().square()
+    expected = (torch.tensor([1.0, 2.0, 3.0]) * gap).sum(1).mean()
+    torch.testing.assert_close(found.detach(), expected, rtol=1e-5, atol=0, check_dtype=False)
 
 
 def test_ctm_to_data_needs_no_push():

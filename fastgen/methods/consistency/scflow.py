@@ -17,7 +17,7 @@ from fastgen.methods.flow_maps.base import FlowMapDistiller
 from fastgen.methods.flow_maps.state import MapState
 from fastgen.methods.flow_maps.targets import EMATarget, TargetNetwork
 from fastgen.methods.flow_maps.velocity import TeacherVelocity, Velocity
-from fastgen.objectives.metrics import Metric, PseudoHuber, SquaredError
+from fastgen.objectives.metrics import ElementwiseHuber, Metric, SquaredError
 from fastgen.objectives.tangents import same_randomness
 from fastgen.optimizers import BetasAdamW
 from fastgen.processes import Process, RectifiedFlow
@@ -34,13 +34,13 @@ class SCFlow(FlowMapDistiller):
     sample of it, with that sample (``correction``). The paper's adversarial term on one-call samples is the extra
     ``GAN`` (weight 0.1, R1 with 1). Without a teacher: ``velocity: DataVelocity``.
 
-    Not verified: the constant of the norm, which is iCT's.
+    Not verified: how often the reach of the times grows and where ``start`` lies, which the code leaves to its scripts.
 
     Args:
         times: Law of t and of the cleaner time.
         velocity: What leads to the points nearby.
         coordinates: As of any flow map; its time must run from 0 to 1.
-        metric: Of the first two terms: pseudo-Huber.
+        metric: Of the first two terms: the code's, elementwise Huber with c = 0.01.
         target: An average with the decay 0.9.
         truncation: The cleaner time below which the datum is the target; 0 for never.
         backward: Factor of the second term.
@@ -55,7 +55,7 @@ class SCFlow(FlowMapDistiller):
         times: NearbyTimes = NearbyTimes(),
         velocity: Velocity = TeacherVelocity(),
         coordinates: Process | Literal["student"] = RectifiedFlow(),
-        metric: Metric = PseudoHuber(0.00054, per_element=True),
+        metric: Metric = ElementwiseHuber(0.01),
         target: TargetNetwork = EMATarget(ConstantEMA(0.9)),
         truncation: float = 0.45,
         backward: float = 0.1,

@@ -13,7 +13,7 @@ from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.distiller.averaging import ConstantEMA
 from fastgen.distiller.micro_batch import MicroBatch
-from fastgen.methods.flow_maps.discrete_consistency import DiscreteConsistency
+from fastgen.methods.consistency.perceptual import PerceptualConsistency
 from fastgen.methods.flow_maps.state import MapState
 from fastgen.methods.flow_maps.targets import EMATarget, TargetNetwork
 from fastgen.methods.flow_maps.transition import TeacherWalk, Transition
@@ -28,23 +28,23 @@ from fastgen.sampling.samplers import JumpSampler, Sampler
 from fastgen.times import JumpLaw, LogNormalLevel, SubGridTimes, TimeLaw
 
 
-class CTM(DiscreteConsistency):
+class CTM(PerceptualConsistency):
     """Consistency trajectory models (Kim et al. 2023, arXiv 2310.02279; github.com/sony/ctm).
 
     ``L = d(G-(G(x_t, t -> s), s -> 0), sg G-(G(x_r, r -> s), s -> 0))``: the teacher walks several grid steps from t to
     r, the student jumps on to s, and both ends are compared where the averaged student G- takes them on clean data; the
     gradient runs through G-, which is frozen. Beside it the student denoises at s = t, with a weight for which both
-    terms pull equally hard at the last layer. Its second stage is a discriminator: ``extras: [VisionGAN]`` or ``GAN``
-    judge those clean ends too.
+    terms pull equally hard at the last layer. In the paper d is LPIPS (``perceptual``). Its second stage is a
+    discriminator: ``extras: [VisionGAN]`` or ``GAN`` judge those clean ends too.
 
-    Differs from the code: the metric is the mean squared error by default, not LPIPS; the weight of the denoising is
-    the ratio of the update before, so that it does not depend on how a batch is cut; the grid ends at clean data, not
-    at ``sigma_min``.
+    Differs from the code: the weight of the denoising is the ratio of the update before, so that it does not depend on
+    how a batch is cut; that of the discriminator is a constant and no such ratio; the grid ends at clean data, not at
+    ``sigma_min``.
 
     Args:
         times: Law of t, r and s on the grid.
         transition: The teacher's walk from t to r on the same grid.
-        metric: d.
+        metric: d, where ``perceptual`` is not given.
         weight: Of the jump.
         target: G-.
         sampler: Several ``times`` are jumps from each to the next; ``GammaSampler`` is the paper's gamma-sampling.
@@ -133,7 +133,7 @@ class CTM(DiscreteConsistency):
         """Jump, walk, compare; denoise."""
         state = self.state(part)
         ends = self.rollout(part, "student").x0
-        jump = (self.loss_weight(state) * self.metric(ends, self.bootstrap(state))).mean()
+        jump = (self.loss_weight(state) * self.distance(ends, self.bootstrap(state))).mean()
         if self.denoising_weight == 0.0:
             return {"consistency": jump}
         denoising = self.denoising_loss(part, state)
