@@ -31,7 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("pictures", "report", "miniatures"),
     ("metrics",),
     ("data",),
-    ("layouts", "export"),
+    ("layouts", "export", "planning"),
     ("callbacks",),
     ("cli",),
 )

@@ -54,6 +54,12 @@ COMMANDS = {
             "fastgen stats --data FOLDER --extractor Inception --out reference.safetensors",
         ),
         Command(
+            "plan",
+            "fastgen.cli.commands.plan",
+            "memory, operations and hours of a run, from its config alone:",
+            "fastgen plan --config configs/dmd2_zimage.yaml --card H200",
+        ),
+        Command(
             "pairs",
             "fastgen.cli.commands.pairs",
             "noise and what a teacher's solver makes of it, to distil from:",
