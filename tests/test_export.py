@@ -292,6 +292,31 @@ def test_a_lora_that_diffusers_does_not_apply_is_refused(family: str, dialect: s
         assert (out / FILES[dialect]).exists() and (out / "scheduler" / "scheduler_config.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("family", "dialect"), [("sd15", "lora"), ("sd15", "kohya"), ("sd3", "lora"), ("qwenimage", "lora")]
+)
+def test_a_lora_file_makes_a_teacher(family: str, dialect: str, tmp_path: Path):
+    """What was written as a LoRA and merged into its base again is the student that it was."""
+    base = FAMILIES[family].build(tmp_path / "teacher")
+    student = randomised_lora(base)
+    export_lora(student, Sampling([student.process.t_max], True, {}), dialect, tmp_path / "lora")
+    file = str(tmp_path / "lora" / FILES[dialect])
+    options = FAMILIES[family].options
+    tuned = FAMILIES[family].denoiser(str(tmp_path / "teacher"), **options, lora=file).eval()
+    tuned.load_weights()
+    assert set(tuned.state_dict()) == set(base.state_dict())
+    x = torch.randn(1, *base.sample_shape, generator=torch.Generator().manual_seed(0))
+    t, condition = torch.full((1,), 0.5 * base.process.t_max), base.example_condition(1)
+    with torch.no_grad():
+        values = [network.eval()(x, t, condition).value for network in (tuned, student, base)]
+    torch.testing.assert_close(values[0], values[1], rtol=1e-4, atol=1e-5)
+    assert (values[0] - values[2]).abs().max() > 1e-3
+    with pytest.raises(UserError, match=r"is no \.safetensors file here"):
+        FAMILIES[family].denoiser(str(tmp_path / "teacher"), **options, lora="nowhere").load_weights()
+    with pytest.raises(UserError, match="merged into its base"):
+        export_lora(randomised_lora(tuned), Sampling([1.0], True, {}), dialect, tmp_path / "second")
+
+
 Written = tuple[dict[str, Tensor], dict[str, str]]
 FAULTS: dict[str, Callable[[dict[str, Tensor], dict[str, str]], Written]] = {
     "no alpha": lambda tensors, metadata: (tensors, {}),

@@ -50,6 +50,11 @@ def export_lora(student: AdaptedDenoiser, sampling: Sampling, dialect: str, out:
     """
     base = cast(PipelineDenoiser, student.base)
     refuse_used(out)
+    if base.lora is not None:
+        raise UserError(
+            f"The student's adapters belong to a teacher with the LoRA '{base.lora}' merged into its base, which no "
+            "file of theirs alone brings back; leave --format out to write a pipeline."
+        )
     scheduler = sampling.scheduler(base)
     name = FILES[dialect]
     tensors, metadata = _kohya(student) if dialect == "kohya" else _peft(student, base.part)

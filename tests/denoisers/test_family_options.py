@@ -272,6 +272,16 @@ def test_wan_on_the_grid_of_its_released_scheduler(tmp_path: Path, guidance: flo
     assert (ours - theirs).norm() < 0.02 * theirs.norm()
 
 
+def test_wan_is_told_one_time_where_its_pipeline_tells_one_for_every_token(tmp_path: Path):
+    folder = write_tiny_wan(tmp_path, expand=True)
+    family, noise = WAN(), normal(1, 4, 3, 8, 8)
+    denoiser = loaded(family.build(folder))
+    theirs = family.latents(family.pipe(folder), noise, ["a cat"], 4, 4.0)
+    with torch.no_grad():
+        ours = Euler(4, 4.0).solve(denoiser, noise, denoiser.make_codec().encode_condition({"prompt": ["a cat"]}))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_wan_refuses_two_experts_and_impossible_lengths(tmp_path: Path):
     with pytest.raises(UserError, match="two experts"):
         Wan(str(write_tiny_wan(tmp_path / "two", boundary=0.9)), height=16, width=16, frames=5)

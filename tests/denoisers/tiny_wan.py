@@ -17,7 +17,7 @@ def umt5(width: int = 32) -> Any:
 
 
 def write_tiny_wan(
-    folder: Path, seed: int = 0, boundary: float | None = None, unipc: bool = False, **more: Any
+    folder: Path, seed: int = 0, boundary: float | None = None, unipc: bool = False, expand: bool = False, **more: Any
 ) -> Path:
     """Write a pipeline in the format of Wan 2.1 text-to-video: shift 5, the VAE halves once in space and time.
 
@@ -26,6 +26,7 @@ def write_tiny_wan(
         seed: Seed of the weights.
         boundary: Where the two experts of Wan 2.2 meet; None is Wan 2.1.
         unipc: The released scheduler, reduced to first order, in place of Euler.
+        expand: Whether its pipeline tells a time for every token (Wan 2.2 TI2V-5B).
         more: Entries of the scheduler's configuration to change.
     """
     from diffusers import (
@@ -73,6 +74,7 @@ def write_tiny_wan(
             tokenizer=tiny_parts.t5_tokenizer(),
             scheduler=scheduler,
             boundary_ratio=boundary,
+            expand_timesteps=expand,
         )
 
     return tiny_parts.save(folder, seed, make)

@@ -42,6 +42,7 @@ class Flux(FlowTransformer):
         text_dtype: What the text encoders compute in; ``bfloat16`` halves their memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         negative_prompt: What guidance leads away from, in place of the family's empty prompt.
+        lora: ``.safetensors`` file of a LoRA that is merged into the network when it is read, as its pipeline loads it.
 
     Raises:
         UserError: If a configuration cannot be read or the scheduler is not one for flows.
@@ -64,6 +65,7 @@ class Flux(FlowTransformer):
         text_dtype: TextDtype = "float32",
         gradient_checkpointing: bool = False,
         negative_prompt: str | None = None,
+        lora: str | None = None,
     ) -> None:
         checks.not_negative(self, embedded_guidance=embedded_guidance)
         checks.whole(self, max_tokens=max_tokens)
@@ -78,6 +80,7 @@ class Flux(FlowTransformer):
         tokens = (rows // 2) * (columns // 2)
         super().__init__(pipeline, transformer, shape, tokens, max_tokens, text_dtype, gradient_checkpointing)
         self.negative_prompt = negative_prompt
+        self.lora = lora
         self.embedded_guidance = embedded_guidance
 
     @property

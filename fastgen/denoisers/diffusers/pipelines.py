@@ -59,6 +59,8 @@ class PipelineDenoiser(Denoiser):
     takes_prompts = True
     negative_prompt: str | None = None
     """What guidance leads away from, in place of the family's empty prompt."""
+    lora: str | None = None
+    """A LoRA that is merged into the network when its weights are read."""
     part: str = "transformer"
     """Folder of the network in the pipeline and its name in this module."""
     time_scale: float = 1.0
@@ -92,13 +94,17 @@ class PipelineDenoiser(Denoiser):
         return self.get_submodule(self.part)
 
     def load_weights(self) -> None:
-        """Fill the network from the pipeline's safetensors.
+        """Fill the network from the pipeline's safetensors, with the LoRA if there is one.
 
         Raises:
-            UserError: If the file is missing, broken, incomplete or pickled.
+            UserError: If the file is missing, broken, incomplete or pickled, or the LoRA does not fit.
         """
-        weights = self.pipeline.model(self.part, type(self.network), self.network.dtype).state_dict()
-        load_strictly(self.network, weights, f"{self.pipeline.pretrained}/{self.part}")
+        model = self.pipeline.model(self.part, type(self.network), self.network.dtype)
+        if self.lora is not None:
+            from fastgen.denoisers.diffusers.teacher_lora import merge_lora
+
+            merge_lora(self.pipeline, self.part, model, self.lora)
+        load_strictly(self.network, model.state_dict(), f"{self.pipeline.pretrained}/{self.part}")
 
     @abstractmethod
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:

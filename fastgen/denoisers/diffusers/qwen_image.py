@@ -49,6 +49,7 @@ class QwenImage(FlowTransformer):
             examples give ``" "``.
         keep_norm: Whether guidance leaves each token of the velocity the norm that it has with the prompt, as the
             pipeline samples; without it ``uncond + scale (cond - uncond)``.
+        lora: ``.safetensors`` file of a LoRA that is merged into the network when it is read, as its pipeline loads it.
 
     Raises:
         UserError: If a configuration cannot be read or the scheduler is not one for flows.
@@ -70,6 +71,7 @@ class QwenImage(FlowTransformer):
         gradient_checkpointing: bool = False,
         negative_prompt: str | None = None,
         keep_norm: bool = True,
+        lora: str | None = None,
     ) -> None:
         checks.whole(self, max_tokens=max_tokens)
         from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
@@ -83,6 +85,7 @@ class QwenImage(FlowTransformer):
         tokens = (rows // 2) * (columns // 2)
         super().__init__(pipeline, transformer, shape, tokens, max_tokens, text_dtype, gradient_checkpointing)
         self.negative_prompt = negative_prompt
+        self.lora = lora
         self.keep_norm = keep_norm
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:

@@ -39,6 +39,7 @@ class StableDiffusion3(FlowTransformer):
         text_dtype: What the text encoders compute in; ``bfloat16`` halves their memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         negative_prompt: What guidance leads away from, in place of the family's empty prompt.
+        lora: ``.safetensors`` file of a LoRA that is merged into the network when it is read, as its pipeline loads it.
 
     Raises:
         UserError: If a configuration cannot be read or the scheduler is not one for flows.
@@ -58,6 +59,7 @@ class StableDiffusion3(FlowTransformer):
         text_dtype: TextDtype = "float32",
         gradient_checkpointing: bool = False,
         negative_prompt: str | None = None,
+        lora: str | None = None,
     ) -> None:
         checks.whole(self, max_tokens=max_tokens)
         from diffusers import SD3Transformer2DModel
@@ -77,6 +79,7 @@ class StableDiffusion3(FlowTransformer):
         shape = (config.in_channels, rows, columns)
         super().__init__(pipeline, transformer, shape, tokens, max_tokens, text_dtype, gradient_checkpointing)
         self.negative_prompt = negative_prompt
+        self.lora = lora
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """The velocity ``noise - x0``."""

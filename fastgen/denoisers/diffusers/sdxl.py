@@ -37,6 +37,7 @@ class StableDiffusionXL(PipelineUNet):
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         negative_prompt: What guidance leads away from, in place of the family's empty prompt.
         embedded_guidance: What a U-Net that has a guidance scale as an input (LCM's) is told; others ignore it.
+        lora: ``.safetensors`` file of a LoRA that is merged into the network when it is read, as its pipeline loads it.
 
     Raises:
         UserError: If a configuration cannot be read, or describes another family (SD1.5, the refiner).
@@ -55,6 +56,7 @@ class StableDiffusionXL(PipelineUNet):
         gradient_checkpointing: bool = False,
         negative_prompt: str | None = None,
         embedded_guidance: float = 8.0,
+        lora: str | None = None,
     ) -> None:
         from diffusers import EulerDiscreteScheduler
 
@@ -64,6 +66,7 @@ class StableDiffusionXL(PipelineUNet):
         size = (resolution, height, width)
         super().__init__(pipeline, scheduler, process, size, gradient_checkpointing, embedded_guidance)
         self.negative_prompt = negative_prompt
+        self.lora = lora
         config = self.network.config
         if (
             config.addition_embed_type != "text_time"

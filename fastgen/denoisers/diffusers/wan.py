@@ -1,4 +1,4 @@
-"""Wan 2.1 text-to-video in the diffusers format: the transformer as a denoiser, video VAE and UMT5 as its codec.
+"""Wan 2.1 and Wan 2.2 TI2V-5B, text-to-video: the transformer as a denoiser, video VAE and UMT5 as its codec.
 
 Source: Wan team 2025, arXiv 2503.20314; the layout of folders is that of diffusers' ``WanPipeline``.
 """
@@ -21,7 +21,9 @@ from fastgen.sharding import parameters_without_storage
 
 
 class Wan(FlowTransformer):
-    """The transformer of Wan 2.1: a rectified flow on videos, called with ``1000 t``.
+    """The transformer of Wan 2.1 or of Wan 2.2 TI2V-5B: a rectified flow on videos, called with ``1000 t``.
+
+    The latter knows a time for every token; from text alone all have one, and one is told.
 
     Samples are latents (16, F, h, w). Shift and grid are the scheduler's; the pipeline's UniPC is a multistep solver of
     higher order, of which ours is the first-order one on the same grid. Conditions: ``prompt_embeds`` (B, L, D) and
@@ -38,6 +40,7 @@ class Wan(FlowTransformer):
         text_dtype: What the text encoders compute in; ``bfloat16`` halves their memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         negative_prompt: What guidance leads away from, in place of the family's empty prompt.
+        lora: ``.safetensors`` file of a LoRA that is merged into the network when it is read, as its pipeline loads it.
 
     Raises:
         UserError: If a configuration cannot be read, or describes image-to-video or the two experts of Wan 2.2.
@@ -58,6 +61,7 @@ class Wan(FlowTransformer):
         text_dtype: TextDtype = "float32",
         gradient_checkpointing: bool = False,
         negative_prompt: str | None = None,
+        lora: str | None = None,
     ) -> None:
         checks.whole(self, height=height, width=width, frames=frames, max_tokens=max_tokens)
         from diffusers import AutoencoderKLWan, WanTransformer3DModel
@@ -70,13 +74,13 @@ class Wan(FlowTransformer):
         channels = config.in_channels
         if (
             index.get("boundary_ratio") is not None
-            or index.get("expand_timesteps")
+            or index.get("_class_name") == "WanImageToVideoPipeline"
             or config.image_dim is not None
             or config.out_channels != channels
         ):
             raise UserError(
-                f"'{pretrained}' is not a pipeline of Wan 2.1 text-to-video (image-to-video, or Wan 2.2 with two "
-                "experts or a time per token?); give a text-to-video pipeline with one transformer."
+                f"'{pretrained}' is not a pipeline of Wan text-to-video with one transformer (image-to-video, or "
+                "Wan 2.2 with two experts?); give one of Wan 2.1, or of Wan 2.2 TI2V-5B."
             )
         factor, slowing = vae.get("scale_factor_spatial", 8), vae.get("scale_factor_temporal", 4)
         if frames < 1 or frames % slowing != 1 % slowing:
@@ -88,6 +92,7 @@ class Wan(FlowTransformer):
         tokens = count * (rows // patch[0]) * (columns // patch[1])
         super().__init__(pipeline, transformer, shape, tokens, max_tokens, text_dtype, gradient_checkpointing)
         self.negative_prompt = negative_prompt
+        self.lora = lora
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
         """The velocity ``noise - x0``."""

@@ -32,6 +32,7 @@ class ImageTransformer(FlowTransformer):
         text_dtype: What the text encoders compute in; ``bfloat16`` halves their memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         negative_prompt: What guidance leads away from, in place of the family's empty prompt.
+        lora: ``.safetensors`` file of a LoRA that is merged into the network when it is read, as its pipeline loads it.
 
     Raises:
         UserError: If a configuration cannot be read, or the scheduler is not one for the family.
@@ -57,6 +58,7 @@ class ImageTransformer(FlowTransformer):
         text_dtype: TextDtype = "float32",
         gradient_checkpointing: bool = False,
         negative_prompt: str | None = None,
+        lora: str | None = None,
     ) -> None:
         checks.whole(self, max_tokens=max_tokens)
         import diffusers
@@ -71,6 +73,7 @@ class ImageTransformer(FlowTransformer):
             pipeline, network, shape, self.tokens_of(shape), max_tokens, text_dtype, gradient_checkpointing
         )
         self.negative_prompt = negative_prompt
+        self.lora = lora
 
     def pixels_per_latent(self, pipeline: PipelineFolder) -> int:
         """Pixels along a side of a latent."""

@@ -127,6 +127,7 @@ class Flux2Klein(ImageTransformer):
         text_dtype: What the text encoder computes in; ``bfloat16`` halves its memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         negative_prompt: What guidance leads away from, in place of the empty prompt.
+        lora: ``.safetensors`` file of a LoRA that is merged into the network when it is read, as its pipeline loads it.
 
     Raises:
         UserError: If a configuration cannot be read or the scheduler is not one for flows.

@@ -63,6 +63,7 @@ class Lumina2(ImageTransformer):
         negative_prompt: What guidance leads away from, in place of the empty prompt.
         keep_norm: Whether guidance leaves each row of the velocity the norm that it has with the prompt, as the
             pipeline samples; without it ``uncond + scale (cond - uncond)``.
+        lora: ``.safetensors`` file of a LoRA that is merged into the network when it is read, as its pipeline loads it.
 
     Raises:
         UserError: If a configuration cannot be read or the scheduler is not one for flows.
@@ -84,9 +85,11 @@ class Lumina2(ImageTransformer):
         gradient_checkpointing: bool = False,
         negative_prompt: str | None = None,
         keep_norm: bool = True,
+        lora: str | None = None,
     ) -> None:
         rest = (max_tokens, text_dtype, gradient_checkpointing, negative_prompt)
         super().__init__(pretrained, revision, variant, resolution, height, width, *rest)
+        self.lora = lora
         self.keep_norm = keep_norm
 
     def trained_side(self, config: Any, factor: int) -> int:

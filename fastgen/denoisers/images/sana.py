@@ -83,6 +83,7 @@ class Sana(ImageTransformer):
         text_dtype: What the text encoder computes in; ``bfloat16`` halves its memory.
         gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         negative_prompt: What guidance leads away from, in place of the empty prompt.
+        lora: ``.safetensors`` file of a LoRA that is merged into the network when it is read, as its pipeline loads it.
 
     Raises:
         UserError: If a configuration cannot be read or the scheduler is not one for flows.
@@ -106,9 +107,11 @@ class Sana(ImageTransformer):
         text_dtype: TextDtype = "float32",
         gradient_checkpointing: bool = False,
         negative_prompt: str | None = None,
+        lora: str | None = None,
     ) -> None:
         rest = (max_tokens, text_dtype, gradient_checkpointing, negative_prompt)
         super().__init__(pretrained, revision, variant, resolution, height, width, *rest)
+        self.lora = lora
 
     def pixels_per_latent(self, pipeline: PipelineFolder) -> int:
         from diffusers import AutoencoderDC

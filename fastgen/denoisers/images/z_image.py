@@ -57,6 +57,7 @@ class ZImage(ImageTransformer):
         negative_prompt: What guidance leads away from, in place of the empty prompt.
         norm_limit: Guidance makes the norm of a sample's velocity at most this many times that with the prompt (the
             pipeline's ``cfg_normalization``); 0 is no limit.
+        lora: ``.safetensors`` file of a LoRA that is merged into the network when it is read, as its pipeline loads it.
 
     Raises:
         UserError: If a configuration cannot be read or the scheduler is not one for flows.
@@ -78,10 +79,12 @@ class ZImage(ImageTransformer):
         gradient_checkpointing: bool = False,
         negative_prompt: str | None = None,
         norm_limit: float = 0.0,
+        lora: str | None = None,
     ) -> None:
         checks.not_negative(self, norm_limit=norm_limit)
         rest = (max_tokens, text_dtype, gradient_checkpointing, negative_prompt)
         super().__init__(pretrained, revision, variant, resolution, height, width, *rest)
+        self.lora = lora
         self.norm_limit = norm_limit
 
     def answer(self, x_t: Tensor, t: Tensor, condition: Mapping[str, Tensor]) -> Tensor:
