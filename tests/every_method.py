@@ -20,11 +20,12 @@ from fastgen.denoisers.wrappers.routed import LabelRouter
 from fastgen.denoisers.wrappers.second_time import NoiseAngles
 from fastgen.denoisers.wrappers.several_conditions import JointScales, NestedScales
 from fastgen.distiller.schedule import UpdateSchedule
-from fastgen.extras import GAN, DistributionMatching, RewardModel, SemigroupDefect
+from fastgen.extras import GAN, DistributionMatching, RewardModel, SelfPair, SemigroupDefect
 from fastgen.methods import SCM, Distiller
 from fastgen.objectives.few_step_forms import TransportForm
 from fastgen.sampling.samplers import (
     BespokeSampler,
+    BufferSampler,
     ChunkSampler,
     CorrectedSampler,
     GridSampler,
@@ -54,7 +55,14 @@ MIXED = MixedChunkSampler(numbers=[4, 2], shares=[0.5, 0.5])
 CHUNKED = ("SelfForcing", "CausVid", "ODEInitialisation", "CausalConsistency", "RewardForcing", "LiveAvatar", "VDOT")
 CHUNKED += ("MotionStream", "LiveTalk", "SeverallyGuided", "MatrixGame")
 
+PAIRED = MixedChunkSampler(steps=2, stop="last", numbers=[1, 2], shares=[0.5, 0.5])
+WHOLE = {"student": functools.partial(clip_network, 3, 0), "teacher": functools.partial(clip_network, 4, 0)}
+
 SPECIAL: dict[str, dict[str, Any]] = {
+    "ASD": CLIPS | {"sampler": PAIRED, "extras": [SelfPair(steps=2)]},
+    "BufferedForcing": {"student": WHOLE["student"], "chunks": [1, 2]},
+    "StreamDiT": WHOLE | {"chunk": 1, "micro_steps": 2, "sampler": BufferSampler(1, 2)},
+    "VideoBLADE": {"sampler": TrajectorySampler([20.0, 2.0])},
     **{name: CLIPS for name in CHUNKED},
     "RewardForcing": CLIPS
     | {"reward": ToTheRight, "beta": 0.02, "sampler": ChunkSampler([20.0, 2.0], cache=EMASink(1, 1))},
@@ -100,6 +108,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
 """Constructor arguments by class name, for methods that the defaults of ``toys.build`` do not fit."""
 
 FEW_STEPS: dict[str, dict[str, Any]] = {
+    "ASD": {"sampler": PAIRED},
+    "StreamDiT": {"sampler": BufferSampler(1, 3)},
+    "VideoBLADE": {"sampler": TrajectorySampler([80.0, 5.0, 0.5])},
     "Salt": {"sampler": MIXED},
     **{name: {"sampler": ChunkSampler([80.0, 5.0, 0.5])} for name in CHUNKED},
     "CDM": {"sampler": RandomScheduleSampler([80.0, 5.0, 0.5], longest=3)},

@@ -52,7 +52,7 @@ NOT_FROM_CONFIGS = (
     "times.chains.Chain",
     "report",
     "sampling.rollout.Rollout",
-    "sampling.streams",
+    "sampling.clips.streams",
     "strategies",
     "denoisers.wrappers.lora.LowRank",
     "denoisers.networks.dit.Attention",

@@ -197,6 +197,29 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         .replace("chunk=network", "chunk=10")
         .replace("exits=same", "exits=each")
     },
+    "ASD": SELF_FORCING  # 2511.01419: the weight is not verified
+    | {"extras.0.weight": 0.03, "extras.0.penalty": 600.0, "extras.0.move": 0.05, "extras.0.steps": 4}
+    | {
+        "sampler": CHUNKS.replace("ChunkSampler", "MixedChunkSampler")
+        .replace("level=max", "level=max, numbers=(1, 2, 3, 4), shares=(1.0, 1.0, 1.0, 1.0)")
+        .replace("steps=4, stop=random", "steps=2, stop=last")
+    },
+    "VideoBLADE": {  # 2508.10774, ziplab/VIDEO-BLADE
+        "form": "DistanceForm(metric=ElementwiseHuber(c=0.001))",
+        "sampler": "TrajectorySampler(level=max, steps=8, times=grid)",
+        "renoise_time": SEGMENT.format("student", "anchor"),
+        "critic_time": SEGMENT.format("student", "anchor"),
+        "guidance": SCALES.format(0.0, 1.0, 1.0, 5.0),
+        "snr_cap": 5.0,
+    },
+    "BufferedForcing": {"chunks": [1, 2, 4, 8, 16], "objective": FLOW_LOSS},  # 2507.03745
+    "StreamDiT": {
+        "chunk": 2,
+        "micro_steps": 16,
+        "sampler": "BufferSampler(chunk=2, steps=8)",
+        "solver": "Euler(guidance=1.0, steps=128)",
+        "metric": "SquaredError(reduction=mean, scale=1.0)",
+    },
     "ODEInitialisation": {"sampler": CHUNKS, "states": "bidirectional", "clean_frames": True, "cache": "FullCache()"},
     "DiffusionForcing": CAUSAL_TEACHER,
     "TeacherForcing": CAUSAL_TEACHER | {"context_noise": 0.0},

@@ -60,7 +60,7 @@ LONG_FILES: dict[str, str] = {
     "cli.commands.stats": "options, data and loop of one command; the options are a third",
     "configuration.diagnosis": "one walk over declared types; its branches call each other",
     "objectives.score_forms": "a few lines for every form; half of it is text",
-    "sampling.samplers.chunks": "chunks, samples and rollouts of one sampler; a third is text",
+    "sampling.clips.chunks": "chunks, samples and rollouts of one sampler; a third is text",
     "storage.documents": "JSON, YAML and text, each with what may be wrong with it",
     "extras.gan": "discriminator, its objective and R1 are one recipe",
     "methods": "the list of all methods, a line each",

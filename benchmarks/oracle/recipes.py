@@ -351,6 +351,10 @@ UNJUDGED = tuple((name, "has no judge of its samples") for name in ("ring", "gui
 UNGUIDED = tuple((name, "is DMD2 where nothing is guided") for name in ("ring", "images", "digits"))
 NO_CLIPS = tuple((name, "has no clips") for name in ("ring", "guided", "images", "digits", "text"))
 OF_CLIPS = (
+    "ASD",
+    "BufferedForcing",
+    "StreamDiT",
+    "VideoBLADE",
     "CausVid",
     "CausalConsistency",
     "DiffusionForcing",

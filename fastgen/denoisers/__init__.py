@@ -2,6 +2,7 @@
 
 from fastgen.denoisers.base import Codec, Denoiser
 from fastgen.denoisers.causal.base import CausalCopy, CausalDenoiser
+from fastgen.denoisers.causal.block_sparse import BlockSparsity, SparseCopy
 from fastgen.denoisers.causal.caches import CompressedCache, EMASink, FullCache, NoisyCache, WindowCache
 from fastgen.denoisers.causal.linear_gaussian import LinearGaussianClips
 from fastgen.denoisers.causal.transformer import ClipDiT, ClipTransformer
@@ -34,6 +35,7 @@ from fastgen.denoisers.wrappers.lorad import LoRaD
 __all__ = [
     "MLP",
     "AdaptedDenoiser",
+    "BlockSparsity",
     "Bridge",
     "CausalCopy",
     "CausalDenoiser",
@@ -68,6 +70,7 @@ __all__ = [
     "QwenImage",
     "RingMixture",
     "Sana",
+    "SparseCopy",
     "StableDiffusion",
     "StableDiffusion3",
     "StableDiffusionXL",

@@ -13,10 +13,11 @@ from fastgen.extras.paired_regression import LPIPS, PairedRegression, Perceptual
 from fastgen.extras.real_states import RealStates
 from fastgen.extras.reward import DigitLogProbability, Reward, RewardModel
 from fastgen.extras.score_pair_gan import ScorePairGAN
-from fastgen.extras.semigroup_defect import SemigroupDefect
 from fastgen.extras.shared_encoder import SharedEncoder
 from fastgen.extras.statistics_shield import StatisticsShield
 from fastgen.extras.token_mmd import TokenMMD
+from fastgen.extras.video.self_pair import SelfPair
+from fastgen.extras.video.semigroup_defect import SemigroupDefect
 from fastgen.extras.vision_gan import VisionGAN
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Reward",
     "RewardModel",
     "ScorePairGAN",
+    "SelfPair",
     "SemigroupDefect",
     "SharedEncoder",
     "StatisticsShield",

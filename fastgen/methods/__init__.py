@@ -83,6 +83,7 @@ from fastgen.methods.two_times.imf import IMF
 from fastgen.methods.two_times.imm import IMM
 from fastgen.methods.two_times.scfm import SCFM
 from fastgen.methods.two_times.traflow import TraFlow
+from fastgen.methods.video.asd import ASD
 from fastgen.methods.video.causal_consistency import CausalConsistency
 from fastgen.methods.video.causvid import CausVid
 from fastgen.methods.video.forcing import DiffusionForcing, TeacherForcing
@@ -93,13 +94,16 @@ from fastgen.methods.video.reward_forcing import RewardForcing
 from fastgen.methods.video.salt import Salt
 from fastgen.methods.video.self_forcing import SelfForcing
 from fastgen.methods.video.several_scales import LiveTalk, MotionStream, SeverallyGuided
+from fastgen.methods.video.stream_dit import BufferedForcing, StreamDiT
 from fastgen.methods.video.vdot import VDOT
+from fastgen.methods.video.video_blade import VideoBLADE
 
 __all__ = [
     "ADD",
     "ADM",
     "ADP",
     "AMD",
+    "ASD",
     "AYF",
     "BOOT",
     "CD",
@@ -145,6 +149,7 @@ __all__ = [
     "AnyFlow",
     "ArcFlow",
     "Bespoke",
+    "BufferedForcing",
     "CausVid",
     "CausalConsistency",
     "DataForcing",
@@ -185,6 +190,7 @@ __all__ = [
     "SiDA",
     "SlimFlow",
     "SolverDistiller",
+    "StreamDiT",
     "SwD",
     "SwiftBrush",
     "TeacherForcing",
@@ -192,6 +198,7 @@ __all__ = [
     "TraFlow",
     "TrajectoryDistiller",
     "UniInstruct",
+    "VideoBLADE",
     "WaDi",
     "WithoutDistillation",
 ]

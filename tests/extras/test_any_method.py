@@ -18,7 +18,7 @@ from fastgen.randomness import Draws
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 WITHOUT = {*GRADIENT_FREE, "Bespoke", "TeacherTraining", "TSM", "FDistill", "UniInstruct", "RegularisedSCM"}
-WITHOUT |= {"DiffusionForcing", "TeacherForcing"}
+WITHOUT |= {"BufferedForcing", "DiffusionForcing", "TeacherForcing"}
 """Methods that follow no gradient, make no few-step samples, or have such extras already."""
 ADVERSARIAL = {"GDD", "LADD", "ADD", "ADP", "WithoutDistillation"}
 """Methods that are a discriminator."""

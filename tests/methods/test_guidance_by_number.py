@@ -114,7 +114,7 @@ ALONE: dict[str, dict[str, Any]] = {
     "CDM": {"extras": [], "off_weight": 0.0},
     "OneXDistill": {"guided_below": 1.0},
     "GET": {"metric": SquaredError()},  # of absolute errors the gradient knows the sign alone
-    **{name: {"extras": []} for name in ("DMD", "DPDMD", "FreeFlow", "KDMD", "SenseFlow", "SwD")},
+    **{name: {"extras": []} for name in ("ASD", "DMD", "DPDMD", "FreeFlow", "KDMD", "SenseFlow", "SwD")},
 }
 """Settings of methods with which guidance has one way to show: no terms that have a scale of their own or none."""
 
@@ -155,7 +155,7 @@ def ways(cls: type[Distiller]) -> list[Way]:
     return found
 
 
-FORCED = {"DiffusionForcing", "TeacherForcing"}
+FORCED = {"BufferedForcing", "StreamDiT", "DiffusionForcing", "TeacherForcing"}
 
 
 def unguided(cls: type[Distiller]) -> bool:

@@ -47,6 +47,8 @@ PUBLISHED: dict[str, dict[str, tuple[type, float, tuple[float, float], float]]] 
     "TDM": {"student": (ADAMW, 4e-6, (0.0, 0.95), 0.01), "critic": (ADAMW, 2e-5, (0.0, 0.95), 0.01)},
     "PhasedDMD": {"student": (ADAMW, 2e-6, (0.0, 0.999), 0.01), "critic": (ADAMW, 4e-7, (0.0, 0.999), 0.01)},
     "SelfForcing": {"student": (ADAMW, 2e-6, (0.0, 0.999), 0.01), "critic": (ADAMW, 4e-7, (0.0, 0.999), 0.01)},
+    "VideoBLADE": {"student": (ADAMW, 1e-4, (0.0, 0.95), 0.01), "critic": (ADAMW, 5e-4, (0.0, 0.95), 0.01)},
+    "StreamDiT": {"student": (ADAMW, 1e-5, (0.9, 0.999), 0.01)},
     "LiveAvatar": {"student": (ADAMW, 1e-5, (0.0, 0.999), 0.01), "critic": (ADAMW, 2e-6, (0.0, 0.999), 0.01)},
     "LiveTalk": {"student": (ADAMW, 4e-6, (0.0, 0.999), 0.01), "critic": (ADAMW, 8e-7, (0.0, 0.999), 0.01)},
     "CausVid": {role: (ADAMW, 2e-6, (0.9, 0.999), 0.01) for role in ("student", "critic")},

@@ -67,12 +67,14 @@ OTHERWISE = {
     "SlimFlow",
     "TeacherTraining",
 }
-OTHERWISE |= {"DiffusionForcing", "ODEInitialisation", "TeacherForcing"}
+OTHERWISE |= {"BufferedForcing", "StreamDiT", "DiffusionForcing", "ODEInitialisation", "TeacherForcing"}
 """Methods that never ask a teacher at the student's samples, or let it solve; see the tests below."""
 ASKING = [cls for cls in METHODS if cls.__name__ not in OTHERWISE]
 SETTINGS: dict[str, dict[str, Any]] = {
     "DMD": {"extras": []},  # its pairs are the teacher's own: another grid on another process
     "TDM": {"sampler": TrajectorySampler(steps=2)},
+    "VideoBLADE": {"sampler": TrajectorySampler(steps=2)},
+    "ASD": {"extras": []},  # the heads are on the critic's own layers
     "PhasedDMD": {"sampler": PhasedSampler(steps=2)},
 }
 

@@ -24,7 +24,7 @@ from fastgen.denoisers.causal.transformer import ClipDiT, ClipTransformer
 from fastgen.denoisers.networks.mlp import MLP
 from fastgen.errors import UserError
 from fastgen.processes import EDM, Process, RectifiedFlow
-from fastgen.sampling.streams import Stream
+from fastgen.sampling.clips.streams import Stream
 
 
 def stirred(network: CausalDenoiser, scale: float = 0.3) -> CausalDenoiser:

@@ -14,7 +14,7 @@ from fastgen.denoisers.causal.caches import CachePolicy, CompressedCache, EMASin
 from fastgen.denoisers.causal.wan import CausalWan
 from fastgen.denoisers.diffusers.wan import Wan
 from fastgen.errors import UserError
-from fastgen.sampling.streams import Stream
+from fastgen.sampling.clips.streams import Stream
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,10 @@ from fastgen.denoisers.causal.transformer import ClipDiT, ClipTransformer
 from fastgen.errors import UserError
 from fastgen.processes import RectifiedFlow
 from fastgen.randomness import Draws
-from fastgen.sampling.clip_inputs import streamed_samples
+from fastgen.sampling.clips.inputs import streamed_samples
+from fastgen.sampling.clips.streams import Stream
 from fastgen.sampling.samplers import ChunkSampler, RenoiseSampler
 from fastgen.sampling.solvers import Heun
-from fastgen.sampling.streams import Stream
 
 TIMES = [1.0, 0.75, 0.5, 0.25]
 

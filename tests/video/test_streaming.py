@@ -9,8 +9,8 @@ from video.test_video_methods import law, student
 from fastgen.denoisers.causal.caches import CachePolicy, EMASink, FullCache, NoisyCache, WindowCache
 from fastgen.errors import UserError
 from fastgen.randomness import Draws
+from fastgen.sampling.clips.streaming import StreamingSampler
 from fastgen.sampling.samplers import ChunkSampler
-from fastgen.sampling.streaming import StreamingSampler
 
 ONE, OTHER = {"label": torch.tensor([0, 1])}, {"label": torch.tensor([1, 0])}
 

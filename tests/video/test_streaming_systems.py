@@ -28,8 +28,8 @@ from fastgen.methods import VDOT, LiveAvatar, LiveTalk, MatrixGame, MotionStream
 from fastgen.objectives.few_step_forms import TransportForm, transport_plan
 from fastgen.processes import Prediction
 from fastgen.randomness import Draws
+from fastgen.sampling.clips.streams import Stream
 from fastgen.sampling.samplers import ChunkSampler, MixedChunkSampler
-from fastgen.sampling.streams import Stream
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

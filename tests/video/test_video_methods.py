@@ -36,7 +36,7 @@ from fastgen.objectives.score_matching import BellWeight, DenoisingLoss
 from fastgen.objectives.weights import UniformWeight
 from fastgen.processes import EDM, RectifiedFlow
 from fastgen.randomness import Draws
-from fastgen.sampling.clip_inputs import solver_states, streamed_states
+from fastgen.sampling.clips.inputs import solver_states, streamed_states
 from fastgen.sampling.samplers import ChunkSampler, RenoiseSampler
 from fastgen.sampling.solvers import Euler, Heun
 from fastgen.times import ClampedTime, FlowTime, UniformTime

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +57,13 @@ def frames_of(layers: Layers, indices: Sequence[int]) -> Memory:
     return tuple(Frame(float(index), tuple(layer[i] for layer in cut)) for i, index in enumerate(indices))
 
 
+class Sparsity(Protocol):
+    """Which keys queries see."""
+
+    def mask(self, q: Tensor, k: Tensor) -> Tensor:
+        """Which keys (columns) each query (rows) sees, (B, heads, L, L')."""
+
+
 @dataclass(frozen=True)
 class Attending:
     """What the frames of a call see.
@@ -66,6 +74,7 @@ class Attending:
         context: Earlier frames, which all of them see.
         kept: Positions of those, (M,).
         mask: Which of the call's frames (columns) each of them (rows) sees, (F, F); ``None`` for all.
+        sparsity: Says which keys each query sees among those, by queries and keys; ``None`` for all.
     """
 
     own: Tensor
@@ -73,6 +82,7 @@ class Attending:
     context: Memory = ()
     kept: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     mask: Tensor | None = None
+    sparsity: Sparsity | None = None
 
     def attention(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, rotate: Callable[[Tensor, Tensor], Tensor]
@@ -94,9 +104,11 @@ class Attending:
             k = torch.cat([*(frame.layers[layer][0].repeat(times, 1, 1, 1) for frame in self.context), k], dim=2)
             v = torch.cat([*(frame.layers[layer][1].repeat(times, 1, 1, 1) for frame in self.context), v], dim=2)
             positions = torch.cat([self.kept, self.own])
-        return F.scaled_dot_product_attention(
-            rotate(q, self.own), rotate(k, positions), v, attn_mask=self.token_mask(tokens)
-        )
+        q, k, mask = rotate(q, self.own), rotate(k, positions), self.token_mask(tokens)
+        if self.sparsity is not None:
+            near = self.sparsity.mask(q, k)
+            mask = near if mask is None else near & mask
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
     def token_mask(self, tokens: int) -> Tensor | None:
         """The mask (L, L') of tokens, ``tokens`` to a frame; ``None`` if every one sees every one."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
-from fastgen.denoisers.causal.attending import Attending, Call, Layers, frames_of
+from fastgen.denoisers.causal.attending import Attending, Call, Layers, Sparsity, frames_of
 from fastgen.denoisers.causal.caches import CachePolicy, FullCache, WindowCache
 from fastgen.denoisers.wrappers.from_teacher import CopyOfTeacher
 from fastgen.errors import UserError
@@ -72,12 +72,14 @@ class CausalDenoiser(Denoiser):
         chunk: Frames of a chunk; 0 is one chunk, the bidirectional network.
         first_chunk: Frames of the first chunk; 0 for as many as of the others.
         attends: Which earlier frames a chunk sees when whole clips are denoised.
+        sparsity: Which keys queries see then; ``None`` for all.
     """
 
     frame_axis: int = 0
     chunk: int = 0
     first_chunk: int = 0
     attends: CachePolicy = FullCache()
+    sparsity: Sparsity | None = None
     running: Call | None = None
 
     @abstractmethod
@@ -116,9 +118,10 @@ class CausalDenoiser(Denoiser):
         chunks = chunks_of(count, self.chunk, self.first_chunk)
         own, indices = torch.arange(count, dtype=torch.float64), tuple(range(count))
         if clean:
-            mask = teacher_forcing_mask(chunks, self.attends)
-            return Attending(own.repeat(2), indices * 2, mask=mask)
-        return Attending(own, indices, mask=block_mask(chunks, self.attends) if len(chunks) > 1 else None)
+            mask: Tensor | None = teacher_forcing_mask(chunks, self.attends)
+            return Attending(own.repeat(2), indices * 2, mask=mask, sparsity=self.sparsity)
+        mask = block_mask(chunks, self.attends) if len(chunks) > 1 else None
+        return Attending(own, indices, mask=mask, sparsity=self.sparsity)
 
     def frame_times(self, t: Tensor, count: int) -> Tensor:
         """Times (B, F) of ``count`` frames from a time per sample or per frame."""

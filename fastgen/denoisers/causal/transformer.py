@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from fastgen import checks
 from fastgen.conditions import Condition
 from fastgen.denoisers.causal.attending import Attending, Layers
+from fastgen.denoisers.causal.block_sparse import BlockSparsity
 from fastgen.denoisers.causal.caches import CachePolicy, FullCache
 from fastgen.denoisers.causal.driven import DrivenDenoiser
 from fastgen.denoisers.networks.dit import grid_positions
@@ -162,6 +163,7 @@ class ClipTransformer(TokenTransformer):
         attends: Which earlier frames a chunk sees when whole clips are denoised.
         sigma_data: Standard deviation of the data, per number.
         second_time: Whether the network has the second time input of flow maps.
+        sparsity: Which blocks of tokens are seen when whole clips are denoised; ``None`` for all.
         gradient_checkpointing: Compute blocks again in the backward pass instead of keeping what they computed.
         weights: safetensors file, or ``None`` for random weights.
 
@@ -185,6 +187,7 @@ class ClipTransformer(TokenTransformer):
         attends: CachePolicy = FullCache(),
         sigma_data: float = 1.0,
         second_time: bool = False,
+        sparsity: BlockSparsity | None = None,
         gradient_checkpointing: bool = False,
         weights: str | None = None,
     ) -> None:
@@ -196,7 +199,7 @@ class ClipTransformer(TokenTransformer):
             raise UserError(f"{type(self).__name__}: width {width} is not divisible by twice the heads {heads}.")
         shape = (frames, features) if features else (frames,)
         super().__init__(process, "x0", shape, width, num_classes, second_time, weights)
-        self.chunk, self.first_chunk, self.attends = chunk, first_chunk, attends
+        self.chunk, self.first_chunk, self.attends, self.sparsity = chunk, first_chunk, attends, sparsity
         self.sigma_data, self.gradient_checkpointing = sigma_data, gradient_checkpointing
         self.build(max(features, 1), depth, heads, mlp_ratio, drive)
 
@@ -230,6 +233,7 @@ class ClipDiT(TokenTransformer):
         attends: As there.
         sigma_data: Standard deviation of the data, per pixel.
         second_time: Whether the network has the second time input of flow maps.
+        sparsity: As there.
         gradient_checkpointing: As in :class:`ClipTransformer`.
         weights: safetensors file, or ``None`` for random weights.
 
@@ -258,6 +262,7 @@ class ClipDiT(TokenTransformer):
         attends: CachePolicy = FullCache(),
         sigma_data: float = 0.5,
         second_time: bool = False,
+        sparsity: BlockSparsity | None = None,
         gradient_checkpointing: bool = False,
         weights: str | None = None,
     ) -> None:
@@ -272,7 +277,7 @@ class ClipDiT(TokenTransformer):
             raise UserError(f"ClipDiT: width {width} is not divisible by 4 and by twice the heads {heads}.")
         shape = (channels, frames, resolution, resolution)
         super().__init__(process, "x0", shape, width, num_classes, second_time, weights)
-        self.chunk, self.first_chunk, self.attends = chunk, first_chunk, attends
+        self.chunk, self.first_chunk, self.attends, self.sparsity = chunk, first_chunk, attends, sparsity
         self.sigma_data, self.gradient_checkpointing = sigma_data, gradient_checkpointing
         self.patch = patch
         self.register_buffer("positions", grid_positions(width, resolution // patch))

@@ -12,7 +12,7 @@ from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.methods.video.self_forcing import SelfForcing
 from fastgen.optimizers import BetasAdamW
-from fastgen.sampling.clip_inputs import chunk_steps, noised_frames
+from fastgen.sampling.clips.inputs import chunk_steps, noised_frames
 from fastgen.sampling.rollout import Rollout
 from fastgen.times import ClampedTime, FlowTime, TimeLaw
 

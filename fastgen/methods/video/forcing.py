@@ -22,7 +22,7 @@ from fastgen.objectives.score_matching import BellWeight, DenoisingLoss
 from fastgen.optimizers import BetasAdamW
 from fastgen.processes import Process
 from fastgen.randomness import Draws
-from fastgen.sampling.clip_inputs import chunk_ranges, chunk_times, streamed_samples
+from fastgen.sampling.clips.inputs import chunk_ranges, chunk_times, streamed_samples
 from fastgen.times import FlowTime, TimeLaw
 
 

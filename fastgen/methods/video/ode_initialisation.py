@@ -16,7 +16,7 @@ from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.errors import UserError
 from fastgen.methods.trajectories.base import TrajectoryDistiller
 from fastgen.optimizers import BetasAdam
-from fastgen.sampling.clip_inputs import chunk_steps, gathered, noised_frames, solver_states, streamed_states
+from fastgen.sampling.clips.inputs import chunk_steps, gathered, noised_frames, solver_states, streamed_states
 from fastgen.sampling.samplers import ChunkSampler
 from fastgen.shapes import where_rows
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from fastgen.distiller.extra import Extra
-from fastgen.extras.semigroup_defect import SemigroupDefect
+from fastgen.extras.video.semigroup_defect import SemigroupDefect
 from fastgen.methods.video.self_forcing import SelfForcing
 from fastgen.sampling.samplers import ChunkSampler, MixedChunkSampler
 

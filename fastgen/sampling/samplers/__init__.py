@@ -1,16 +1,17 @@
 """How students generate; one sampler per file."""
 
+from fastgen.sampling.clips.buffer import BufferSampler
+from fastgen.sampling.clips.chunks import ChunkSampler
+from fastgen.sampling.clips.mixed_chunks import MixedChunkSampler
 from fastgen.sampling.samplers.anytime import AnytimeSampler
 from fastgen.sampling.samplers.assisted import AssistedSampler, BaseFirst, DistillationPlusPlus
 from fastgen.sampling.samplers.base import Sampler
 from fastgen.sampling.samplers.bespoke import BespokeSampler
 from fastgen.sampling.samplers.chain import ChainSampler
-from fastgen.sampling.samplers.chunks import ChunkSampler
 from fastgen.sampling.samplers.corrected import CorrectedSampler
 from fastgen.sampling.samplers.gamma import GammaSampler
 from fastgen.sampling.samplers.grid import GridSampler
 from fastgen.sampling.samplers.jump import JumpSampler
-from fastgen.sampling.samplers.mixed_chunks import MixedChunkSampler
 from fastgen.sampling.samplers.phased import PhasedSampler
 from fastgen.sampling.samplers.policy import PolicySampler
 from fastgen.sampling.samplers.random_schedule import RandomScheduleSampler
@@ -27,6 +28,7 @@ __all__ = [
     "BackwardSimulation",
     "BaseFirst",
     "BespokeSampler",
+    "BufferSampler",
     "ChainSampler",
     "ChunkSampler",
     "CorrectedSampler",

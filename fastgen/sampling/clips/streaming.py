@@ -10,8 +10,8 @@ from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.causal.base import causal
 from fastgen.errors import UserError
 from fastgen.randomness import Draws
-from fastgen.sampling.samplers.chunks import ChunkSampler
-from fastgen.sampling.streams import Stream
+from fastgen.sampling.clips.chunks import ChunkSampler
+from fastgen.sampling.clips.streams import Stream
 
 
 class StreamingSampler:

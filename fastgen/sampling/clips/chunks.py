@@ -18,9 +18,9 @@ from fastgen.denoisers.causal.caches import CachePolicy, FullCache
 from fastgen.errors import UserError
 from fastgen.processes import Prediction
 from fastgen.randomness import Draws
+from fastgen.sampling.clips.streams import Chunk, Stream
 from fastgen.sampling.rollout import Rollout
 from fastgen.sampling.samplers.renoise import RenoiseSampler
-from fastgen.sampling.streams import Chunk, Stream
 
 
 @dataclass(frozen=True)

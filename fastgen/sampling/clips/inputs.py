@@ -12,8 +12,8 @@ from fastgen.denoisers.base import Denoiser
 from fastgen.denoisers.causal.base import CausalDenoiser, causal, chunks_of
 from fastgen.denoisers.causal.caches import CachePolicy
 from fastgen.randomness import Draws
+from fastgen.sampling.clips.streams import Stream
 from fastgen.sampling.solvers import Solver
-from fastgen.sampling.streams import Stream
 from fastgen.shapes import where_rows
 from fastgen.times import TimeLaw
 

@@ -14,8 +14,8 @@ from fastgen.conditions import Condition
 from fastgen.denoisers.base import Denoiser
 from fastgen.errors import UserError
 from fastgen.randomness import Draws
+from fastgen.sampling.clips.chunks import ChunkSampler
 from fastgen.sampling.rollout import Rollout
-from fastgen.sampling.samplers.chunks import ChunkSampler
 
 
 @dataclass(frozen=True)

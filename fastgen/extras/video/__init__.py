@@ -1,0 +1,1 @@
+"""Terms of students that make clips."""
