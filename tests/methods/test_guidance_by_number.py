@@ -159,15 +159,8 @@ FORCED = {"BufferedForcing", "StreamDiT", "DiffusionForcing", "TeacherForcing"}
 
 
 def unguided(cls: type[Distiller]) -> bool:
-    return cls.__name__ in {
-        "ADP",
-        "GDD",
-        "LADD",
-        "TeacherTraining",
-        "WithoutDistillation",
-        *FORCED,
-    }  # ADP: by its pairs
-    return cls.__name__ in {"ADP", "GDD", "IMM", "LADD", "TeacherTraining", "WithoutDistillation"}  # ADP: by its pairs
+    alone = {"ADP", "GDD", "IMM", "LADD", "TeacherTraining", "WithoutDistillation", *FORCED}  # ADP: by its pairs
+    return cls.__name__ in alone
 
 
 ONLY = {"DisBack": {"critic_training"}, "SDXS": {"critic_training"}, "MSD": {"teacher"}}
