@@ -678,6 +678,32 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "extras.0.critic_objective": FLOW_LOSS,
         "extras.0.critic_updates": 1,
     },
+    "TVM": JUMP
+    | {  # 2511.19797, lumalabs/tvm
+        "times": "SortedTimes(diagonal=0.0, law=LogitNormalTime(mean=-0.4, std=1.0), middle=0.5, to_data=0.0)",
+        "target": "EMATarget(rule=ConstantEMA(decay=0.99))",
+        "flow_time": "LogitNormalTime(mean=-0.4, std=1.0)",
+        "flow_weight": 1.0,
+        "learned_weight": False,
+        "condition_dropout": 0.1,
+    },
+    "MDTDist": MAP
+    | {  # 2509.04406, Zanue/MDT-dist
+        "times": "ToData(law=LogitNormalTime(mean=1.0, std=1.0))",
+        "velocity": "TeacherVelocity()",
+        "coordinates": "RectifiedFlow(shift=1.0)",
+        "sampler": ONE_CALL.format("Renoise"),
+        "derivative": "FiniteDifference(step=0.01)",
+        "c": 0.1,
+        "distillation_weight": 1.0,
+    },
+    "RestrictedMeanFlow": JUMP
+    | {  # 2602.05449, derived
+        "times": "GapTimes(length=LogitNormalTime(mean=-0.8, std=1.0), longest=0.25)",
+        "velocity": "TeacherVelocity()",
+        "weight": "AdaptiveWeight(c=0.01, power=1.0)",
+        "warmup": 0,
+    },
     "BOOT": MAP
     | {  # 2306.05544
         "times": "FromNoise(law=FlowTime(high=0.95, low=0.0, shift=1.0), step=0.04)",

@@ -81,8 +81,11 @@ from fastgen.methods.two_times.esd import ESD
 from fastgen.methods.two_times.free_flow import FreeFlow
 from fastgen.methods.two_times.imf import IMF
 from fastgen.methods.two_times.imm import IMM
+from fastgen.methods.two_times.mdt_dist import MDTDist
+from fastgen.methods.two_times.restricted_mean_flow import RestrictedMeanFlow
 from fastgen.methods.two_times.scfm import SCFM
 from fastgen.methods.two_times.traflow import TraFlow
+from fastgen.methods.two_times.tvm import TVM
 from fastgen.methods.video.asd import ASD
 from fastgen.methods.video.causal_consistency import CausalConsistency
 from fastgen.methods.video.causvid import CausVid
@@ -145,6 +148,7 @@ __all__ = [
     "TDD",
     "TDM",
     "TSM",
+    "TVM",
     "VDOT",
     "AnyFlow",
     "ArcFlow",
@@ -165,6 +169,7 @@ __all__ = [
     "HyperSD",
     "LiveAvatar",
     "LiveTalk",
+    "MDTDist",
     "MatrixGame",
     "MeanFlow",
     "MotionStream",
@@ -176,6 +181,7 @@ __all__ = [
     "Progressive",
     "RealUID",
     "Reflow",
+    "RestrictedMeanFlow",
     "RewardForcing",
     "SCFlow",
     "SCott",

@@ -74,6 +74,8 @@ PUBLISHED: dict[str, dict[str, tuple[type, float, tuple[float, float], float]]] 
     "IMF": {"student": (ADAM, 1e-4, (0.9, 0.95), 0.0)},
     "AnyFlow": {"student": (ADAMW, 5e-5, (0.9, 0.95), 0.01)},
     "SCFM": {"student": (ADAMW, 2e-5, (0.9, 0.999), 0.01)},
+    "TVM": {"student": (ADAMW, 1e-4, (0.9, 0.95), 0.01)},
+    "MDTDist": {"student": (ADAMW, 4e-8, (0.9, 0.999), 0.01)},
     "CTM": {"student": (RADAM, 4e-4, (0.9, 0.999), 0.0)},
     "Shortcut": {"student": (ADAMW, 1e-4, (0.9, 0.999), 0.1)},
     "Reflow": {"student": (ADAM, 2e-4, (0.9, 0.999), 0.0)},

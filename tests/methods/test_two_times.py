@@ -25,10 +25,13 @@ from fastgen.methods import (
     IMF,
     IMM,
     SCFM,
+    TVM,
     AnyFlow,
     FlowMapDistiller,
     FreeFlow,
+    MDTDist,
     MeanFlow,
+    RestrictedMeanFlow,
     TraFlow,
 )
 from fastgen.methods.flow_maps.guidance import TeacherGuidance
@@ -115,10 +118,17 @@ RESIDUALS: dict[type[FlowMapDistiller], dict[str, Any]] = {
     },
     TraFlow: {"times": SortedTimes(LEVELS, diagonal=0.3), "path": ExactStep(), "target": StudentTarget()},
     FreeFlow: {"times": FromNoise(LEVELS), "extras": []},
+    RestrictedMeanFlow: {"times": SortedTimes(LEVELS, diagonal=0.3), "weight": PLAIN},
+    TVM: {
+        "times": SortedTimes(LEVELS, diagonal=0.3),
+        "velocity": TeacherVelocity(),
+        "target": StudentTarget(),
+        "flow_time": LEVELS,
+    },
 }
 """By method: what makes it leave the exact map alone."""
-APART = {BOOT, IMM, SCFM}
-"""Those of first order, that compare sets, or whose student is told one time: they have tests of their own."""
+APART = {BOOT, IMM, SCFM, MDTDist}
+"""Those of first order, that compare sets or normalise what vanishes, or that tell one time: they have own tests."""
 
 
 @pytest.mark.parametrize("cls", RESIDUALS, ids=lambda cls: cls.__name__)
