@@ -397,6 +397,23 @@ RECIPES: dict[str, Recipe] = {
         steps=(4,),
         most_updates=4,
     ),
+    "Bespoke": Recipe(
+        "Bespoke",
+        lambda p, n: {
+            "student": part("CopyOfTeacher"),
+            "sampler": part("BespokeSampler", steps=4, order=2),
+            "solver": part("Heun", guidance=p.guidance),
+            "student_optimizer": adam(1e-2),
+            "student_lr_scheduler": cosine(n),
+        },
+        steps=(4,),
+    ),
+    "DODE": Recipe(
+        "DODE",
+        lambda p, n: {"student": part("CopyOfTeacher"), "solver": part("Euler", guidance=p.guidance)},
+        steps=(4,),
+        most_updates=4,
+    ),
     "DMD2": Recipe("DMD2", lambda p, n: scores(p, schedule={"critic_updates": 1}), steps=(1,)),
     "DMD2, 4 steps": Recipe(
         "DMD2",

@@ -25,6 +25,7 @@ from fastgen.methods import SCM, DecoupledDMD, Distiller, FlowMapDistiller, Scor
 from fastgen.methods.flow_maps.guidance import TeacherGuidance
 from fastgen.methods.flow_maps.transition import TeacherStep
 from fastgen.methods.flow_maps.velocity import TeacherVelocity
+from fastgen.methods.solvers.base import SolverDistiller
 from fastgen.objectives.metrics import SquaredError
 from fastgen.processes import EDM, VP, Prediction, Process, RectifiedFlow, TrigFlow
 from fastgen.sampling.solvers import BlockCache, Euler, FasterDiffusion, Heun, Solver
@@ -33,13 +34,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 W = 2.5
 OWN_RULE = 0.5
-"""What the toy family's own rule adds to a solver's scale."""
+"""What the toy family's own rule adds to a scale."""
 LABEL = torch.tensor([0, 1, 2, 1])
 PROCESSES = [EDM(), VP(), RectifiedFlow(), TrigFlow()]
 
 
 class Told(LabelledDenoiser):
-    """x0 = x_t / (1 + ratio^2) + effect * direction[label]; solvers guide with ``OWN_RULE`` more than they are told."""
+    """x0 = x_t / (1 + ratio^2) + effect * direction[label]; its family guides by ``OWN_RULE`` more than told."""
 
     def __init__(self, effect: float, process: Process | None = None) -> None:
         super().__init__(process or EDM(), "x0", (2,), CLASSES)
@@ -59,6 +60,13 @@ class Told(LabelledDenoiser):
 
     def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
         return conditional.guided(unconditional, scale + OWN_RULE)
+
+
+class Plain(Told):
+    """One whose family has no rule of its own."""
+
+    def guide(self, conditional: Prediction, unconditional: Prediction, scale: float) -> Prediction:
+        return conditional.guided(unconditional, scale)
 
 
 def subclasses(cls: type) -> set[type]:
@@ -126,13 +134,15 @@ def ways(cls: type[Distiller]) -> list[Way]:
     """How a method's training can be guided, found by the types of its arguments."""
     known, found = arguments(cls), []
     kinds = {name: str(parameter.annotation) for name, parameter in known.items()}
-    teacher = {"teacher": partial(Told, 1.0)}, {"teacher": partial(Told, W)}
+    teacher = {"teacher": partial(Told, 1.0)}, {"teacher": partial(Told, W + OWN_RULE)}
     if issubclass(cls, ScoreDistiller):
         teacher = tuple(networks | {"critic": partial(Told, 1.0)} for networks in teacher)
-        critic = {"critic": partial(Told, 1.0)}, {"critic": partial(Told, W)}
+        critic = {"critic": partial(Told, 1.0)}, {"critic": partial(Told, W + OWN_RULE)}
         # A method's other roles stand still, so that guidance has one way to show.
         still, learns = descent(critic=0.0, student=1e-2), descent(critic=1e-2, student=0.0)
         cases = {"teacher": (teacher, still), "critic": (critic, still), "critic_training": (critic, learns)}
+        if cls.__name__ in BY_TERMS:
+            cases["teacher"] = (({"teacher": partial(Plain, 1.0)}, {"teacher": partial(Plain, W)}), still)
         for field, ((network_1, network_w), rates) in cases.items():
             if field not in ONLY.get(cls.__name__, cases):
                 continue
@@ -147,7 +157,7 @@ def ways(cls: type[Distiller]) -> list[Way]:
         oracle = {"transition": TeacherStep()} if "transition" in known else {"velocity": TeacherVelocity()}
         guided = plain | {"guidance": TeacherGuidance(low=W)}
         found.append(("guidance", guided | oracle | teacher[0], plain | oracle | teacher[1]))
-    if issubclass(cls, TrajectoryDistiller) or cls.__name__ in GRADIENT_FREE:
+    if issubclass(cls, (TrajectoryDistiller, SolverDistiller)) or cls.__name__ in GRADIENT_FREE:
         rates = {} if cls.__name__ in GRADIENT_FREE else descent(student=1e-2) | ALONE.get(cls.__name__, {})
         guided = rates | teacher[0] | {"solver": Heun(steps=3, guidance=W)}
         plain = rates | {"teacher": partial(Told, W + OWN_RULE), "solver": Heun(steps=3)}
@@ -163,6 +173,8 @@ def unguided(cls: type[Distiller]) -> bool:
     return cls.__name__ in alone
 
 
+BY_TERMS = {"AMD", "CDM", "DecoupledDMD", "OneXDistill"}
+"""Methods whose guidance is a term of its own: the plain difference, whatever the family's rule."""
 ONLY = {"DisBack": {"critic_training"}, "SDXS": {"critic_training"}, "MSD": {"teacher"}}
 ONLY |= {name: {"critic", "critic_training"} for name in ("LiveTalk", "MotionStream", "SeverallyGuided")}
 """Ways of methods that compare with copies of the critic, make pairs, or have no null, or scales of their own."""
@@ -214,7 +226,7 @@ def test_a_score_term_beside_another_method(field: str):
         method.student_loss = lambda part: {}  # type: ignore[method-assign]
         return trained(method, 2)
 
-    found, expected = run(1.0, Guidance(**{field: W})), run(W, Guidance())
+    found, expected = run(1.0, Guidance(**{field: W})), run(W + OWN_RULE, Guidance())
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert (found - run(1.0, Guidance())).norm() > 1e-4
 
