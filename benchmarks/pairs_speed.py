@@ -23,17 +23,19 @@ import torch
 
 RESULTS = Path(__file__).parent / "results" / "pairs_speed.md"
 ROUNDS = 2
+OWN_WIDTH = 16
+"""Of the digits' teacher."""
 
 
-def method_of(device: str) -> Any:
-    """The method of ``configs/kd_digits.yaml`` with its teacher alone."""
+def method_of(device: str, width: int) -> Any:
+    """The method of ``configs/kd_digits.yaml`` with its teacher alone; of another width its weights are random."""
     from fastgen.denoisers import UNet
     from fastgen.methods import KD
     from fastgen.processes import EDM
 
     def teacher() -> Any:
-        weights = "asset:teacher_digits.safetensors"
-        return UNet(EDM(), num_classes=10, sigma_data=0.75, weights=weights)
+        weights = "asset:teacher_digits.safetensors" if width == OWN_WIDTH else None
+        return UNet(EDM(), width=width, num_classes=10, sigma_data=0.75, weights=weights)
 
     method = KD(teacher=teacher)
     method.build_teacher()
@@ -53,7 +55,7 @@ def measure(part: int, parts: int, options: argparse.Namespace) -> dict[str, flo
     from fastgen.cli.pair_writing import PairWork, fill
 
     torch.set_num_threads(1)
-    method = method_of(options.device)
+    method = method_of(options.device, options.width)
     teacher, calls = method.teacher, method.solver.evaluations(method.solver.steps)
     labels = {"label": torch.arange(options.count) % 10}
     shards = [(s, min(s + options.shard, options.count)) for s in range(0, options.count, options.shard)]
@@ -94,11 +96,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=512)
     parser.add_argument("--shard", type=int, default=128)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--width", type=int, default=OWN_WIDTH, help="of the U-Net; the time around a call is fixed")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     where = torch.cuda.get_device_name() if options.device == "cuda" else f"{platform.machine()} CPU, one thread each"
-    settings = json.dumps({"count": options.count, "shard": options.shard, "batch": options.batch})
+    settings = json.dumps(
+        {"count": options.count, "shard": options.shard, "batch": options.batch, "width": options.width}
+    )
     lines = [
         "# `fastgen pairs` beside bare network passes",
         "",
