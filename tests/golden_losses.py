@@ -21,7 +21,7 @@ from typing import Any
 from unittest import mock
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [path for path in (str(HERE), str(HERE.parent)) if path not in sys.path]
+sys.path[:0] = [path for path in (str(HERE), str(HERE / "support"), str(HERE.parent)) if path not in sys.path]
 
 import yaml  # noqa: E402
 from command_line import CONFIGS as CONFIG_FILES  # noqa: E402

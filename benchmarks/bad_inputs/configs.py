@@ -86,7 +86,7 @@ def tiny_pipeline(family: str, stage: Path) -> str:
     """The folder of a family's tiny pipeline, written if it is not there yet."""
     folder = stage / family
     if not folder.exists():
-        sys.path.insert(0, str(ROOT / "tests"))
+        sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "support")]
         module, name = FAMILIES[family][0].split(".")
         write = getattr(__import__(f"denoisers.{module}", fromlist=[name]), name)
         write(folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-ALL_NUMBERS = "tests/test_golden.py -k a_method_on_the_toys"
+ALL_NUMBERS = "tests/distiller/test_golden.py -k a_method_on_the_toys"
 NUMBERS = f"{ALL_NUMBERS} and (NAMES)"
 PROCESSES = "tests/methods/test_two_processes.py -k NAMES"
 GUIDANCE = "tests/methods/test_guidance_by_number.py -k NAMES"
@@ -15,7 +15,7 @@ CONTRACT = "tests/methods/test_contract.py -k NAMES"
 RANKS = "tests/methods/test_roles.py -k unnumbered or ranks or dropout or seed_alone or start"
 """Rules of the engine that are no rules of every method."""
 MATCHING = "tests/methods/test_matching.py"
-METHODS = [NUMBERS, "tests/test_defaults.py -k NAMES", GUIDANCE, PROCESSES, ROLES, CONTRACT]
+METHODS = [NUMBERS, "tests/configuration/test_defaults.py -k NAMES", GUIDANCE, PROCESSES, ROLES, CONTRACT]
 """What holds of every method, for those that a file makes."""
 SCORES = [*METHODS[:2], "tests/methods/test_score.py", MATCHING, *METHODS[2:]]
 TERM = "tests/extras/test_distribution_matching.py"
@@ -32,8 +32,8 @@ ENGINE = [
     CONTRACT,
     "tests/methods/test_map_parts.py -k target",
     ALL_NUMBERS,
-    "tests/test_seeds.py",
-    "tests/test_cli.py",
+    "tests/cli/test_seeds.py",
+    "tests/cli/test_cli.py",
 ]
 """What every method goes through."""
 RULES: dict[str, list[str]] = {
@@ -64,33 +64,49 @@ RULES: dict[str, list[str]] = {
     "fastgen/results/former_names.py": ["tests/report/test_summary.py", "tests/metrics/test_suites.py"],
     "fastgen/results/rows.py": ["tests/callbacks/test_rules.py", "tests/callbacks/test_evaluation.py"],
     "fastgen/callbacks": ["tests/callbacks/test_watchers.py", "tests/callbacks/test_ema.py"],
-    "fastgen/checkpoints": ["tests/test_adapter_roles.py", "tests/test_trust.py", "tests/test_bad_input.py"],
+    "fastgen/checkpoints": [
+        "tests/checkpoints/test_adapter_roles.py",
+        "tests/checkpoints/test_trust.py",
+        "tests/checkpoints/test_bad_input.py",
+    ],
     "fastgen/checkpoints/reading.py": [
-        "tests/test_trust.py -k pickles or poisoned_checkpoint",
-        "tests/test_protocols.py",
-        "tests/test_adapter_roles.py",
-        "tests/test_bad_input.py",
+        "tests/checkpoints/test_trust.py -k pickles or poisoned_checkpoint",
+        "tests/checkpoints/test_protocols.py",
+        "tests/checkpoints/test_adapter_roles.py",
+        "tests/checkpoints/test_bad_input.py",
     ],
-    "fastgen/checkpoints/restoring.py": ["tests/test_seals.py"],
-    "fastgen/checks.py": ["tests/test_checks.py"],
-    "fastgen/cli": ["tests/test_cli.py", "tests/test_bad_input.py", "tests/layouts"],
-    "fastgen/configuration": ["tests/test_components.py", "tests/test_messages.py", "tests/test_trust.py"],
+    "fastgen/checkpoints/restoring.py": ["tests/checkpoints/test_seals.py"],
+    "fastgen/checks.py": ["tests/configuration/test_checks.py"],
+    "fastgen/cli": ["tests/cli/test_cli.py", "tests/checkpoints/test_bad_input.py", "tests/layouts"],
+    "fastgen/configuration": [
+        "tests/configuration/test_components.py",
+        "tests/configuration/test_messages.py",
+        "tests/checkpoints/test_trust.py",
+    ],
     "fastgen/configuration/former_recipes.py": [
-        "tests/test_former_recipes.py -k by_hand or today or moved",
-        "tests/test_former_recipes.py",
+        "tests/configuration/test_former_recipes.py -k by_hand or today or moved",
+        "tests/configuration/test_former_recipes.py",
     ],
-    "fastgen/configuration/masking.py": ["tests/test_trust.py"],
-    "fastgen/configuration/renamed.py": ["tests/test_components.py", "tests/test_messages.py", "tests/test_cli.py"],
-    "fastgen/configuration/trust.py": ["tests/test_trust.py"],
-    "fastgen/configuration/type_hints.py": ["tests/test_mistyped.py", "tests/test_trust.py", "tests/test_declared.py"],
-    "fastgen/cli/commands/pairs.py": ["tests/data/test_pairs.py", "tests/test_cli.py"],
-    "fastgen/cli/commands/stats.py": ["tests/commands/test_stats.py", "tests/test_evaluation_cli.py"],
-    "fastgen/cli/commands/export.py": ["tests/test_export.py", "tests/test_bad_input.py"],
-    "fastgen/cli/commands/compare.py": ["tests/report", "tests/test_cli.py"],
-    "fastgen/cli/commands/report.py": ["tests/report", "tests/test_cli.py"],
-    "fastgen/cli/commands/scores.py": ["tests/report/test_external.py", "tests/test_cli.py"],
+    "fastgen/configuration/masking.py": ["tests/checkpoints/test_trust.py"],
+    "fastgen/configuration/renamed.py": [
+        "tests/configuration/test_components.py",
+        "tests/configuration/test_messages.py",
+        "tests/cli/test_cli.py",
+    ],
+    "fastgen/configuration/trust.py": ["tests/checkpoints/test_trust.py"],
+    "fastgen/configuration/type_hints.py": [
+        "tests/cli/test_mistyped.py",
+        "tests/checkpoints/test_trust.py",
+        "tests/configuration/test_declared.py",
+    ],
+    "fastgen/cli/commands/pairs.py": ["tests/data/test_pairs.py", "tests/cli/test_cli.py"],
+    "fastgen/cli/commands/stats.py": ["tests/commands/test_stats.py", "tests/cli/test_evaluation_cli.py"],
+    "fastgen/cli/commands/export.py": ["tests/export/test_export.py", "tests/checkpoints/test_bad_input.py"],
+    "fastgen/cli/commands/compare.py": ["tests/report", "tests/cli/test_cli.py"],
+    "fastgen/cli/commands/report.py": ["tests/report", "tests/cli/test_cli.py"],
+    "fastgen/cli/commands/scores.py": ["tests/report/test_external.py", "tests/cli/test_cli.py"],
     "fastgen/conditions.py": [
-        "tests/test_defaults.py",
+        "tests/configuration/test_defaults.py",
         "tests/methods/test_guidance_by_number.py",
         "tests/methods/test_score.py",
     ],
@@ -108,7 +124,10 @@ RULES: dict[str, list[str]] = {
     "fastgen/methods/video": ["tests/video", "tests/methods/test_contract.py -k NAMES"],
     "fastgen/sampling/clips/streams.py": ["tests/video/test_chunks.py", "tests/video/test_causal.py"],
     "fastgen/sampling/clips/chunks.py": ["tests/video/test_chunks.py"],
-    "fastgen/denoisers/wrappers/lora.py": ["tests/denoisers/test_adapters.py", "tests/test_adapter_roles.py"],
+    "fastgen/denoisers/wrappers/lora.py": [
+        "tests/denoisers/test_adapters.py",
+        "tests/checkpoints/test_adapter_roles.py",
+    ],
     "fastgen/denoisers/exact/gaussians.py": ["tests/denoisers/test_analytic.py"],
     "fastgen/denoisers/exact/mixtures.py": ["tests/denoisers/test_analytic.py"],
     "fastgen/denoisers/wrappers/on_grid.py": [
@@ -170,7 +189,7 @@ RULES: dict[str, list[str]] = {
         "tests/methods/test_roles.py -k view or learned",
         "tests/methods/test_flow_maps.py",
     ],
-    "fastgen/export": ["tests/test_export.py"],
+    "fastgen/export": ["tests/export/test_export.py"],
     "fastgen/extras/distribution_matching.py": [
         "tests/extras/test_distribution_matching.py",
         "tests/extras/test_extra_rules.py",
@@ -186,15 +205,15 @@ RULES: dict[str, list[str]] = {
         "tests/extras/test_any_method.py",
     ],
     "fastgen/storage/files.py": [
-        "tests/test_bad_input.py",
+        "tests/checkpoints/test_bad_input.py",
         "tests/callbacks/test_checkpoint.py",
         "tests/denoisers/test_loading.py",
     ],
     "fastgen/storage/fingerprints.py": ["tests/metrics/test_reference.py", "tests/callbacks/test_unfinished.py"],
     "fastgen/layouts": ["tests/layouts", "tests/data/test_pairs.py"],
     "fastgen/times/jumps.py": [
-        "tests/test_times.py",
-        "tests/test_defaults.py",
+        "tests/times/test_times.py",
+        "tests/configuration/test_defaults.py",
         f"{ALL_NUMBERS} and (MeanFlow or SCM or ECT or LCM or Shortcut)",
         "tests/methods/test_flow_maps.py",
     ],
@@ -212,7 +231,7 @@ RULES: dict[str, list[str]] = {
         "tests/metrics/test_reference.py",
         "tests/callbacks/test_unfinished.py",
     ],
-    "fastgen/metrics/measuring.py": ["tests/callbacks/test_evaluation.py", "tests/test_from_python.py"],
+    "fastgen/metrics/measuring.py": ["tests/callbacks/test_evaluation.py", "tests/package/test_from_python.py"],
     "fastgen/metrics/base.py": ["tests/metrics/test_suites.py", "tests/metrics/test_ranks.py", "tests/metrics"],
     "fastgen/metrics": ["tests/metrics"],
     "fastgen/objectives/adversarial.py": ["tests/objectives/test_adversarial.py", "tests/methods/test_gdd.py"],
@@ -234,24 +253,32 @@ RULES: dict[str, list[str]] = {
         MATCHING,
         "tests/methods/test_trajectory.py",
     ],
-    "fastgen/pictures/grids.py": ["tests/test_pictures.py", "tests/callbacks/test_grid.py"],
+    "fastgen/pictures/grids.py": ["tests/pictures/test_pictures.py", "tests/callbacks/test_grid.py"],
     "fastgen/precision.py": [
         "tests/callbacks/test_ema.py",
         "tests/denoisers/test_adapters.py",
         "tests/methods/test_contract.py",
     ],
-    "fastgen/processes": ["tests/test_processes.py", "tests/sampling/test_solvers.py", "tests/test_defaults.py"],
+    "fastgen/processes": [
+        "tests/processes/test_processes.py",
+        "tests/sampling/test_solvers.py",
+        "tests/configuration/test_defaults.py",
+    ],
     "fastgen/randomness.py": [
-        "tests/test_randomness.py",
+        "tests/package/test_randomness.py",
         "tests/sampling/test_samplers.py",
         "tests/methods/test_roles.py",
     ],
     "fastgen/report": ["tests/report"],
     "fastgen/schedules.py": ["tests/methods/test_published_optimizers.py -k rate or length or cosine"],
-    "fastgen/shapes.py": ["tests/test_shapes.py", "tests/test_processes.py"],
-    "fastgen/storage": ["tests/test_writing.py", "tests/test_documents.py", "tests/test_bad_input.py"],
+    "fastgen/shapes.py": ["tests/package/test_shapes.py", "tests/processes/test_processes.py"],
+    "fastgen/storage": [
+        "tests/storage/test_writing.py",
+        "tests/storage/test_documents.py",
+        "tests/checkpoints/test_bad_input.py",
+    ],
     "fastgen/storage/pair_folder.py": ["tests/data/test_pairs.py"],
-    "fastgen/storage/digests.py": ["tests/test_seals.py"],
+    "fastgen/storage/digests.py": ["tests/checkpoints/test_seals.py"],
     "fastgen/denoisers/wrappers/policies.py": ["tests/methods/test_pi_flow.py", "tests/methods/test_policies.py"],
     "fastgen/sampling": [
         "tests/sampling",
@@ -280,11 +307,14 @@ RULES: dict[str, list[str]] = {
     "fastgen/sampling/samplers/grid.py": ["tests/sampling/test_samplers.py", "tests/methods/test_optimal_steps.py"],
     "fastgen/sampling/samplers/policy.py": ["tests/methods/test_pi_flow.py", "tests/sampling/test_samplers.py"],
     "fastgen/sampling/samplers/phased.py": ["tests/methods/test_phased_dmd.py", "tests/sampling/test_samplers.py"],
-    "fastgen/sampling/samplers/student.py": ["tests/test_former_modules.py", "tests/sampling/test_samplers.py"],
+    "fastgen/sampling/samplers/student.py": [
+        "tests/configuration/test_former_modules.py",
+        "tests/sampling/test_samplers.py",
+    ],
     "fastgen/sampling/solvers/base.py": ["tests/sampling/test_solvers.py", "tests/methods/test_guidance_by_number.py"],
     "fastgen/sampling/scores.py": [
         "tests/sampling/test_samplers.py",
-        "tests/test_times.py",
+        "tests/times/test_times.py",
         "tests/methods/test_score.py",
         TERM,
         f"{ALL_NUMBERS} and (DMD2 or SwiftBrush or TDM or PhasedDMD)",
@@ -292,23 +322,31 @@ RULES: dict[str, list[str]] = {
         MATCHING,
         "tests/methods/test_guidance_by_number.py",
     ],
-    "fastgen/fitting.py": ["tests/test_seals.py", "tests/methods/test_not_a_number.py", "tests/denoisers/test_unet.py"],
-    "fastgen/checkpoints/seals.py": ["tests/test_seals.py", "tests/test_run_folders.py"],
-    "fastgen/sharding.py": ["tests/test_sharding.py"],
-    "fastgen/strategies.py": ["tests/test_sharding.py", "tests/test_cli.py"],
-    "fastgen/times": ["tests/test_times.py", "tests/test_defaults.py", NUMBERS],
+    "fastgen/fitting.py": [
+        "tests/checkpoints/test_seals.py",
+        "tests/methods/test_not_a_number.py",
+        "tests/denoisers/test_unet.py",
+    ],
+    "fastgen/checkpoints/seals.py": ["tests/checkpoints/test_seals.py", "tests/checkpoints/test_run_folders.py"],
+    "fastgen/sharding.py": ["tests/checkpoints/test_sharding.py"],
+    "fastgen/strategies.py": ["tests/checkpoints/test_sharding.py", "tests/cli/test_cli.py"],
+    "fastgen/times": ["tests/times/test_times.py", "tests/configuration/test_defaults.py", NUMBERS],
     **{
-        f"fastgen/times/{name}.py": ["tests/methods/test_consistency.py", "tests/test_defaults.py"]
+        f"fastgen/times/{name}.py": ["tests/methods/test_consistency.py", "tests/configuration/test_defaults.py"]
         for name in ("nearby", "segments", "truncated")
     },
-    "fastgen/times/curricula.py": ["tests/methods/test_consistency.py", "tests/test_defaults.py"],
-    "fastgen/times/easy.py": ["tests/test_times.py", "tests/test_defaults.py", f"{ALL_NUMBERS} and ECT"],
-    "fastgen/times/levels.py": ["tests/test_times.py", "tests/test_defaults.py"],
-    "fastgen/pictures/videos.py": ["tests/test_pictures.py", "tests/layouts"],
+    "fastgen/times/curricula.py": ["tests/methods/test_consistency.py", "tests/configuration/test_defaults.py"],
+    "fastgen/times/easy.py": [
+        "tests/times/test_times.py",
+        "tests/configuration/test_defaults.py",
+        f"{ALL_NUMBERS} and ECT",
+    ],
+    "fastgen/times/levels.py": ["tests/times/test_times.py", "tests/configuration/test_defaults.py"],
+    "fastgen/pictures/videos.py": ["tests/pictures/test_pictures.py", "tests/layouts"],
     "fastgen/distiller": ENGINE,
     "fastgen/distiller/groups.py": ["tests/objectives/test_advantages.py", "tests/methods/test_amd.py"],
     "fastgen/distiller/micro_batch.py": ["tests/methods/test_updates.py", NUMBERS, ROLES, CONTRACT],
-    "fastgen/distiller/resume.py": ["tests/methods/test_resume_settings.py", "tests/test_seals.py"],
+    "fastgen/distiller/resume.py": ["tests/methods/test_resume_settings.py", "tests/checkpoints/test_seals.py"],
     "fastgen/distiller/start.py": ["tests/methods/test_resume_settings.py", "tests/methods/test_map_parts.py"],
     "fastgen/distiller/rollouts.py": [*ENGINE[:2], "tests/extras/test_any_method.py", *ENGINE[2:]],
     "fastgen/distiller/score_term.py": [NUMBERS, TERM, "tests/methods/test_score_identity.py", *SCORES, ALL_NUMBERS],
@@ -342,7 +380,7 @@ RULES: dict[str, list[str]] = {
         "tests/methods/test_map_parts.py",
         "tests/prototypes/test_flow_maps_to_come.py",
     ],
-    "fastgen/methods/flow_maps/targets.py": ["tests/methods/test_map_parts.py", "tests/test_defaults.py"],
+    "fastgen/methods/flow_maps/targets.py": ["tests/methods/test_map_parts.py", "tests/configuration/test_defaults.py"],
     "fastgen/methods/flow_maps/target_by_time.py": [
         "tests/methods/test_map_parts.py",
         "tests/prototypes/test_flow_maps_to_come.py",
@@ -411,7 +449,7 @@ def files_for(file: str) -> list[str]:
     names = ONLY.get(stem, SHARED.get(stem, SOME))
     if stem in ONLY and "_" in stem:
         names = f"{names} or {stem}"  # in the names of tests
-    tests = [test.replace("NAMES", names) for test in RULES.get(best, ["tests/test_cli.py"])]
+    tests = [test.replace("NAMES", names) for test in RULES.get(best, ["tests/cli/test_cli.py"])]
     found = [one for test in tests if (ROOT / file_of(test)).exists() for one in single_files(test, file)]
     return list(dict.fromkeys(found))
 

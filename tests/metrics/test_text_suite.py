@@ -174,7 +174,9 @@ def test_two_ranks_equal_one(files: dict[str, str], tmp_path: Path) -> None:
     alone = share(make(files), range(20))
     assert alone["teacher_pair_count"] == 8.0
     program, tests = tmp_path / "program.py", Path(__file__).parent
-    program.write_text(f"import sys\nsys.path[:0] = [{str(tests)!r}, {str(tests.parent)!r}]\n{PROGRAM}")
+    program.write_text(
+        f"import sys\nsys.path[:0] = {[str(tests), str(tests.parent), str(tests.parent / 'support')]!r}\n{PROGRAM}"
+    )
     commands = [
         [sys.executable, str(program), str(rank), str(tmp_path / "store"), json.dumps(files)] for rank in range(2)
     ]

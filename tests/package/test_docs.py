@@ -13,7 +13,7 @@ from fastgen.configuration.declared import subclasses
 from fastgen.extras import Extra
 from fastgen.methods import Distiller
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 

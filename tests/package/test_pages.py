@@ -13,7 +13,7 @@ import yaml
 from command_line import fastgen, last, mixture, trainer, write
 from safetensors.torch import load_file
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 METHOD, FAMILY = "a_method_in_one_file.md", "a_family_in_one_file.md"
 
 

@@ -21,7 +21,7 @@ import yaml
 
 from fastgen.__main__ import main
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
@@ -225,11 +225,11 @@ def in_pair(folder: Path, commands: list[list[object]], timeout: float = 600.0) 
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     logs = [(folder / f"{kind}-{rank}.txt").open("w") for rank in range(2) for kind in ("out", "err")]
-    command = [sys.executable, str(ROOT / "tests" / "pair.py"), str(file)]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "pair.py"), str(file)]
     pair = [
         subprocess.Popen(
             [*command, str(rank), str(port)],
-            env=environment(PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")])),
+            env=environment(PYTHONPATH=os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "support")))),
             stdout=logs[2 * rank],
             stderr=logs[2 * rank + 1],
         )

@@ -176,7 +176,7 @@ def test_every_config_runs_small(path: Path, tmp_path: Path):
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Stable Diffusion in the format of the real one."""
-    folder = Path(__file__).parent / "denoisers"
+    folder = Path(__file__).parents[1] / "denoisers"
     spec = importlib.util.spec_from_file_location("tiny_sd", folder / "tiny_sd.py")
     tiny_sd = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tiny_sd)

@@ -24,7 +24,7 @@ from fastgen.data import DistillationData
 from fastgen.errors import UserError
 from fastgen.methods import Distiller
 
-CONFIG = yaml.safe_load((Path(__file__).parents[1] / "configs/sid_mixture.yaml").read_text())
+CONFIG = yaml.safe_load((Path(__file__).parents[2] / "configs/sid_mixture.yaml").read_text())
 CONFIG = json.loads(json.dumps(CONFIG))  # without aliases: a change is of one place
 M, S, T, D = "model.init_args", "model.init_args.student", "model.init_args.teacher", "data.init_args"
 RATE = "model.init_args.student_optimizer.init_args"
@@ -162,7 +162,7 @@ def test_a_fault_of_a_config_is_told_with_its_key(
     assert_is_sentence(said)
 
 
-@pytest.mark.parametrize("file", sorted((Path(__file__).parents[1] / "configs").glob("*.yaml")), ids=lambda f: f.stem)
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")), ids=lambda f: f.stem)
 def test_a_good_config_has_no_fault(file: Path, parser: ConfigParser) -> None:
     assert fault_of([f"--config={file}"], parser) is None
 

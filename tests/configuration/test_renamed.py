@@ -17,7 +17,7 @@ from fastgen.configuration.diagnosis import in_arguments
 from fastgen.configuration.renamed import OPTIONS, VALUES
 from fastgen.distiller.base import Distiller
 
-CONFIG = Path(__file__).parents[1] / "configs" / "sid_mixture.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "sid_mixture.yaml"
 BY_NAME = {kind.__name__: kind for base in (Component, Distiller) for kind in subclasses(base)}
 WORDS = [(owner, option, word) for (owner, option), told in VALUES.items() if isinstance(told, dict) for word in told]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1] / "fastgen"
+PACKAGE = Path(__file__).parents[2] / "fastgen"
 MOST_FILES, MOST_LINES = 20, 150
 
 FLOORS: tuple[tuple[str, ...], ...] = (

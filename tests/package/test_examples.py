@@ -13,7 +13,7 @@ from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.methods import ScoreDistiller
 from fastgen.randomness import Draws
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 
 

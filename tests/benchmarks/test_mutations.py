@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.mutations.catalogue import Mutation, catalogue
 from benchmarks.mutations.choice import files_for
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MUTATIONS = catalogue()
 
 

@@ -22,7 +22,7 @@ from fastgen.sampling.solvers import Euler
 from fastgen.storage.files import ASSETS
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-DRAWINGS = Path(__file__).parent / "data" / "emoji"
+DRAWINGS = Path(__file__).parents[1] / "data" / "emoji"
 COUNT = 12
 
 

@@ -36,7 +36,7 @@ from fastgen.metrics.base import MetricSuite, SampleMetric
 from fastgen.objectives.base import Objective
 from fastgen.times import KarrasLevel
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 
 

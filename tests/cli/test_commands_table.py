@@ -12,7 +12,7 @@ from command_line import environment
 
 from fastgen.cli.table import COMMANDS, help_text
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -10,7 +10,7 @@ import torch
 from fastgen.configuration.former_recipes import in_present_names
 from fastgen.methods.recipes import generator_from
 
-RECIPES = json.loads((Path(__file__).parent / "former_recipes.json").read_text())
+RECIPES = json.loads((Path(__file__).parents[1] / "former_recipes.json").read_text())
 """Those of shipped configs at the time, without what only training needs."""
 CALLS = {"optimal_steps_digits": 5, "scm_mixture": 2, "rcm_mixture": 2, "tdm_mixture": 2}
 

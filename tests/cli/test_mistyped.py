@@ -13,7 +13,7 @@ from fastgen.configuration.parsing import named_anew, refuse_mistyped
 from fastgen.errors import UserError
 from fastgen.objectives.metrics import SquaredError
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 LOSS = "fastgen.objectives.metrics.SquaredError"
 POLICY = "fastgen.sampling.samplers.policy.PolicySampler"
 

@@ -19,6 +19,7 @@ from fastgen.methods import Distiller
 
 STEPS = 40
 HERE = Path(__file__).parent
+SUPPORT = HERE.parent / "support"
 
 
 class Begun(Callback):
@@ -57,7 +58,9 @@ def when_exists(path: Path, process: subprocess.Popen[str], timeout: float = 300
 
 @pytest.fixture(autouse=True)
 def callbacks_of_this_file_are_found(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join(filter(None, [str(HERE), str(SUPPORT), os.environ.get("PYTHONPATH")]))
+    )
     monkeypatch.syspath_prepend(str(HERE))
 
 
