@@ -354,7 +354,6 @@ RULES: dict[str, list[str]] = {
         "tests/methods/test_updates.py",
         f"{ALL_NUMBERS} and Progressive",
         "tests/methods/test_trajectory.py",
-        "tests/prototypes/test_flow_maps_to_come.py",
     ],
     "fastgen/methods/distribution_matching": SCORES,
     "fastgen/methods/score_identity": ["tests/methods/test_score_identity.py", *SCORES],
@@ -378,12 +377,10 @@ RULES: dict[str, list[str]] = {
     "fastgen/methods/consistency": ["tests/methods/test_consistency.py", *METHODS],
     "fastgen/methods/flow_maps/sources.py": [
         "tests/methods/test_map_parts.py",
-        "tests/prototypes/test_flow_maps_to_come.py",
     ],
     "fastgen/methods/flow_maps/targets.py": ["tests/methods/test_map_parts.py", "tests/configuration/test_defaults.py"],
     "fastgen/methods/flow_maps/target_by_time.py": [
         "tests/methods/test_map_parts.py",
-        "tests/prototypes/test_flow_maps_to_come.py",
     ],
     "fastgen/methods": [
         *METHODS[:2],

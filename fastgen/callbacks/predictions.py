@@ -43,7 +43,7 @@ class WriteSamples(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         seeds = batch["seed"].tolist()
-        if prediction.ndim == 2:
+        if prediction.ndim in (2, 3):
             self._points.append(prediction.cpu())
             self._seeds += seeds
         else:

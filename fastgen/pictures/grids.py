@@ -130,7 +130,7 @@ def save_samples(
     """Write samples: one picture, one ``.safetensors`` file, or a folder with a file per image.
 
     Args:
-        samples: Images (N, C, H, W) or videos (N, C, F, H, W) in [-1, 1], or points (N, D).
+        samples: Images (N, C, H, W) or videos (N, C, F, H, W) in [-1, 1], points (N, D) or clips of them (N, F, D).
         path: ``.png`` (or another picture format): a grid, or a scatter plot of points; frames of videos side by side,
             or a grid that plays in ``.webp`` and ``.gif``. ``.safetensors``: the numbers. No suffix: a folder of
             ``000042.png``, ``000042.webp`` for videos, or ``points.safetensors`` in it.
@@ -152,12 +152,13 @@ def save_samples(
     if video and target.suffix in (".webp", ".gif"):
         return save_animation([grid([frames], columns) for frames in samples.unbind(2)], target)
     if target.suffix:
-        picture = scatter({f"{len(samples)} samples": samples}) if samples.ndim == 2 else grid([samples], columns)
+        points = samples.flatten(0, 1) if samples.ndim == 3 else samples  # clips of points: all their frames
+        picture = scatter({f"{len(samples)} samples": points}) if points.ndim == 2 else grid([samples], columns)
         try:
             return save_picture(picture, target)
         except ValueError as error:
             raise UserError(f"'{target.suffix}' is no picture format; use .png, or a folder (no suffix).") from error
-    if samples.ndim == 2:
+    if samples.ndim in (2, 3):
         return save_samples(samples, target / "points.safetensors", names=numbers).parent
     from PIL import Image
 

@@ -16,7 +16,17 @@ from benchmarks.kills.compare import damaged, differences, latest, timeless
 from benchmarks.kills.twins import HERE, shrunk
 from fastgen import methods
 
-ABSTRACT = {"Distiller", "ScoreDistiller", "FlowMapDistiller", "SolverDistiller", "TrajectoryDistiller"}
+ABSTRACT = {
+    "SeverallyGuided",
+    "MCM",  # of videos alone
+    "BufferedForcing",
+    "PerceptualConsistency",
+    "Distiller",
+    "ScoreDistiller",
+    "FlowMapDistiller",
+    "SolverDistiller",
+    "TrajectoryDistiller",
+}
 
 
 def test_every_method_is_killed():

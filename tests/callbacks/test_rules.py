@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from tiny import TinyData, TinyDistiller, TinySuite
 
 from fastgen.callbacks import EMA, Checkpoint, Evaluate, HalfLifeEMA, Health, Throughput
-from fastgen.callbacks import evaluation as evaluation_module
+from fastgen.callbacks.evaluation import measurement as evaluation_module
 from fastgen.callbacks.evaluation.unfinished import Unfinished, weights_digest
 from fastgen.results.former_names import kind_by_name
 from fastgen.results.rows import ratios

@@ -150,7 +150,8 @@ def assert_twin_runs(path: Path, folder: Path, *more: str, prompts: tuple[str, .
         assert fastgen(command, *words, "--trainer.limit_val_batches=2", f"--ckpt_path={ckpt}") == 0
     data = yaml.safe_load(path.read_text())["data"]
     inner = (data["init_args"].get(name, {}) for name in ("like", "data"))
-    points = "Mixture" in (data["class_path"], *(other.get("class_path") for other in inner))
+    kinds = {data["class_path"], *(other.get("class_path") for other in inner)}
+    points = bool(kinds & {"Mixture", "DrivenClips"})
     assert fastgen("predict", *words, f"--ckpt_path={ckpt}") == 0
     (predicted,) = (folder / path.stem).glob("*/samples")
     files = sorted(file.name for file in predicted.iterdir())

@@ -27,6 +27,18 @@ from fastgen.processes import EDM, Process
 from fastgen.times import EasyTimes, UniformTime
 
 NOT_FROM_CONFIGS = (
+    "planning",  # what a plan counts
+    "denoisers.images",  # families: they need a folder
+    "denoisers.wrappers.policies.MomentumPolicy",  # what a network says
+    "denoisers.wrappers.borrowed",
+    "miniatures.autoencoder.Reconstruction",
+    "times.spans.EtaTimes.high",  # refused, by the name of what it must exceed
+    "times.spans.LadderTimes.high_shift",
+    "methods.consistency.tcm.TCM.boundary",
+    "methods.two_times.imm.IMM.b",
+    "methods.two_times.balance",
+    "storage.stage_plan",
+    "shapes",
     "denoisers.wrappers.added_inputs",  # parts of networks, built by them
     "denoisers.wrappers.on_grid",
     "denoisers.diffusers",  # test_families.py: they need a folder
@@ -136,6 +148,8 @@ GIVEN: dict[str, Any] = {
 
 NEGATIVE_IS_FINE = {
     "FewStepSiD.alpha",
+    "LogNormalGrid.mean",
+    "TruncatedLevel.mean",
     "FlowWeight.noise_power",
     "FlowWeight.signal_power",
     "Guidance.critic",  # anti-CFG (arXiv 2505.12674)

@@ -24,8 +24,9 @@ def poison(prediction: Prediction) -> Prediction:
     return Prediction(prediction.process, prediction.x_t, prediction.t, value, prediction.kind)
 
 
-OF_FEATURES = {"ADM", "LADD", "WithoutDistillation"}
-"""Methods whose student learns from the teacher's features or its steps through a discriminator, not from answers."""
+OF_FEATURES = {"ADM", "LADD", "WithoutDistillation", "IMM", "SCFM", "SFD"}
+"""Methods whose student learns from the teacher's features or its steps through a discriminator, not from answers; IMM
+asks no teacher, and SCFM and SFD do not ask it for the sample that is poisoned here."""
 
 
 @pytest.mark.parametrize(
