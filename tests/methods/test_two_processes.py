@@ -143,7 +143,10 @@ APART = {
     **{name: {"vp_trig"} for name in ("CT", "LSD", "PSD", "SCFM", "TraFlow")},
     "TVM": {"cut_table"},
 }
-"""Flow maps for which the two views differ by 1e-7 to 4e-2 between these processes. Open: not yet explained."""
+"""Flow maps for which the two views differ by 1e-7 to 4e-2 between these processes.
+
+Seen of LSD: only at levels beyond the teacher's noisiest, where each route takes a sample to that level in
+coordinates of its own; within, they agree to 1e-15. Not looked at for the others."""
 
 
 @by_pair
@@ -152,7 +155,7 @@ def test_the_library_s_view_is_the_view_by_hand(
     cls: type[Distiller], pair: tuple[Process, Process], request: pytest.FixtureRequest
 ):
     if any(f"-{known}]" in request.node.name for known in APART.get(cls.__name__, ())):
-        pytest.xfail("differs between these processes; not yet explained")
+        pytest.xfail("levels beyond the teacher's noisiest, or not explained: see APART")
     theirs, own = pair
     roles = "critic" in arguments(cls)
     automatic = made(
