@@ -125,7 +125,8 @@ class CTM(PerceptualConsistency):
     def denoising_loss(self, part: MicroBatch, state: MapState) -> Tensor:
         """The student's error as a denoiser, s = t, at noise of its own."""
         draws, x0, process = part.draws.scoped("student/denoising"), state.datum(self), self.coordinates
-        t, noise = self.denoising_time.sample(draws, process), draws.normal("noise", x0.shape[1:], x0.dtype)
+        t = self.denoising_time.sample(draws, process).clamp(max=self.t_max)
+        noise = draws.normal("noise", x0.shape[1:], x0.dtype)
         prediction = self.predict(self.student, process.add_noise(x0, noise, t), t, t, state)
         return self.denoising(prediction, x0, noise)
 

@@ -60,7 +60,7 @@ class TVM(LSD):
 
     def own_velocity_error(self, part: MicroBatch, state: MapState) -> Tensor:
         """The error of the student's velocity at another time of the same noise."""
-        t = self.flow_time.sample(part.draws.scoped("student/flow"), self.coordinates)
+        t = self.flow_time.sample(part.draws.scoped("student/flow"), self.coordinates).clamp(max=self.t_max)
         x_t = self.coordinates.add_noise(state.datum(self), state.noise, t)
         velocity = self.velocity.at(self.networks, x_t, t, state)
         return (self.predict(self.student, x_t, t, t, state).velocity - velocity).square().mean()
