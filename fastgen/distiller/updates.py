@@ -18,6 +18,14 @@ from fastgen.randomness import derive_seed
 from fastgen.schedules import RunLength
 
 
+def slope_of(total: Tensor) -> Tensor:
+    """With what a backward pass begins: 1, or NaN if the loss is no finite number.
+
+    Some losses hide what they are made of: the gradient of ``|NaN|`` is 0.
+    """
+    return 1.0 + 0.0 * total.detach()
+
+
 class Updates(Optimization):
     """Takes turns, adds up losses, and steps.
 
@@ -69,7 +77,8 @@ class Updates(Optimization):
                             f"The {role} has no loss at student update {self.global_step}: {type(self).__name__} has "
                             "none for it, and no extra that has started; give an extra with start: 0."
                         )
-                    self.manual_backward(torch.stack(list(losses.values())).sum() / len(parts))
+                    total = torch.stack(list(losses.values())).sum() / len(parts)
+                    self.manual_backward(total, gradient=slope_of(total))
                 if role == "student" and role in part.rollouts:
                     self.record("health/sample_std", part.rollouts[role].x0.detach().std())
                 part.end_turn(role)

@@ -10,8 +10,9 @@ from methods.test_two_processes import ASKING, _double, batch, made
 from toys import ToyData, build, network, trainer
 
 from fastgen.distiller.micro_batch import MicroBatch
+from fastgen.distiller.updates import slope_of
 from fastgen.extras import GAN
-from fastgen.methods import DMD2, Distiller, FDistill
+from fastgen.methods import DMD2, SFD, Distiller, FDistill
 from fastgen.processes import EDM, Prediction
 from fastgen.sampling.scores import Comparison, ScoreInputs
 
@@ -24,9 +25,9 @@ def poison(prediction: Prediction) -> Prediction:
     return Prediction(prediction.process, prediction.x_t, prediction.t, value, prediction.kind)
 
 
-OF_FEATURES = {"ADM", "LADD", "WithoutDistillation", "IMM", "SCFM", "SFD"}
+OF_FEATURES = {"ADM", "LADD", "WithoutDistillation", "IMM"}
 """Methods whose student learns from the teacher's features or its steps through a discriminator, not from answers; IMM
-asks no teacher, and SCFM and SFD do not ask it for the sample that is poisoned here."""
+asks no teacher."""
 
 
 @pytest.mark.parametrize(
@@ -40,8 +41,19 @@ def test_one_number_of_the_teacher_spoils_the_update(cls: type[Distiller]):
             method.teacher.register_forward_hook(lambda _, inputs, prediction: poison(prediction))
         with method.only("student"):
             total = sum(method.losses("student", batch()).values())
-            gradient = torch.autograd.grad(total, method.trained_parameters["student"], allow_unused=True)
+            gradient = torch.autograd.grad(
+                total, method.trained_parameters["student"], slope_of(total), allow_unused=True
+            )
         assert poisoned != all(bool(g.isfinite().all()) for g in gradient if g is not None)
+
+
+def test_a_loss_that_hides_it_is_no_update():
+    """The gradient of an absolute error that is no number is 0."""
+    method = made(SFD, partial(network, 0), EDM()).float()
+    method.teacher.register_forward_hook(lambda _, inputs, prediction: poison(prediction))
+    before = [p.detach().clone() for p in method.student.parameters()]
+    trainer(1).fit(method, ToyData(batch_size=4))
+    assert method.bad_steps_total >= 1 and all(map(torch.equal, before, method.student.parameters()))
 
 
 def test_density_ratios_are_forgotten_with_their_update():

@@ -41,7 +41,7 @@ from fastgen.processes import EDM, VP, Prediction, Process, RectifiedFlow, TrigF
 from fastgen.randomness import Draws
 from fastgen.sampling.samplers import PhasedSampler, RenoiseSampler, TrajectorySampler
 from fastgen.sampling.solvers import Euler
-from fastgen.times import UniformStep, UniformTime
+from fastgen.times import LadderTimes, UniformStep, UniformTime
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
 PAIRS: dict[str, tuple[Process, Process]] = {
@@ -74,6 +74,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "DMD": {"extras": []},  # its pairs are the teacher's own: another grid on another process
     "TDM": {"sampler": TrajectorySampler(steps=2)},
     "VideoBLADE": {"sampler": TrajectorySampler(steps=2)},
+    "SCFM": {"times": LadderTimes(teacher=1.0)},  # every first step
     "ASD": {"extras": []},  # the heads are on the critic's own layers
     "PhasedDMD": {"sampler": PhasedSampler(steps=2)},
 }
