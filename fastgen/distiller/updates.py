@@ -14,16 +14,9 @@ from fastgen.distiller.memory import give_back_freed_memory, keep_freed_memory
 from fastgen.distiller.micro_batch import MicroBatch
 from fastgen.distiller.optimization import Optimization
 from fastgen.errors import UserError
+from fastgen.precision import slope_of
 from fastgen.randomness import derive_seed
 from fastgen.schedules import RunLength
-
-
-def slope_of(total: Tensor) -> Tensor:
-    """With what a backward pass begins: 1, or NaN if the loss is no finite number.
-
-    Some losses hide what they are made of: the gradient of ``|NaN|`` is 0.
-    """
-    return 1.0 + 0.0 * total.detach()
 
 
 class Updates(Optimization):

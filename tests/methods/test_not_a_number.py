@@ -10,9 +10,9 @@ from methods.test_two_processes import ASKING, _double, batch, made
 from toys import ToyData, build, network, trainer
 
 from fastgen.distiller.micro_batch import MicroBatch
-from fastgen.distiller.updates import slope_of
 from fastgen.extras import GAN
 from fastgen.methods import DMD2, SFD, Distiller, FDistill
+from fastgen.precision import slope_of
 from fastgen.processes import EDM, Prediction
 from fastgen.sampling.scores import Comparison, ScoreInputs
 

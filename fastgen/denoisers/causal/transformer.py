@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, cast
 
 import torch
@@ -95,17 +96,17 @@ class TokenTransformer(EmbeddingDenoiser, DrivenDenoiser):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    @abstractmethod
     def tokens(self, x: Tensor) -> Tensor:
         """Frames (B, ...) as tokens (B, F, tokens of a frame, numbers of a token)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def clips(self, tokens: Tensor) -> Tensor:
         """The inverse of :meth:`tokens`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def places(self) -> Tensor:
         """What is added to the tokens of every frame, (tokens of a frame, width)."""
-        raise NotImplementedError
 
     @property
     def feature_path(self) -> str:

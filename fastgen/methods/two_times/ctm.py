@@ -38,8 +38,7 @@ class CTM(PerceptualConsistency):
     discriminator: ``extras: [VisionGAN]`` or ``GAN`` judge those clean ends too.
 
     Differs from the code: the weight of the denoising is the ratio of the update before, so that it does not depend on
-    how a batch is cut; that of the discriminator is a constant and no such ratio; the grid ends at clean data, not at
-    ``sigma_min``.
+    how a batch is cut; that of the discriminator is a constant; the grid ends at clean data, not at ``sigma_min``.
 
     Args:
         times: Law of t, r and s on the grid.
@@ -124,10 +123,10 @@ class CTM(PerceptualConsistency):
 
     def denoising_loss(self, part: MicroBatch, state: MapState) -> Tensor:
         """The student's error as a denoiser, s = t, at noise of its own."""
-        draws, x0, process = part.draws.scoped("student/denoising"), state.datum(self), self.coordinates
-        t = self.denoising_time.sample(draws, process).clamp(max=self.t_max)
+        draws, x0 = part.draws.scoped("student/denoising"), state.datum(self)
+        t = self.denoising_time.sample(draws, self.coordinates).clamp(max=self.t_max)
         noise = draws.normal("noise", x0.shape[1:], x0.dtype)
-        prediction = self.predict(self.student, process.add_noise(x0, noise, t), t, t, state)
+        prediction = self.predict(self.student, self.coordinates.add_noise(x0, noise, t), t, t, state)
         return self.denoising(prediction, x0, noise)
 
     def student_loss(self, part: MicroBatch) -> dict[str, Tensor]:

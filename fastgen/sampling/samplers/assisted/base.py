@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -46,9 +46,9 @@ class AssistedSampler(Sampler, ABC):
     def trained_steps(self) -> int:
         return self.sampler.trained_steps()
 
+    @abstractmethod
     def said(self, denoiser: WithTeacher, x_t: Tensor, number: int, times: list[float], part: Asking) -> Prediction:
         """What stands for the prediction of call ``number``."""
-        raise NotImplementedError
 
     def sample(
         self,
