@@ -78,7 +78,7 @@ class EtaTimes(JumpLaw):
     k: int = 15
 
     def __post_init__(self) -> None:
-        checks.positive(self, low=self.low, eta_max=self.eta_max)
+        checks.positive(self, low=self.low, high=self.high, eta_max=self.eta_max)
         checks.strictly_ascending(self, low=self.low, high=self.high)
         checks.whole(self, k=self.k)
 
@@ -116,7 +116,7 @@ class LadderTimes(JumpLaw):
         checks.whole(self, 2, teacher_steps=self.teacher_steps)
         for count in self.steps:
             checks.whole(self, 2, steps=count)
-        checks.positive(self, low_shift=self.low_shift)
+        checks.positive(self, low_shift=self.low_shift, high_shift=self.high_shift)
         checks.ascending(self, low_shift=self.low_shift, high_shift=self.high_shift)
 
     def by_teacher(self, draws: Draws) -> Tensor:

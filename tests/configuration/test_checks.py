@@ -32,10 +32,6 @@ NOT_FROM_CONFIGS = (
     "denoisers.wrappers.policies.MomentumPolicy",  # what a network says
     "denoisers.wrappers.borrowed",
     "miniatures.autoencoder.Reconstruction",
-    "times.spans.EtaTimes.high",  # refused, by the name of what it must exceed
-    "times.spans.LadderTimes.high_shift",
-    "methods.consistency.tcm.TCM.boundary",
-    "methods.two_times.imm.IMM.b",
     "methods.two_times.balance",
     "storage.stage_plan",
     "shapes",
@@ -148,6 +144,7 @@ GIVEN: dict[str, Any] = {
 
 NEGATIVE_IS_FINE = {
     "FewStepSiD.alpha",
+    "IMM.b",
     "LogNormalGrid.mean",
     "TruncatedLevel.mean",
     "FlowWeight.noise_power",

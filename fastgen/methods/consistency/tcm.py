@@ -61,6 +61,7 @@ class TCM(Staged, ECT):
     ) -> None:
         checks.whole(self, 0, first_updates=first_updates)
         checks.not_negative(self, boundary_weight=boundary_weight)
+        checks.fraction(self, boundary=boundary)
         self.law = BoundaryLevel(times.law, level, boundary)
         target = TargetByTime(level, StudentTarget(), SnapshotTarget(every=0))
         super().__init__(times=times, target=target, metric=metric, student_optimizer=student_optimizer, **kwargs)
