@@ -240,17 +240,21 @@ def test_extras_keep_their_weight_and_start(cls: type[Extra]):
     assert cls(**needed).start == 0
 
 
+LARGEST = {"AYF": 0.99}
+"""Where a warm-up ends before 1."""
+
+
 @pytest.mark.parametrize(
     "cls",
-    [c for c in METHODS if issubclass(c, EulerianDistiller) and c.__name__ != "AYF"],
+    [c for c in METHODS if issubclass(c, EulerianDistiller)],
     ids=lambda cls: cls.__name__,
 )
 def test_warm_up_ends_at_one(cls: type[EulerianDistiller]):
     method = make(cls, warmup=10)
     for updates, expected in ((0, 0.0), (5, 0.5), (10, 1.0), (11, 1.0), (1000, 1.0)):
         method.loaded_updates = updates
-        assert method.warmup_factor() == expected
-    assert make(cls, warmup=0).warmup_factor() == 1.0
+        assert method.warmup_factor() == min(expected, LARGEST.get(cls.__name__, 1.0))
+    assert make(cls, warmup=0).warmup_factor() == LARGEST.get(cls.__name__, 1.0)
 
 
 def test_the_teacher_leads_less_and_less_and_then_not_at_all():
