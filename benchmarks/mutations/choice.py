@@ -356,6 +356,7 @@ RULES: dict[str, list[str]] = {
         "tests/methods/test_trajectory.py",
     ],
     "fastgen/methods/distribution_matching": SCORES,
+    "fastgen/methods/distribution_matching/tdm.py": ["tests/objectives/test_distribution_matching.py", *SCORES],
     "fastgen/methods/score_identity": ["tests/methods/test_score_identity.py", *SCORES],
     "fastgen/distiller/state.py": ["tests/methods/test_contract.py", "tests/callbacks/test_checkpoint.py"],
     "fastgen/methods/adversarial/gdd.py": ["tests/methods/test_gdd.py", *METHODS],

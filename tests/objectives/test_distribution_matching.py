@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-import fastgen.methods  # noqa: F401  every form is known then
+from fastgen.methods import TDM
 from fastgen.objectives.distribution_matching import (
     dmd_gradient,
     guidance_gradient,
@@ -9,6 +9,7 @@ from fastgen.objectives.distribution_matching import (
     pseudo_loss,
     vsd_gradient,
 )
+from fastgen.objectives.metrics import PseudoHuber, SquaredError
 from fastgen.objectives.score_forms import DistanceForm, ScoreForm
 from fastgen.processes import EDM, Prediction
 
@@ -116,3 +117,13 @@ def test_the_huber_form_of_a_perfect_match_has_no_gradient():
     (gradient,) = torch.autograd.grad(loss, x)
     assert loss.item() == 0.0 and gradient.abs().max() == 0.0
     assert not bool(form(x, same, moved).isfinite())
+
+
+def test_the_form_of_distances_has_the_metric_it_is_given():
+    """Of a squared error the loss is ``mean g^2 / mean |x - real|`` of a sample, by hand; TDM hands its own on."""
+    x, real, fake = images(0, 1, 2)
+    made = [Prediction(EDM(), x, torch.ones(3, dtype=torch.float64), value, "x0") for value in (real, fake)]
+    by_hand = (fake - real).square().mean((1, 2, 3)) / (x - real).abs().mean((1, 2, 3))
+    torch.testing.assert_close(DistanceForm(SquaredError())(x, *made), by_hand.mean())
+    metric = PseudoHuber(0.3)
+    assert TDM(student=lambda: None, teacher=lambda: None, metric=metric).form == DistanceForm(metric)  # type: ignore
